@@ -1,0 +1,50 @@
+"""Every error a user can meet, in one small tree.
+
+The command line turns an `AutometaError` into one line on stderr and exit code 2. Anything else that
+escapes is a bug and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class AutometaError(Exception):
+    """Something the user can put right; the message says what happened and what to do next."""
+
+
+class ConfigError(AutometaError):
+    """A configuration, option or combination of options that cannot be carried out."""
+
+
+class SpaceError(ConfigError):
+    """A search-space file that is wrong; the message names the file, the field and what is allowed."""
+
+
+class DataError(AutometaError):
+    """A data set that is unknown, broken, too small, or cannot be fetched."""
+
+
+class StudyError(AutometaError):
+    """A study that does not exist, is locked, or was made with other settings."""
+
+
+class StorageError(StudyError):
+    """A storage that cannot be reached or read."""
+
+
+class CheckpointError(AutometaError):
+    """A checkpoint that is missing, incomplete, or does not fit the model."""
+
+
+class DivergedError(AutometaError):
+    """Training produced a loss that is not finite; the trial is FAIL and the search goes on."""
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """A sentence naming the nearest known name, then all of them, to end an error message with."""
+    names = sorted(known)
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    return f"{hint}known: {', '.join(names)}"

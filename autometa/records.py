@@ -1,0 +1,215 @@
+"""What a search is made of, as frozen and validated plain data: written and read as TOML and JSON lines.
+
+Knows nothing of torch, Optuna or Ray, so every package may share it.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from typing import Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from autometa.errors import ConfigError
+
+Scalar = bool | int | float | str
+
+
+class Record(BaseModel):
+    """Base of all records: frozen, and an unknown or missing field is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+R = TypeVar("R", bound=Record)
+
+
+class EpisodeSpec(Record):
+    """One few-shot task: `way` classes, `shot` labelled and `query` unlabelled images of each."""
+
+    way: int = Field(5, ge=2)
+    shot: int = Field(1, ge=1)
+    query: int = Field(15, ge=1)
+
+    @property
+    def chance(self) -> float:
+        """Accuracy of guessing, in [0, 1]."""
+        return 1 / self.way
+
+    def __str__(self) -> str:
+        return f"{self.way}w{self.shot}s"
+
+
+class Budget(Record):
+    """How much meta-training one trial gets, and how often it is looked at.
+
+    `steps` are outer steps, `seconds` wall-clock seconds of training (validation is not counted), and
+    `teraflops` is 10^12 floating-point operations, counted, not timed, so that a large network on a
+    small machine is cut at the same step everywhere. Training ends at whichever comes first, and
+    learning-rate schedules run over the same span. Only budgets without `seconds` are reproducible bit
+    for bit.
+    """
+
+    steps: int | None = Field(None, ge=1)
+    seconds: float | None = Field(None, gt=0)
+    teraflops: float | None = Field(None, gt=0)
+    rungs: int = Field(9, ge=1, le=100)
+
+    @model_validator(mode="after")
+    def _has_an_end(self) -> Budget:
+        if self.steps is None and self.seconds is None:
+            raise ValueError("give steps or seconds")
+        return self
+
+    def progress(self, steps: int, seconds: float) -> float:
+        """The part of the budget that is spent, in [0, 1]."""
+        by_steps = steps / self.steps if self.steps else 0.0
+        by_seconds = seconds / self.seconds if self.seconds else 0.0
+        return min(1.0, max(by_steps, by_seconds))
+
+    def __str__(self) -> str:
+        parts = [f"{self.steps} steps"] if self.steps else []
+        if self.seconds:
+            parts.append(f"{self.seconds:.3g} s")
+        if self.teraflops:
+            parts.append(f"{self.teraflops:.3g} TFLOP")
+        return " or ".join(parts)
+
+
+_BUDGET = re.compile(r"(?P<number>\d+(?:\.\d+)?)\s*(?P<unit>steps|step|s|sec|m|min|h)?")
+_SECONDS = {"s": 1, "sec": 1, "m": 60, "min": 60, "h": 3600}
+
+
+def parse_budget(text: str) -> Budget:
+    """Read `400`, `400steps`, `90s`, `10m` or `2h` as a `Budget`; raises `ConfigError` on anything else."""
+    match = _BUDGET.fullmatch(text.strip())
+    number = float(match["number"]) if match else 0.0
+    unit = (match["unit"] if match else None) or "steps"
+    if number <= 0 or (unit in ("steps", "step") and number != int(number)):
+        raise ConfigError(f"budget {text!r}: give a number of steps (400) or a time (90s, 10m, 2h)")
+    if unit in ("steps", "step"):
+        return Budget(steps=int(number))
+    return Budget(seconds=number * _SECONDS[unit])
+
+
+def parse_seconds(text: str) -> float:
+    """Read `90`, `90s`, `10m` or `2h` as seconds; raises `ConfigError` on anything else."""
+    match = _BUDGET.fullmatch(text.strip())
+    unit = (match["unit"] if match else None) or "s"
+    if match is None or unit not in _SECONDS or float(match["number"]) <= 0:
+        raise ConfigError(f"time {text!r}: give seconds (90) or a number with a unit (90s, 15m, 2h)")
+    return float(match["number"]) * _SECONDS[unit]
+
+
+class Accuracy(Record):
+    """Query-set accuracy over episodes: the mean in [0, 1] and the half width of its 95 % interval.
+
+    The interval covers the drawing of episodes, not of training seeds.
+    """
+
+    mean: float = Field(ge=0, le=1)
+    half_width: float = Field(ge=0)
+    episodes: int = Field(ge=1)
+    seed: int
+
+    @property
+    def low(self) -> float:
+        return self.mean - self.half_width
+
+    def __str__(self) -> str:
+        return f"{100 * self.mean:.2f} ± {100 * self.half_width:.2f} % ({self.episodes} episodes)"
+
+
+class RungReport(Record):
+    """What one trial showed at one rung. `seconds` are of training, this trial's own, so far."""
+
+    rung: int = Field(ge=1)
+    accuracy: Accuracy
+    steps: int = Field(ge=0)
+    seconds: float = Field(ge=0)
+
+
+class TrialConfig(Record):
+    """One candidate: the active parameters of a search space and their values.
+
+    Names are dotted where they belong to one choice: `conv.width` is an option of the backbone `conv`.
+    """
+
+    values: dict[str, Scalar]
+
+    @field_validator("values")
+    @classmethod
+    def _is_finite(cls, values: dict[str, Scalar]) -> dict[str, Scalar]:
+        for name, value in values.items():
+            if isinstance(value, float) and not math.isfinite(value):
+                raise ValueError(f"{name} is {value}")
+        return values
+
+    def options(self, prefix: str) -> dict[str, Scalar]:
+        """The values under one dotted prefix, without it: `options("conv")` gives `{"width": 64}`."""
+        start = prefix + "."
+        return {k.removeprefix(start): v for k, v in self.values.items() if k.startswith(start)}
+
+
+TrialState = Literal["complete", "pruned", "fail"]
+
+
+class TrialRecord(Record):
+    """One ended trial with its whole curve, as it stands in an archive."""
+
+    number: int = Field(ge=0)
+    state: TrialState
+    config: TrialConfig
+    curve: list[RungReport] = []
+    reason: str | None = None
+    facts: dict[str, Scalar] = {}
+
+    @property
+    def last(self) -> RungReport | None:
+        return self.curve[-1] if self.curve else None
+
+
+class Confirmation(Record):
+    """One of the best trials, measured again on episodes that it was not chosen by."""
+
+    trial: int
+    validation: Accuracy
+    test: Accuracy | None = None
+
+
+class StudyRecord(Record):
+    """What a study searched: everything its trials have in common."""
+
+    name: str
+    dataset: str
+    dataset_fingerprint: str
+    episodes: EpisodeSpec
+    space: str
+    space_version: str
+    budget: Budget
+    seed: int
+    pruner: str
+    versions: dict[str, str] = {}
+    hardware: dict[str, Scalar] = {}
+    dataset_facts: dict[str, Scalar] = {}
+    date: str | None = None
+    confirmed: list[Confirmation] = []
+
+
+def explain(error: ValidationError) -> str:
+    """The first complaint of pydantic as a clause: which field, what is wrong, what came."""
+    first = error.errors(include_url=False)[0]
+    field = ".".join(str(part) for part in first["loc"]) or "record"
+    message = first["msg"].removeprefix("Value error, ")
+    shown = "" if first["type"] in ("missing", "value_error") else f" (got {first['input']!r})"
+    return f"{field}: {message}{shown}"
+
+
+def checked(kind: type[R], data: Mapping[str, Any], *, where: str) -> R:
+    """Validate `data` as a record; raises `ConfigError` naming `where` it came from and the field."""
+    try:
+        return kind.model_validate(data)
+    except ValidationError as error:
+        raise ConfigError(f"{where}: {explain(error)}") from None
