@@ -1,0 +1,48 @@
+"""The command line. It only translates: arguments in, calls of the package, words and exit codes out.
+
+`main` is the one place where an error becomes a line on stderr: 2 for what the user can put right,
+130 for Ctrl-C. Heavy imports happen inside the commands, so `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+import errno
+import sys
+
+from autometa.cli.app import app
+from autometa.errors import AutometaError
+
+_USERS_PROBLEM = {
+    errno.ENOSPC: "no space left on the disk",
+    errno.EACCES: "permission denied",
+    errno.EROFS: "read-only",
+}
+
+
+def main() -> None:
+    """Entry point of the `autometa` command."""
+    try:
+        code = app(standalone_mode=False)
+    except KeyboardInterrupt:
+        code = 130
+    except AutometaError as error:
+        code = _complain(str(error))
+    except OSError as error:
+        if error.errno not in _USERS_PROBLEM:
+            raise
+        code = _complain(f"{error.filename or 'output'}: {_USERS_PROBLEM[error.errno]}")
+    except Exception as error:
+        # typer brings its own copy of click or not, by version; a usage error is known by its method.
+        if not hasattr(error, "format_message"):
+            raise
+        code = _complain(error.format_message(), getattr(error, "exit_code", 2))
+    sys.stdout.flush()
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _complain(message: str, code: int = 2) -> int:
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    return code
+
+
+__all__ = ["app", "main"]

@@ -1,0 +1,1 @@
+"""What past studies teach: the archive they are kept in."""

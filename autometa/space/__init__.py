@@ -1,0 +1,1 @@
+"""Search spaces: parameters, their conditions, and the TOML files that describe them."""

@@ -1,0 +1,1 @@
+"""The search: where Optuna, which keeps the study, and Ray, which runs the trials, meet."""

@@ -1,0 +1,1 @@
+"""Trials: a configuration and a seed in, a trained learner and its record out."""

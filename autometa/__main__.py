@@ -1,0 +1,5 @@
+"""`python -m autometa`."""
+
+from autometa.cli import main
+
+main()

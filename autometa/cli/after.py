@@ -1,0 +1,150 @@
+"""What comes after a search: `autometa export`, `train`, `evaluate` and `dashboard`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+Opt = typer.Option
+
+
+class _Kind(StrEnum):
+    toml = "toml"
+    json = "json"
+
+
+def export(
+    study: Annotated[str, typer.Argument(help="Name of the study, as in `autometa studies`.")],
+    top: Annotated[int, Opt(min=1, help="How many of the best.")] = 1,
+    kind: Annotated[_Kind | None, Opt("--format", help="[default: by the file's ending, else toml]")] = None,
+    output: Annotated[Path | None, Opt("--output", "-o", help="File to write. [default: STUDY.toml]")] = None,
+    storage: Annotated[str | None, Opt(help="Optuna storage URL. [default: sqlite:///runs/autometa.db]")] = None,
+) -> None:
+    """Write the best configurations of a study as recipes that `autometa train` takes."""
+    from autometa.study.export import best_recipes
+    from autometa.study.storage import default_url, load_study, open_storage
+    from autometa.trial.recipe import write_recipes
+
+    recipes = best_recipes(load_study(study, open_storage(storage or default_url(), create=False)), top)
+    chosen = kind.value if kind else "json" if output and output.suffix == ".json" else "toml"
+    file = output or Path(f"{study}.{chosen}")
+    write_recipes(file, recipes, chosen)
+    trials = ", ".join(str(recipe.provenance["trial"]) for recipe in recipes)
+    print(f"wrote {file}: trial {trials} of {study}")
+    print(f"next: autometa train {file}")
+
+
+def train(
+    recipe: Annotated[Path, typer.Argument(help="A recipe file, from `autometa export`.")],
+    output: Annotated[Path | None, Opt("--output", "-o", help="Folder. [default: runs/models/RECIPE]")] = None,
+    rank: Annotated[int, Opt(min=1, help="Which recipe in the file, the first is the best.")] = 1,
+    budget: Annotated[str | None, Opt(help="Steps (4000) or time (30m). [default: the recipe's]")] = None,
+    seed: Annotated[int | None, Opt(min=0, help="[default: the recipe's]")] = None,
+    data_root: Annotated[Path | None, Opt(help="Where archives lie. [default: $AUTOMETA_DATA]")] = None,
+    gpu: Annotated[bool | None, Opt("--gpu/--cpu", help="[default: a GPU where there is one]")] = None,
+    as_json: Annotated[bool, Opt("--json", help="The record as JSON, for machines.")] = False,
+) -> None:
+    """Train a recipe in full; the same command again goes on from its last checkpoint."""
+    from autometa.cli.progress import training_progress
+    from autometa.cli.words import percent
+    from autometa.errors import ConfigError
+    from autometa.records import parse_budget
+    from autometa.trial.recipe import read_recipes
+    from autometa.trial.train import train as run_training
+
+    recipes = read_recipes(recipe)
+    if rank > len(recipes):
+        raise ConfigError(f"--rank {rank}: {recipe} has {len(recipes)}")
+    folder = output or Path("runs/models") / recipe.stem
+    with training_progress(quiet=as_json) as progress:
+        record = run_training(
+            recipes[rank - 1],
+            folder,
+            budget=parse_budget(budget) if budget else None,
+            seed=seed,
+            data_root=data_root,
+            use_gpu=gpu,
+            on_rung=progress.on_rung,
+            on_step=progress.on_step,
+        )
+    if as_json:
+        print(record.model_dump_json())
+    if record.state == "fail":
+        raise ConfigError(f"training failed: {record.reason}")
+    if not as_json:
+        assert record.last is not None
+        steps, accuracy = record.last.steps, percent(record.last.accuracy)
+        print(f"trained {steps} steps in {record.last.seconds:.0f} s: validation {accuracy}, saved in {folder}")
+        print(f"next: autometa evaluate {folder}")
+
+
+def evaluate(
+    checkpoint: Annotated[Path, typer.Argument(help="A folder from `autometa train`, or of a trial.")],
+    episodes: Annotated[int, Opt(min=2, help="How many episodes; the interval shrinks with their root.")] = 600,
+    split: Annotated[str, Opt(help="test, val or train.")] = "test",
+    way: Annotated[int | None, Opt(min=2, help="[default: as trained]")] = None,
+    shot: Annotated[int | None, Opt(min=1, help="[default: as trained]")] = None,
+    query: Annotated[int | None, Opt(min=1, help="[default: as trained]")] = None,
+    seed: Annotated[int, Opt(min=0, help="Seed of the episodes.")] = 0,
+    data_root: Annotated[Path | None, Opt(help="Where archives lie. [default: $AUTOMETA_DATA]")] = None,
+    gpu: Annotated[bool | None, Opt("--gpu/--cpu", help="[default: a GPU where there is one]")] = None,
+    as_json: Annotated[bool, Opt("--json", help="For machines.")] = False,
+) -> None:
+    """Measure a trained model on episodes of classes it has never seen: accuracy and its 95 % interval."""
+    from autometa.cli.progress import episode_progress
+    from autometa.cli.words import percent
+    from autometa.errors import ConfigError
+    from autometa.trial.run import evaluate_checkpoint, job_of
+
+    if split not in ("train", "val", "test"):
+        raise ConfigError(f"--split {split}: it may be test, val or train")
+    job = job_of(checkpoint)
+    changes = {k: v for k, v in {"way": way, "shot": shot, "query": query}.items() if v is not None}
+    spec = job.episodes.model_copy(update=changes)
+    root = job.dataset.model_copy(update={"root": str(data_root)} if data_root else {})
+    with episode_progress(episodes, quiet=as_json) as on_batch:
+        accuracy = evaluate_checkpoint(
+            checkpoint,
+            split=split,
+            episodes=episodes,
+            seed=seed,
+            use_gpu=gpu,
+            spec=spec,
+            dataset=root,
+            on_batch=on_batch,
+        )
+    facts: dict[str, Any] = {
+        "dataset": job.dataset.name,
+        "split": split,
+        **spec.model_dump(),
+        **accuracy.model_dump(),
+    }
+    if as_json:
+        print(json.dumps(facts))
+    else:
+        name = {"test": "meta-test", "val": "validation", "train": "meta-train"}[split]
+        print(f"{job.dataset.name} {spec.way}-way {spec.shot}-shot {name}: {percent(accuracy)}")
+        over = f"{episodes} episodes of {spec.query} queries a class, seed {seed}"
+        print(f"  95 % interval over {over}; chance {100 * spec.chance:.1f} %")
+
+
+def dashboard(
+    storage: Annotated[str | None, Opt(help="Optuna storage URL. [default: sqlite:///runs/autometa.db]")] = None,
+    host: Annotated[str, Opt(help="Address to listen on; others than loopback let others in.")] = "127.0.0.1",
+    port: Annotated[int, Opt(min=0, max=65535, help="Port to listen on.")] = 8080,
+) -> None:
+    """Open Optuna's dashboard on the studies, also while a search runs."""
+    from autometa.study.dashboard import serve
+    from autometa.study.storage import default_url
+
+    serve(
+        storage or default_url(),
+        host,
+        port,
+        on_ready=lambda url: print(f"dashboard at {url} (Ctrl-C ends it)", file=sys.stderr, flush=True),
+    )

@@ -1,0 +1,42 @@
+"""The commands and their help, one table of contents. What they do is in the files beside this one."""
+
+from __future__ import annotations
+
+import typer
+
+from autometa.cli import after, search, show
+
+app = typer.Typer(
+    name="autometa",
+    help="AutoML for few-shot image classification: searches backbones and learners, and confirms the winner.",
+    epilog="Start with: autometa search",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        import autometa
+
+        print(f"autometa {autometa.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _common(
+    version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Show the version."),
+) -> None:
+    """Options before the command."""
+
+
+app.command("search", epilog="Example: autometa search --dataset cifar-fs --shot 5 --time-budget 15m")(search.search)
+app.command("datasets", epilog="Example: autometa datasets --data-root ~/data")(show.datasets)
+app.command("spaces", epilog="Example: autometa spaces few_shot")(show.spaces)
+app.command("studies", epilog="Example: autometa studies")(show.studies)
+app.command("export", epilog="Example: autometa export digits-5w1s --top 3 -o best.toml")(after.export)
+app.command("train", epilog="Example: autometa train best.toml -o model")(after.train)
+app.command("evaluate", epilog="Example: autometa evaluate model --episodes 2000")(after.evaluate)
+app.command("dashboard", epilog="Example: autometa dashboard --port 8080")(after.dashboard)

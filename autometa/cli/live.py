@@ -1,0 +1,200 @@
+"""What a search looks like while it runs: a live table, plain lines, or JSON lines.
+
+Each view is a function of events; none knows how a search works.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from autometa.cli.words import percent, seconds, summary
+from autometa.records import Accuracy
+from autometa.study.events import (
+    Confirmed,
+    Confirming,
+    Event,
+    RungReached,
+    SearchStarted,
+    TrialEnded,
+    TrialStarted,
+    Warned,
+)
+
+
+class View(ABC):
+    """Shows events; used as a context manager so that the screen is left clean."""
+
+    @abstractmethod
+    def __call__(self, event: Event) -> None:
+        """Show one event."""
+
+    def __enter__(self) -> View:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        return None
+
+
+def make_view(*, as_json: bool) -> View:
+    """JSON lines if asked for, a live table on a terminal, else plain lines."""
+    if as_json:
+        return JsonLines()
+    return LiveTable() if sys.stdout.isatty() else PlainLines()
+
+
+class JsonLines(View):
+    """One JSON object a line on stdout."""
+
+    def __call__(self, event: Event) -> None:
+        print(json.dumps(event.as_dict()), flush=True)
+
+
+class PlainLines(View):
+    """One line an event, for logs and pipes."""
+
+    def __init__(self) -> None:
+        self._start = time.monotonic()
+
+    def __call__(self, event: Event) -> None:
+        line = _line(event)
+        if line:
+            print(f"[{seconds(time.monotonic() - self._start)}] {line}", flush=True)
+
+
+@dataclass
+class _Running:
+    values: dict[str, Any]
+    rung: int
+    rungs: int = 0
+    accuracy: Accuracy | None = None
+    started: float = field(default_factory=time.monotonic)
+
+
+class LiveTable(View):
+    """Trials running, the best so far with its interval, and the time left; lines that matter scroll above."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        self._console = console or Console()
+        self._live = Live(get_renderable=self._render, console=self._console, refresh_per_second=4, transient=True)
+        self._clock = time.monotonic()
+        self._about: SearchStarted | None = None
+        self._running: dict[int, _Running] = {}
+        self._best: tuple[int, Accuracy, dict[str, Any]] | None = None
+        self._ended = 0
+        self._note = "starting …"
+
+    def __enter__(self) -> LiveTable:
+        self._live.__enter__()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._live.__exit__(kind, error, at)
+
+    def __call__(self, event: Event) -> None:
+        match event:
+            case SearchStarted():
+                self._about, self._ended, self._note = event, event.ended, ""
+            case TrialStarted():
+                self._running[event.number] = _Running(event.values, event.rung)
+            case RungReached():
+                self._reached(event)
+            case TrialEnded():
+                self._running.pop(event.number, None)
+                self._ended += 1
+            case Confirming():
+                self._running.clear()
+                self._note = f"measuring the best {len(event.trials)} again on {event.episodes} fresh episodes …"
+        line = None if isinstance(event, RungReached | TrialStarted) else _line(event)
+        if line:
+            self._console.print(line, highlight=False, markup=False)
+
+    def _reached(self, event: RungReached) -> None:
+        trial = self._running.get(event.number)
+        if trial is None:
+            return
+        trial.rung, trial.rungs, trial.accuracy = event.report.rung, event.rungs, event.report.accuracy
+        if self._best is None or event.report.accuracy.mean > self._best[1].mean:
+            self._best = (event.number, event.report.accuracy, trial.values)
+
+    def _render(self) -> RenderableType:
+        parts: list[RenderableType] = []
+        if self._running:
+            parts.append(self._table())
+        if self._best:
+            number, accuracy, values = self._best
+            parts.append(Text(f"best so far  {percent(accuracy)}  trial {number}  {summary(values, 70)}", style="bold"))
+        if self._about:
+            parts.append(self._progress(self._about))
+        if self._note:
+            parts.append(Text(self._note, style="dim"))
+        return Group(*parts)
+
+    def _table(self) -> Table:
+        table = Table(box=None, pad_edge=False)
+        for column in ("trial", "rung", "accuracy", "time", "candidate"):
+            table.add_column(column, no_wrap=True)
+        for number, trial in sorted(self._running.items()):
+            rung = f"{trial.rung}/{trial.rungs}" if trial.rungs else str(trial.rung)
+            accuracy = percent(trial.accuracy) if trial.accuracy else "–"
+            age = seconds(time.monotonic() - trial.started)
+            table.add_row(str(number), rung, accuracy, age, summary(trial.values, 70))
+        return table
+
+    def _progress(self, about: SearchStarted) -> RenderableType:
+        row = Table.grid(padding=(0, 1))
+        bar = ProgressBar(total=about.trials, completed=self._ended, width=30)
+        row.add_row(bar, f"{self._ended}/{about.trials} trials", self._time_left(about))
+        return row
+
+    def _time_left(self, about: SearchStarted) -> str:
+        passed = time.monotonic() - self._clock
+        if about.deadline_seconds:
+            return f"{seconds(about.deadline_seconds - passed)} left"
+        done = self._ended - about.ended
+        if not done:
+            return f"{seconds(passed)} so far"
+        return f"about {seconds(passed / done * (about.trials - self._ended))} left"
+
+
+def _line(event: Event) -> str:
+    match event:
+        case SearchStarted():
+            gpus = f", {event.gpus_per_trial:g} GPU each" if event.gpus_per_trial else ""
+            again = f", {event.ended} of them ended before" if event.ended else ""
+            return (
+                f"study {event.study}: {event.dataset} {event.episodes}, {event.trials} trials of {event.budget}{again}, "
+                f"{event.workers} at once{gpus}, kept in {event.storage}"
+            )
+        case TrialStarted():
+            again = (
+                f" (continues trial {event.continues} from rung {event.rung})" if event.continues is not None else ""
+            )
+            return f"trial {event.number} started{again}: {summary(event.values)}"
+        case RungReached():
+            report = event.report
+            rung = f"rung {report.rung}/{event.rungs}"
+            return f"trial {event.number} {rung}: {percent(report.accuracy)} after {report.steps} steps"
+        case TrialEnded():
+            value = f" at {percent(event.accuracy)}" if event.accuracy else ""
+            return f"trial {event.number} {event.state.upper()}{value}" + (f": {event.reason}" if event.reason else "")
+        case Confirming():
+            return f"measuring the best {len(event.trials)} again on {event.episodes} fresh validation episodes"
+        case Confirmed():
+            c = event.confirmation
+            test = f", meta-test {percent(c.test)}" if c.test else ""
+            return f"trial {c.trial} confirmed at {percent(c.validation)}{test}"
+        case Warned():
+            return f"warning: {event.message}"
+    return ""

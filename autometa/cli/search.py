@@ -1,0 +1,126 @@
+"""`autometa search`: the main job, with a live table while it runs and the next commands when it ends."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from autometa.study.search import SearchResult
+
+Opt = typer.Option
+
+
+def search(
+    dataset: Annotated[str, Opt(help="A name from `autometa datasets`, or a folder of images.")] = "digits",
+    space: Annotated[str, Opt(help="A name from `autometa spaces`, or a TOML file.")] = "few_shot",
+    study: Annotated[str | None, Opt(help="Name of the study. [default: data set and task]")] = None,
+    way: Annotated[int | None, Opt(help="Classes an episode. [default: the data set's]")] = None,
+    shot: Annotated[int | None, Opt(help="Labelled images a class. [default: the data set's]")] = None,
+    query: Annotated[int | None, Opt(help="Images a class to be classified. [default: the data set's]")] = None,
+    trials: Annotated[int, Opt(help="Trials the study shall have in the end.")] = 16,
+    budget: Annotated[
+        str | None, Opt(help="Meta-training a trial: steps (400) or time (60s). [default: the data set's]")
+    ] = None,
+    time_budget: Annotated[str | None, Opt(help="Time for everything: 90s, 15m, 2h. [default: none]")] = None,
+    workers: Annotated[int | None, Opt(min=1, help="Trials at once. [default: one a core, or one a GPU]")] = None,
+    gpus_per_trial: Annotated[
+        float | None, Opt(min=0, help="GPUs for a trial; fractions allowed. [default: what there is]")
+    ] = None,
+    address: Annotated[str | None, Opt(help="An existing Ray cluster. [default: a private one here]")] = None,
+    storage: Annotated[str | None, Opt(help="Optuna storage URL. [default: sqlite:///runs/autometa.db]")] = None,
+    pruner: Annotated[str, Opt(help="halving, hyperband, median or none.")] = "halving",
+    seed: Annotated[int, Opt(min=0, help="Same seed, same episodes and first proposals.")] = 0,
+    data_root: Annotated[Path | None, Opt(help="Where archives lie. [default: $AUTOMETA_DATA]")] = None,
+    image_size: Annotated[int | None, Opt(min=8, help="Pixels a side. [default: the data set's]")] = None,
+    as_json: Annotated[bool, Opt("--json", help="One JSON object a line, for machines.")] = False,
+) -> None:
+    """Search a data set for its best few-shot learner; the same command again continues it."""
+    from autometa.records import parse_budget, parse_seconds
+
+    per_trial = parse_budget(budget) if budget else None
+    seconds = parse_seconds(time_budget) if time_budget else None
+    if not as_json and sys.stderr.isatty():
+        print("starting …", file=sys.stderr, flush=True)
+    from autometa.cli.live import make_view
+    from autometa.study import search as study_search
+
+    with make_view(as_json=as_json) as view:
+        result = study_search.search(
+            dataset,
+            space=space,
+            study=study,
+            way=way,
+            shot=shot,
+            query=query,
+            trials=trials,
+            budget=per_trial,
+            time_budget=seconds,
+            workers=workers,
+            gpus_per_trial=gpus_per_trial,
+            address=address,
+            storage=storage,
+            pruner=pruner,
+            seed=seed,
+            data_root=data_root,
+            image_size=image_size,
+            on_event=view,
+        )
+    _print_result(result, as_json, storage)
+    if result.interrupted:
+        raise typer.Exit(130)
+
+
+def _print_result(result: SearchResult, as_json: bool, storage: str | None) -> None:
+    if as_json:
+        print(json.dumps({"event": "SearchEnded", **_facts(result)}))
+    elif result.interrupted:
+        print(f"interrupted: {_count(result)}; nothing is lost, the same command continues it")
+    elif result.winner is None:
+        print(f"no winner: {_count(result)}; the same command continues it, with more --time-budget if it ran out")
+    else:
+        _print_winner(result, storage)
+
+
+def _print_winner(result: SearchResult, storage: str | None) -> None:
+    from autometa.cli.words import percent, summary
+
+    trial, won, name = result.winning_trial, result.winner, result.study.name
+    assert trial is not None
+    assert won is not None
+    chance = 100 * result.study.episodes.chance
+    print(f"\n{_count(result)}")
+    print(f"winner: trial {trial.number}: {summary(trial.config.values)}")
+    print(
+        f"  validation  {percent(won.validation)} of fresh episodes ({won.validation.episodes}); chance {chance:.1f} %"
+    )
+    if won.test:
+        print(f"  meta-test   {percent(won.test)} of {won.test.episodes} episodes; measured once")
+    print(f"archived in {result.archive}\n")
+    where = f" --storage {storage}" if storage else ""
+    print("next:")
+    print(f"  autometa export {name}{where} -o {name}.toml")
+    print(f"  autometa train {name}.toml -o runs/models/{name}")
+    print(f"  autometa evaluate runs/models/{name} --episodes 2000")
+    print(f"  autometa dashboard{where}")
+
+
+def _count(result: SearchResult) -> str:
+    states = [trial.state for trial in result.trials]
+    parts = [f"{states.count(state)} {state}" for state in ("complete", "pruned", "fail") if state in states]
+    return f"study {result.study.name}: {len(states)} trials ended ({', '.join(parts) or 'none'})"
+
+
+def _facts(result: SearchResult) -> dict[str, Any]:
+    return {
+        "study": result.study.model_dump(mode="json"),
+        "interrupted": result.interrupted,
+        "winner": result.winner.model_dump() if result.winner else None,
+        "winning_trial": result.winning_trial.model_dump() if result.winning_trial else None,
+        "trials": len(result.trials),
+        "archive": str(result.archive) if result.archive else None,
+    }

@@ -1,0 +1,154 @@
+"""Search-space files: TOML in, `SearchSpace` out, one clear line about what is wrong.
+
+Reading one never executes code. What the parameters mean is not known here.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, StrictBool, StrictFloat, StrictInt, StrictStr, ValidationError
+
+from autometa import shipped
+from autometa.errors import SpaceError, did_you_mean
+from autometa.space.parameters import Choice, Parameter, Range, Scalar
+from autometa.space.space import SearchSpace
+
+_Value = StrictBool | StrictInt | StrictFloat | StrictStr
+
+
+class _ParameterTable(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    choices: list[_Value] | None = None
+    low: StrictInt | StrictFloat | None = None
+    high: StrictInt | StrictFloat | None = None
+    log: StrictBool = False
+    step: StrictInt | StrictFloat | None = None
+    when: dict[str, _Value | list[_Value]] = {}
+
+
+class _SpaceTable(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    name: StrictStr
+    description: StrictStr = ""
+    extends: StrictStr | None = None
+    parameters: dict[str, _ParameterTable] = {}
+    start: list[dict[str, _Value]] | None = None
+
+
+def shipped_spaces() -> list[Path]:
+    """The space files that come with autometa."""
+    return sorted(shipped.folder("search_spaces").glob("*.toml"))
+
+
+def load_space(name_or_file: str | Path) -> SearchSpace:
+    """Load a shipped space by name (`few_shot`) or any TOML file by path.
+
+    A file may say `extends = "few_shot"` (a shipped name, or a file beside it): it then starts from that
+    space, and each parameter it names replaces the one there.
+
+    Raises:
+        SpaceError: no such space, or anything in the file is wrong; names the file and the field.
+    """
+    path = _find(str(name_or_file))
+    table = _read(path, seen=())
+    parameters = tuple(_parameter(name, p, path.name) for name, p in table.parameters.items())
+    if not parameters:
+        raise SpaceError(f"{path.name}: no [parameters.NAME] table; a space needs at least one")
+    return SearchSpace(
+        name=table.name,
+        parameters=parameters,
+        start=tuple(table.start or ()),
+        description=table.description,
+        source=path.name,
+    )
+
+
+def _find(name: str, *, beside: Path | None = None) -> Path:
+    if name.endswith(".toml") or "/" in name:
+        path = (beside / name) if beside else Path(name)
+        if not path.is_file():
+            raise SpaceError(f"search space {name}: no such file")
+        return path
+    known = {path.stem: path for path in shipped_spaces()}
+    if name not in known:
+        raise SpaceError(f"unknown search space {name!r}; {did_you_mean(name, known)}; or give a .toml file")
+    return known[name]
+
+
+def _read(path: Path, *, seen: tuple[Path, ...]) -> _SpaceTable:
+    if path.resolve() in seen:
+        raise SpaceError(f"{path.name}: `extends` leads back to itself")
+    table = _validated(_toml(path), path.name)
+    if table.extends is None:
+        return table
+    base = _read(_find(table.extends, beside=path.parent), seen=(*seen, path.resolve()))
+    return table.model_copy(
+        update={
+            "parameters": {**base.parameters, **table.parameters},
+            "start": base.start if table.start is None else table.start,
+        }
+    )
+
+
+def _toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SpaceError(f"{path.name}: not valid TOML: {error}") from None
+    except OSError as error:
+        raise SpaceError(f"{path.name}: cannot be read: {error.strerror}") from None
+
+
+def _validated(data: Mapping[str, Any], where: str) -> _SpaceTable:
+    try:
+        return _SpaceTable.model_validate(data)
+    except ValidationError as error:
+        raise SpaceError(f"{where}: {_complaint(error)}") from None
+
+
+def _complaint(error: ValidationError) -> str:
+    first = error.errors(include_url=False)[0]
+    *table, key = [str(part) for part in first["loc"] if not str(part).startswith("function-")]
+    where = ".".join(table) or "top level"
+    if first["type"] == "extra_forbidden":
+        model = _ParameterTable if table[:1] == ["parameters"] else _SpaceTable
+        return f"{where}: unknown key {key!r}; {did_you_mean(key, model.model_fields)}"
+    if first["type"] == "missing":
+        return f"{where}: {key!r} is missing"
+    field = next((p for p in table if p in _ParameterTable.model_fields), key)
+    return f"{'.'.join(table)}: {field}: {first['msg']} (got {first['input']!r})"
+
+
+def _parameter(name: str, table: _ParameterTable, source: str) -> Parameter:
+    where = f"{source}: {name}"
+    when = {k: tuple(v) if isinstance(v, list) else (v,) for k, v in table.when.items()}
+    if table.choices is not None:
+        return Choice(name, _choices(table, where), when=when)
+    return _range(name, table, when, where)
+
+
+def _choices(table: _ParameterTable, where: str) -> tuple[Scalar, ...]:
+    assert table.choices is not None
+    if table.low is not None or table.high is not None or table.step is not None or table.log:
+        raise SpaceError(f"{where}: `choices` and `low`/`high`/`log`/`step` exclude each other")
+    if not table.choices or len(set(map(repr, table.choices))) < len(table.choices):
+        raise SpaceError(f"{where}: `choices` must be different values, at least one, but got {table.choices}")
+    return tuple(table.choices)
+
+
+def _range(name: str, table: _ParameterTable, when: dict[str, tuple[Scalar, ...]], where: str) -> Range:
+    low, high, step = table.low, table.high, table.step
+    if low is None or high is None:
+        raise SpaceError(f"{where}: give `choices`, or both `low` and `high`")
+    if not low <= high:
+        raise SpaceError(f"{where}: `low <= high` must hold, but got (low={low:g}, high={high:g})")
+    if table.log and (low <= 0 or step is not None):
+        raise SpaceError(f"{where}: `log` needs low > 0 and no `step`, but got (low={low:g}, step={step})")
+    if step is not None and step <= 0:
+        raise SpaceError(f"{where}: `step` must be positive, but got {step:g}")
+    integer = isinstance(low, int) and isinstance(high, int) and not isinstance(step, float)
+    return Range(name, low, high, table.log, step, integer, when=when)

@@ -1,0 +1,215 @@
+"""The study's books: every proposal, report and ending of a trial, written to Optuna by the driver alone.
+
+Optuna is the single source of truth. This file decides what is asked, told, pruned and recovered; it
+does not know who runs the trials (`bridge.py` does).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import optuna
+from optuna.trial import FrozenTrial, Trial, TrialState
+
+from autometa.learning.checkpoint_facts import exists, read_facts
+from autometa.records import RungReport, Scalar, TrialConfig, TrialRecord
+from autometa.space.space import SearchSpace
+from autometa.study.events import OnEvent, RungReached, TrialEnded, TrialStarted, Warned, ignore
+
+# A trial that was running in three drivers that died is more likely their cause than their victim.
+MAX_ATTEMPTS = 3
+_ENDED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
+
+
+@dataclass
+class Asked:
+    """A trial to run: its values, its seed, and the folder its checkpoint is (or will be) in."""
+
+    number: int
+    values: dict[str, Scalar]
+    seed: int
+    folder: str
+
+
+@dataclass
+class _Live:
+    trial: Trial
+    asked: Asked
+    curve: dict[int, RungReport] = field(default_factory=dict)
+    pruned: bool = False
+
+
+class Ledger:
+    """Asks and tells one Optuna study.
+
+    Args:
+        study: the Optuna study, with its sampler and pruner.
+        space: what to propose.
+        rungs: rungs of a full trial.
+        seed: the search's seed; trial n is trained with seed + n.
+        folder: trial n keeps its checkpoint in `folder/0000n`.
+    """
+
+    def __init__(
+        self,
+        study: optuna.Study,
+        space: SearchSpace,
+        *,
+        rungs: int,
+        seed: int,
+        folder: Path,
+        on_event: OnEvent = ignore,
+    ) -> None:
+        self.study = study
+        self._space = space
+        self._rungs = rungs
+        self._seed = seed
+        self._folder = folder
+        self._emit = on_event
+        self._live: dict[int, _Live] = {}
+        self._failed_in_a_row: list[str] = []
+
+    @property
+    def running(self) -> list[int]:
+        """Trials asked and not ended."""
+        return sorted(self._live)
+
+    @property
+    def hopeless_reason(self) -> str | None:
+        """Why the search should give up: nothing but failures so far, several of them."""
+        if len(self._failed_in_a_row) < 6 or any(t.state == TrialState.COMPLETE for t in trials_of(self.study)):
+            return None
+        return self._failed_in_a_row[-1]
+
+    def ask(self) -> Asked:
+        """Propose the next trial; one that was interrupted comes back first, with the curve it had."""
+        trial = self.study.ask()
+        values = self._space.suggest(trial)
+        known = trial.user_attrs
+        asked = Asked(
+            number=trial.number,
+            values=values,
+            seed=known.get("seed", self._seed + trial.number),
+            folder=known.get("folder", f"{trial.number:05d}"),
+        )
+        trial.set_user_attr("seed", asked.seed)
+        trial.set_user_attr("folder", asked.folder)
+        live = self._live[trial.number] = _Live(trial, asked)
+        for report in self._saved_curve(asked.folder):
+            self._write(live, report)
+        self._emit(TrialStarted(trial.number, values, known.get("continues"), max(live.curve, default=0)))
+        return asked
+
+    def report(self, number: int, report: RungReport) -> bool:
+        """Write a rung's accuracy when it is made; returns whether the trial should stop here.
+
+        A rung that is reported again, after a worker died and its trial went on from the checkpoint, is
+        not written twice.
+        """
+        live = self._live[number]
+        if report.rung not in live.curve:
+            self._write(live, report)
+            self._emit(RungReached(number, self._rungs, report))
+        if report.rung < self._rungs:
+            live.pruned = live.trial.should_prune()
+        return live.pruned
+
+    def end(self, number: int, *, record: TrialRecord | None, error: str | None = None) -> None:
+        """Tell how a trial ended: complete at the last rung, pruned where `report` said so, or fail.
+
+        A trial that merely stopped, with neither, was interrupted: it stays RUNNING for `recover`.
+        """
+        live = self._live.get(number)
+        if live is None:
+            return
+        error = error or (record.reason if record else None)
+        if record:
+            live.trial.set_user_attr("facts", dict(record.facts))
+        if error:
+            self._tell(live, TrialState.FAIL, reason=error)
+        elif live.pruned:
+            self._tell(live, TrialState.PRUNED)
+        elif self._rungs in live.curve:
+            self._tell(live, TrialState.COMPLETE)
+
+    def recover(self, *, died: bool) -> list[int]:
+        """Put every RUNNING trial back in the queue with its checkpoint and curve; returns their numbers.
+
+        The new entry is written before the old one is closed, so a crash in between loses nothing; the old
+        one becomes FAIL, marked as interrupted, and is not counted. `died` says that the driver that ran
+        them did not end properly, which counts as an attempt.
+        """
+        numbers = []
+        waiting = {t.user_attrs.get("continues") for t in trials_of(self.study)}
+        for old in trials_of(self.study, TrialState.RUNNING):
+            attempts = old.user_attrs.get("attempts", 0) + died
+            if attempts < MAX_ATTEMPTS and old.number not in waiting:
+                self._enqueue_again(old, attempts)
+            self._close_interrupted(old, gave_up=attempts >= MAX_ATTEMPTS)
+            self._live.pop(old.number, None)
+            numbers.append(old.number)
+        return numbers
+
+    def _enqueue_again(self, old: FrozenTrial, attempts: int) -> None:
+        again = {k: v for k, v in old.user_attrs.items() if k in ("seed", "folder", "origin")}
+        again.setdefault("folder", f"{old.number:05d}")
+        again.setdefault("seed", self._seed + old.number)
+        self.study.enqueue_trial(old.params, user_attrs={**again, "continues": old.number, "attempts": attempts})
+
+    def _close_interrupted(self, old: FrozenTrial, *, gave_up: bool) -> None:
+        handle = Trial(self.study, old._trial_id)
+        if gave_up:
+            reason = f"interrupted {MAX_ATTEMPTS} times"
+            self._emit(Warned(f"trial {old.number} was running when the search died {MAX_ATTEMPTS} times: given up"))
+        else:
+            reason = "interrupted; it continues as a later trial"
+            handle.set_user_attr("interrupted", True)
+        handle.set_user_attr("fail_reason", reason)
+        self.study.tell(old.number, state=TrialState.FAIL)
+
+    def _write(self, live: _Live, report: RungReport) -> None:
+        live.curve[report.rung] = report
+        live.trial.report(report.accuracy.mean, report.rung)
+        curve = [r.model_dump() for r in live.curve.values()]
+        live.trial.set_user_attr("curve", curve)
+
+    def _tell(self, live: _Live, state: TrialState, *, reason: str | None = None) -> None:
+        number = live.trial.number
+        last = live.curve[max(live.curve)] if live.curve else None
+        if reason:
+            live.trial.set_user_attr("fail_reason", reason)
+        value = last.accuracy.mean if last and state == TrialState.COMPLETE else None
+        self.study.tell(number, value, state=state)
+        del self._live[number]
+        self._failed_in_a_row = [*self._failed_in_a_row, reason] if reason else []
+        self._emit(TrialEnded(number, state.name.lower(), last.accuracy if last else None, reason))
+
+    def _saved_curve(self, folder: str) -> list[RungReport]:
+        """What the trial's checkpoint has seen: the truth of where it will go on."""
+        path = self._folder / folder
+        if not exists(path):
+            return []
+        return [RungReport.model_validate(r) for r in read_facts(path)["curve"]]
+
+
+def trials_of(study: optuna.Study, *states: TrialState) -> list[FrozenTrial]:
+    """Trials in these states (all, without any), not copied."""
+    return study.get_trials(deepcopy=False, states=states or None)
+
+
+def ended(study: optuna.Study) -> list[FrozenTrial]:
+    """Trials that are over: COMPLETE, PRUNED, or FAIL for a reason of their own."""
+    return [t for t in trials_of(study, *_ENDED) if not t.user_attrs.get("interrupted")]
+
+
+def record_of(trial: FrozenTrial) -> TrialRecord:
+    """An ended Optuna trial as plain data."""
+    return TrialRecord(
+        number=trial.number,
+        state=trial.state.name.lower(),  # type: ignore[arg-type]
+        config=TrialConfig(values=trial.params),
+        curve=[RungReport.model_validate(r) for r in trial.user_attrs.get("curve", [])],
+        reason=trial.user_attrs.get("fail_reason"),
+        facts=trial.user_attrs.get("facts", {}),
+    )

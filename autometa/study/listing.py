@@ -1,0 +1,69 @@
+"""Studies in a line each: those in a storage, and those in archives."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import optuna
+
+from autometa.errors import AutometaError, StudyError
+from autometa.priors import archive
+from autometa.records import Accuracy, StudyRecord
+from autometa.study import confirm, settings
+from autometa.study.ledger import ended
+from autometa.study.storage import default_url, masked, open_storage, storage_exists
+
+
+@dataclass(frozen=True)
+class StudyLine:
+    """One study: `trials` have ended; accuracies are of the confirmed winner."""
+
+    name: str
+    dataset: str
+    task: str
+    trials: int
+    winner: int | None
+    validation: Accuracy | None
+    test: Accuracy | None
+    where: str
+
+
+def archived_studies() -> Iterator[StudyLine]:
+    """Archives in `./studies` and those that came with autometa; a broken one says so in `where`."""
+    for folder in archive.list_archives():
+        try:
+            past = archive.read(folder)
+        except AutometaError as error:
+            yield StudyLine(folder.name, "?", "?", 0, None, None, None, f"broken: {error}")
+        else:
+            yield _line(past.study, len(past.trials), str(folder))
+
+
+def stored_studies(url: str | None = None) -> Iterator[StudyLine]:
+    """Studies that autometa made in a storage, `runs/autometa.db` by default; none if it is not there."""
+    chosen = url or default_url()
+    if not storage_exists(chosen):
+        if url:
+            raise StudyError(f"storage {masked(url)}: no such file")
+        return
+    storage = open_storage(chosen, create=False)
+    for summary in storage.get_all_studies():
+        study = optuna.load_study(study_name=summary.study_name, storage=storage)
+        if settings.is_ours(study):
+            yield _line(settings.read(study), len(ended(study)), masked(chosen))
+
+
+def _line(study: StudyRecord, trials: int, where: str) -> StudyLine:
+    won = confirm.winner(study.confirmed)
+    return StudyLine(
+        name=study.name,
+        dataset=Path(study.dataset).name,
+        task=str(study.episodes),
+        trials=trials,
+        winner=won.trial if won else None,
+        validation=won.validation if won else None,
+        test=won.test if won else None,
+        where=where,
+    )

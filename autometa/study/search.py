@@ -1,0 +1,412 @@
+"""The main job: search a data set for its best few-shot learner, and confirm the winner.
+
+Reads top to bottom as it happens: check everything, start Ray, recover what a dead search left, run
+trials, confirm the best on fresh episodes, measure meta-test once, archive.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import filelock
+import optuna
+
+from autometa.data import catalog
+from autometa.data.dataset import FewShotDataset
+from autometa.data.load import load_dataset
+from autometa.errors import ConfigError, StudyError
+from autometa.priors import archive
+from autometa.records import (
+    Accuracy,
+    Budget,
+    Confirmation,
+    EpisodeSpec,
+    StudyRecord,
+    TrialConfig,
+    TrialRecord,
+)
+from autometa.space.files import load_space
+from autometa.space.space import SearchSpace
+from autometa.study import bridge, confirm, settings
+from autometa.study.events import Confirmed, Confirming, OnEvent, SearchStarted, Warned, ignore
+from autometa.study.ledger import Asked, Ledger, ended, record_of
+from autometa.study.pruning import make_pruner, make_sampler
+from autometa.study.storage import RUNS, default_url, masked, open_storage, storage_exists
+from autometa.trial.job import DatasetRef, Job
+
+DEFAULT_TRIALS = 16
+VALIDATION_EPISODES = 200
+
+# With halving about this part of all budgets is spent, validation included: measured on 16 trials of digits.
+_PART_SPENT = 0.65
+# What confirmation, meta-test and the start take of a time budget.
+_PART_FOR_TRIALS, _START_SECONDS = 0.85, 12.0
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """What a search found.
+
+    `winner` is None when no trial has an accuracy yet; `interrupted` says that Ctrl-C ended it early.
+    """
+
+    study: StudyRecord
+    trials: tuple[TrialRecord, ...]
+    winner: Confirmation | None
+    interrupted: bool
+    archive: Path | None
+    storage: str
+
+    @property
+    def winning_trial(self) -> TrialRecord | None:
+        """The winner's own record."""
+        return next((t for t in self.trials if self.winner and t.number == self.winner.trial), None)
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """Everything checked, nothing written."""
+
+    dataset: FewShotDataset
+    ref: DatasetRef
+    space: SearchSpace
+    episodes: EpisodeSpec
+    budget: Budget | None
+    seed: int
+    pruner: str
+    trials: int
+    deadline: float | None
+    storage: str
+    runs: Path
+    name: str
+    validation_episodes: int
+
+    @property
+    def folder(self) -> Path:
+        return self.runs / self.name
+
+    @property
+    def trials_folder(self) -> Path:
+        return (self.folder / "trials").resolve()
+
+
+def search(
+    dataset: str = "digits",
+    *,
+    space: str | Path | SearchSpace = "few_shot",
+    study: str | None = None,
+    way: int | None = None,
+    shot: int | None = None,
+    query: int | None = None,
+    trials: int = DEFAULT_TRIALS,
+    budget: Budget | None = None,
+    time_budget: float | None = None,
+    workers: int | None = None,
+    gpus_per_trial: float | None = None,
+    address: str | None = None,
+    storage: str | None = None,
+    pruner: str = "halving",
+    seed: int = 0,
+    data_root: str | Path | None = None,
+    image_size: int | None = None,
+    runs: str | Path = RUNS,
+    archives: str | Path = archive.ARCHIVES,
+    validation_episodes: int = VALIDATION_EPISODES,
+    on_event: OnEvent = ignore,
+) -> SearchResult:
+    """Search a data set for its best backbone and learner; call it again to continue an interrupted search.
+
+    Args:
+        dataset: a name from the catalog, or a folder of images.
+        space: a shipped search space, a TOML file, or a `SearchSpace`.
+        study: its name; by default data set and task, such as `cifar-fs-5w1s`.
+        way, shot, query: the few-shot task; the data set's usual one by default.
+        trials: how many trials the study shall have in the end.
+        budget: meta-training a trial gets; by default the data set's, or what fits `time_budget`.
+        time_budget: seconds for the whole of this call.
+        workers: trials at once; by default one a core, or one a GPU.
+        gpus_per_trial: GPUs, or a fraction of one, for each trial.
+        address: an existing Ray cluster; a private one on this machine by default.
+        storage: an Optuna storage URL; `runs/autometa.db` by default.
+        seed: trial n trains with seed + n, and all trials see the same validation episodes.
+
+    Raises:
+        AutometaError: anything that is wrong with the arguments, the data, the storage or the study;
+            nothing has been written then.
+    """
+    started = time.monotonic()
+    plan = _check(
+        dataset,
+        space=space if isinstance(space, SearchSpace) else load_space(space),
+        study=study,
+        episodes=(way, shot, query),
+        trials=trials,
+        budget=budget,
+        deadline=started + time_budget if time_budget else None,
+        storage=storage or default_url(Path(runs)),
+        pruner=pruner,
+        seed=seed,
+        data_root=data_root,
+        image_size=image_size,
+        runs=Path(runs),
+        validation_episodes=validation_episodes,
+    )
+    with bridge.cluster(address, workers=workers):
+        share = bridge.share_out(workers, gpus_per_trial)
+        with _locked(plan):
+            opened = _open_study(plan, share, time_budget)
+            return _run(plan, opened, share, Path(archives), on_event)
+
+
+def _check(
+    name: str,
+    *,
+    space: SearchSpace,
+    study: str | None,
+    episodes: tuple[int | None, int | None, int | None],
+    trials: int,
+    budget: Budget | None,
+    deadline: float | None,
+    storage: str,
+    pruner: str,
+    seed: int,
+    data_root: str | Path | None,
+    image_size: int | None,
+    runs: Path,
+    validation_episodes: int,
+) -> _Plan:
+    if trials < 1:
+        raise ConfigError(f"--trials {trials}: at least one is needed")
+    make_pruner(pruner, 9)
+    from autometa.trial.build import check_space  # loads torch
+
+    check_space(space)
+    root = str(Path(data_root).resolve()) if data_root else os.environ.get("AUTOMETA_DATA")
+    data = load_dataset(name, data_root=root, image_size=image_size, seed=0)
+    spec = _episode_spec(name, episodes)
+    for split in ("train", "val", "test"):
+        data.require(split, spec)
+    ref = DatasetRef(name=_portable(name), root=root, image_size=image_size)
+    plan = _Plan(
+        dataset=data,
+        ref=ref,
+        space=space,
+        episodes=spec,
+        budget=budget,
+        seed=seed,
+        pruner=pruner,
+        trials=trials,
+        deadline=deadline,
+        storage=storage,
+        runs=runs,
+        name=study or _study_name(data.name, spec, space, seed),
+        validation_episodes=validation_episodes,
+    )
+    existing = _existing(plan)
+    if existing:
+        settings.check_same(existing, _study_record(plan, budget or existing.budget))
+    return plan
+
+
+def _episode_spec(name: str, episodes: tuple[int | None, int | None, int | None]) -> EpisodeSpec:
+    usual = catalog.default_episodes(name)
+    way, shot, query = (given if given is not None else default for given, default in zip(episodes, usual, strict=True))
+    for option, value, least in (("--way", way, 2), ("--shot", shot, 1), ("--query", query, 1)):
+        if value < least:
+            raise ConfigError(f"{option} {value}: at least {least} is needed")
+    return EpisodeSpec(way=way, shot=shot, query=query)
+
+
+def _portable(name: str) -> str:
+    """An image folder is found from any working folder."""
+    return str(Path(name).resolve()) if Path(name).is_dir() and name not in catalog.known() else name
+
+
+def _study_name(dataset: str, spec: EpisodeSpec, space: SearchSpace, seed: int) -> str:
+    extras = [space.name] if space.name != "few_shot" else []
+    extras += [f"seed{seed}"] if seed else []
+    return "-".join([dataset, str(spec), *extras])
+
+
+def _existing(plan: _Plan) -> StudyRecord | None:
+    if not storage_exists(plan.storage):
+        return None
+    storage = open_storage(plan.storage)
+    names = [summary.study_name for summary in storage.get_all_studies()]
+    if plan.name not in names:
+        return None
+    return settings.read(optuna.load_study(study_name=plan.name, storage=storage))
+
+
+def _study_record(plan: _Plan, budget: Budget, share: bridge.Share | None = None) -> StudyRecord:
+    return StudyRecord(
+        name=plan.name,
+        dataset=plan.ref.name,
+        dataset_fingerprint=plan.dataset.fingerprint,
+        episodes=plan.episodes,
+        space=plan.space.name,
+        space_version=plan.space.version,
+        budget=budget,
+        seed=plan.seed,
+        pruner=plan.pruner,
+        versions=settings.versions(),
+        hardware=settings.hardware(share.workers, share.gpus) if share else {},
+        dataset_facts=plan.dataset.facts(),
+    )
+
+
+@contextmanager
+def _locked(plan: _Plan) -> Iterator[None]:
+    """One driver a study: two would both think the other's trials were left by a dead search."""
+    plan.folder.mkdir(parents=True, exist_ok=True)
+    lock = filelock.FileLock(plan.folder / "lock")
+    try:
+        with lock.acquire(timeout=0):
+            yield
+    except filelock.Timeout:
+        raise StudyError(f"study {plan.name!r} is being searched by another process; wait for it or stop it") from None
+
+
+def _open_study(plan: _Plan, share: bridge.Share, time_budget: float | None) -> optuna.Study:
+    """The study, made with its settings and first proposals in the queue if it is new."""
+    existing = _existing(plan)
+    record = existing or _study_record(plan, plan.budget or _budget(plan, share, time_budget), share)
+    study = optuna.create_study(
+        study_name=plan.name,
+        storage=open_storage(plan.storage),
+        direction="maximize",
+        load_if_exists=True,
+        pruner=make_pruner(plan.pruner, record.budget.rungs),
+    )
+    study.sampler = make_sampler(plan.seed, len(study.get_trials(deepcopy=False)))
+    if not existing:
+        for number, values in enumerate(plan.space.start, 1):
+            study.enqueue_trial(dict(values), user_attrs={"origin": f"start {number} of {plan.space.name}"})
+        settings.write(study, record)
+    return study
+
+
+def _budget(plan: _Plan, share: bridge.Share, time_budget: float | None) -> Budget:
+    """The data set's own budget a trial, or as many seconds as let all trials fit the time given."""
+    if not time_budget:
+        return catalog.default_budget(plan.ref.name)
+    for_trials = max(time_budget * _PART_FOR_TRIALS - _START_SECONDS, time_budget * 0.3)
+    return Budget(seconds=round(for_trials * share.workers / (plan.trials * _PART_SPENT), 1))
+
+
+def _run(plan: _Plan, study: optuna.Study, share: bridge.Share, archives: Path, on_event: OnEvent) -> SearchResult:
+    record = settings.read(study)
+    ledger = Ledger(
+        study,
+        plan.space,
+        rungs=record.budget.rungs,
+        seed=plan.seed,
+        folder=plan.trials_folder,
+        on_event=on_event,
+    )
+    ledger.recover(died=True)
+    on_event(_started(plan, study, share, record))
+    interrupted = _run_trials(plan, ledger, record, share)
+    if ledger.hopeless_reason:
+        raise StudyError(f"study {plan.name!r}: every trial so far failed, the last one: {ledger.hopeless_reason}")
+    trials = tuple(record_of(t) for t in ended(study))
+    won = None if interrupted else _confirm(plan, study, trials, share, on_event)
+    where = archive.write(archives, settings.read(study), trials) if won else None
+    return SearchResult(settings.read(study), trials, won, interrupted, where, plan.storage)
+
+
+def _started(plan: _Plan, study: optuna.Study, share: bridge.Share, record: StudyRecord) -> SearchStarted:
+    return SearchStarted(
+        study=plan.name,
+        dataset=plan.dataset.name,
+        episodes=str(plan.episodes),
+        budget=str(record.budget),
+        trials=plan.trials,
+        ended=len(ended(study)),
+        workers=share.workers,
+        gpus_per_trial=share.gpus,
+        deadline_seconds=plan.deadline - time.monotonic() if plan.deadline else None,
+        storage=masked(plan.storage),
+    )
+
+
+def _run_trials(plan: _Plan, ledger: Ledger, record: StudyRecord, share: bridge.Share) -> bool:
+    """Run what is missing; returns whether it was interrupted."""
+    missing = plan.trials - len(ended(ledger.study))
+    if missing <= 0:
+        return False
+
+    def make_job(asked: Asked) -> Job:
+        return Job(
+            config=TrialConfig(values=asked.values),
+            dataset=plan.ref,
+            episodes=plan.episodes,
+            budget=record.budget,
+            seed=asked.seed,
+            folder=str(plan.trials_folder / asked.folder),
+            validation_episodes=plan.validation_episodes,
+            validation_seed=plan.seed,
+            use_gpu=share.gpus > 0,
+        )
+
+    deadline = plan.deadline
+    if deadline:
+        deadline -= (1 - _PART_FOR_TRIALS) * (deadline - time.monotonic())
+    try:
+        bridge.run_trials(
+            ledger, make_job, trials=missing, share=share, scratch=plan.folder / "tune", deadline=deadline
+        )
+        interrupted = bool(ledger.running) and not (deadline and time.monotonic() >= deadline - 1)
+    except KeyboardInterrupt:
+        interrupted = True
+    ledger.recover(died=False)
+    return interrupted
+
+
+def _confirm(
+    plan: _Plan, study: optuna.Study, trials: tuple[TrialRecord, ...], share: bridge.Share, on_event: OnEvent
+) -> Confirmation | None:
+    """Measure the best again on fresh validation episodes, then the winner once on meta-test."""
+    names = {t.number: t.user_attrs["folder"] for t in ended(study)}
+    folders = {t.number: plan.trials_folder / names[t.number] for t in confirm.best(trials)}
+    known = {c.trial for c in settings.read(study).confirmed}
+    todo = [number for number in folders if number not in known and confirm.has_model(folders[number])]
+    if todo:
+        on_event(Confirming(todo, confirm.EPISODES))
+    for number, accuracy in _measure(plan, [(n, folders[n]) for n in todo], "val", share):
+        result = Confirmation(trial=number, validation=accuracy)
+        settings.add_confirmation(study, result)
+        on_event(Confirmed(result))
+    won = confirm.winner(settings.read(study).confirmed)
+    if won is None:
+        on_event(Warned("no trial has a model to confirm: nothing can be named as winner"))
+        return None
+    if won.test is None:
+        _, accuracy = next(iter(_measure(plan, [(won.trial, plan.trials_folder / names[won.trial])], "test", share)))
+        won = won.model_copy(update={"test": accuracy})
+        settings.add_confirmation(study, won)
+    on_event(Confirmed(won))
+    return won
+
+
+def _measure(
+    plan: _Plan, models: list[tuple[int, Path]], split: str, share: bridge.Share
+) -> Iterator[tuple[int, Accuracy]]:
+    seed = confirm.test_seed(plan.seed) if split == "test" else confirm.confirm_seed(plan.seed)
+    calls = [
+        {
+            "folder": folder,
+            "split": split,
+            "episodes": confirm.EPISODES,
+            "seed": seed,
+            "use_gpu": share.gpus > 0,
+        }
+        for _, folder in models
+    ]
+    for index, accuracy in bridge.run_everywhere(bridge.evaluate_in_worker, calls, share):
+        yield models[index][0], accuracy

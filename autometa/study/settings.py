@@ -1,0 +1,93 @@
+"""What a study is about, as it is written into the study itself, and the check that nobody mixes two.
+
+A study may be continued only with the settings it was made with: values of different tasks, spaces or
+budgets do not compare.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+
+import optuna
+
+import autometa
+from autometa.errors import StudyError
+from autometa.records import Confirmation, Scalar, StudyRecord, checked
+
+_KEY = "autometa"
+_MUST_AGREE = (
+    "dataset",
+    "dataset_fingerprint",
+    "episodes",
+    "space",
+    "space_version",
+    "budget",
+    "seed",
+    "pruner",
+)
+_SAYS = {"dataset_fingerprint": "content of the data set", "space_version": "parameters in the space"}
+
+
+def versions() -> dict[str, str]:
+    """Versions of what may change a number."""
+    found = {"autometa": autometa.__version__, "python": platform.python_version()}
+    for package in ("torch", "optuna", "ray", "numpy"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:  # a vendored or renamed build
+            found[package] = "unknown"
+    return found
+
+
+def hardware(workers: int, gpus_per_trial: float) -> dict[str, Scalar]:
+    """The machine a search ran on, as far as it explains its seconds."""
+    return {
+        "machine": platform.machine(),
+        "cores": os.cpu_count() or 1,
+        "workers": workers,
+        "gpus_per_trial": gpus_per_trial,
+    }
+
+
+def is_ours(study: optuna.Study) -> bool:
+    """Whether autometa made this study."""
+    return _KEY in study.user_attrs
+
+
+def read(study: optuna.Study) -> StudyRecord:
+    """The settings written into a study; raises `StudyError` when autometa did not make it."""
+    text = study.user_attrs.get(_KEY)
+    if text is None:
+        raise StudyError(f"study {study.study_name!r} was not made by autometa search")
+    return checked(StudyRecord, json.loads(text), where=f"study {study.study_name!r}")
+
+
+def write(study: optuna.Study, record: StudyRecord) -> None:
+    """Write the settings into the study."""
+    study.set_user_attr(_KEY, record.model_dump_json())
+
+
+def add_confirmation(study: optuna.Study, confirmation: Confirmation) -> StudyRecord:
+    """Add (or replace) what one of the best trials showed on fresh episodes."""
+    record = read(study)
+    others = [c for c in record.confirmed if c.trial != confirmation.trial]
+    record = record.model_copy(
+        update={"confirmed": [*others, confirmation], "date": datetime.now(UTC).date().isoformat()}
+    )
+    write(study, record)
+    return record
+
+
+def check_same(existing: StudyRecord, wanted: StudyRecord) -> None:
+    """Raise `StudyError` naming the first setting in which a study differs from what is asked for."""
+    for name in _MUST_AGREE:
+        before, now = getattr(existing, name), getattr(wanted, name)
+        if before != now:
+            raise StudyError(
+                f"study {existing.name!r} exists with another {_SAYS.get(name, name)} ({before}, not {now}); "
+                "choose another --study NAME, or give the same settings to continue it"
+            )

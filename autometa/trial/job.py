@@ -1,0 +1,33 @@
+"""What a worker needs to run one trial, as plain data that travels to another process as JSON.
+
+Knows no torch, so a driver that only hands out jobs starts fast.
+"""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from autometa.records import Budget, EpisodeSpec, Record, TrialConfig
+
+
+class DatasetRef(Record):
+    """How any process finds a data set: its name or folder, and where archives may lie."""
+
+    name: str
+    root: str | None = None
+    image_size: int | None = None
+    seed: int = 0
+
+
+class Job(Record):
+    """One candidate to train. `folder` is where its checkpoint is, or will be."""
+
+    config: TrialConfig
+    dataset: DatasetRef
+    episodes: EpisodeSpec
+    budget: Budget
+    seed: int = Field(ge=0)
+    folder: str
+    validation_episodes: int = Field(200, ge=2)
+    validation_seed: int = 0
+    use_gpu: bool | None = None

@@ -1,0 +1,117 @@
+"""Recipes: one configuration with all that is needed to train it again, as a TOML or JSON file.
+
+A recipe carries its provenance and no path of the machine it was made on. It does not know how a search
+found it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import tomli_w
+from pydantic import Field
+
+from autometa.errors import ConfigError
+from autometa.records import Budget, EpisodeSpec, Record, Scalar, TrialConfig, checked
+from autometa.trial.job import DatasetRef, Job
+
+FORMAT = "autometa-recipe/1"
+
+
+class Recipe(Record):
+    """One candidate, ready to train. `provenance` is for people: nothing is computed from it."""
+
+    dataset: str
+    image_size: int | None = None
+    episodes: EpisodeSpec
+    budget: Budget
+    seed: int = Field(0, ge=0)
+    validation_episodes: int = Field(200, ge=2)
+    validation_seed: int = 0
+    config: dict[str, Scalar]
+    provenance: dict[str, Any] = {}
+
+    def job(self, folder: Path, *, data_root: str | None = None, use_gpu: bool | None = None) -> Job:
+        """The job of training it into `folder`."""
+        return Job(
+            config=TrialConfig(values=self.config),
+            dataset=DatasetRef(name=self.dataset, root=data_root, image_size=self.image_size),
+            episodes=self.episodes,
+            budget=self.budget,
+            seed=self.seed,
+            folder=str(folder),
+            validation_episodes=self.validation_episodes,
+            validation_seed=self.validation_seed,
+            use_gpu=use_gpu,
+        )
+
+
+def write_recipes(file: Path, recipes: Sequence[Recipe], kind: Literal["toml", "json"]) -> None:
+    """Write recipes, the best first; an existing file is replaced in one step."""
+    data = {"format": FORMAT, "recipe": [_nested(recipe) for recipe in recipes]}
+    text = tomli_w.dumps(data) if kind == "toml" else json.dumps(data, indent=2) + "\n"
+    draft = file.with_name(f".{file.name}.{os.getpid()}")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        draft.write_text(text, encoding="utf-8")
+        os.replace(draft, file)
+    except OSError as error:
+        draft.unlink(missing_ok=True)
+        raise ConfigError(f"{file}: cannot be written: {error.strerror}") from None
+
+
+def read_recipes(file: Path) -> list[Recipe]:
+    """Read a recipe file; raises `ConfigError` naming the file, the field and what is wrong."""
+    data = _parsed(file)
+    if data.get("format") != FORMAT:
+        raise ConfigError(f"{file}: not a recipe: `format` is {data.get('format')!r}, not {FORMAT!r}")
+    entries = data.get("recipe")
+    if not isinstance(entries, list) or not entries:
+        raise ConfigError(f"{file}: no [[recipe]] in it")
+    return [_recipe(entry, f"{file}: recipe {number}") for number, entry in enumerate(entries, 1)]
+
+
+def _parsed(file: Path) -> dict[str, Any]:
+    try:
+        text = file.read_text(encoding="utf-8")
+        data = json.loads(text) if file.suffix == ".json" else tomllib.loads(text)
+    except OSError as error:
+        raise ConfigError(f"{file}: cannot be read: {error.strerror}") from None
+    except (ValueError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file}: not valid {file.suffix.lstrip('.') or 'TOML'}: {error}") from None
+    if not isinstance(data, dict):
+        raise ConfigError(f"{file}: not a recipe: a table is expected at the top")
+    return data
+
+
+def _recipe(entry: Any, where: str) -> Recipe:
+    if not isinstance(entry, dict):
+        raise ConfigError(f"{where}: a table is expected")
+    config = entry.get("config", {})
+    flat = _flat(config) if isinstance(config, dict) else config
+    return checked(Recipe, {**entry, "config": flat}, where=where)
+
+
+def _nested(recipe: Recipe) -> dict[str, Any]:
+    """A recipe for people to read: `conv.width` stands as `width` in a table `conv`."""
+    data = recipe.model_dump(mode="json", exclude_none=True)
+    config: dict[str, Any] = {}
+    for name, value in recipe.config.items():
+        *tables, key = name.split(".")
+        place = config
+        for table in tables:
+            place = place.setdefault(table, {})
+        place[key] = value
+    return {**data, "config": config}
+
+
+def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in config.items():
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
+    return flat

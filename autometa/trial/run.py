@@ -1,0 +1,190 @@
+"""Run one trial: configuration and seed in, `TrialRecord` out, a checkpoint at every rung.
+
+The same code serves a search, `autometa train` and the Python API; it does not know which, nor that
+Ray or Optuna exist.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from autometa.data.dataset import FewShotDataset
+from autometa.data.episodes import EpisodeBatch, EpisodeSampler, ImagePool, fixed_episodes
+from autometa.data.load import load_dataset
+from autometa.errors import CheckpointError, DivergedError
+from autometa.learning import checkpoints
+from autometa.learning.checkpoint_facts import exists, read_facts
+from autometa.learning.device import pick_device, seed_everything
+from autometa.learning.evaluation import evaluate
+from autometa.learning.learner import Learner, Setting
+from autometa.learning.training import Training
+from autometa.records import Accuracy, EpisodeSpec, RungReport, TrialRecord, checked
+from autometa.trial import build
+from autometa.trial.job import DatasetRef, Job
+
+OnRung = Callable[[RungReport], None]
+OnStep = Callable[[int, float, dict[str, torch.Tensor]], None]
+
+# Episodes scored in one pass. Results do not depend on it; memory does: 8 x 80 images of 32 x 32 through
+# 64 channels are about 170 MB.
+_EVALUATION_BATCH = 8
+
+
+def run(job: Job, *, on_rung: OnRung | None = None, on_step: OnStep | None = None, number: int = 0) -> TrialRecord:
+    """Meta-train one candidate, from its checkpoint in `job.folder` where there is one.
+
+    `on_rung` gets every `RungReport` after its checkpoint is safe on disk; on a resume it first gets the
+    last rung again, in case the report was lost. A diverging candidate or one that runs out of GPU memory
+    ends as a record of state "fail" with its reason.
+
+    Raises:
+        ConfigError, DataError: the job cannot be carried out at all.
+        CheckpointError: `job.folder` holds a checkpoint that is damaged or of another job.
+    """
+    folder = Path(job.folder)
+    training = prepare(job)
+    if exists(folder):
+        _check_same(job, folder)
+        checkpoints.load(folder, training)
+        if training.curve and on_rung:
+            on_rung(training.curve[-1])
+    reason = _train(training, job, on_rung, on_step)
+    return TrialRecord(
+        number=number,
+        state="fail" if reason else "complete",
+        config=job.config,
+        curve=training.curve,
+        reason=reason,
+        facts=_facts(training.learner),
+    )
+
+
+def prepare(job: Job) -> Training:
+    """Data, learner and optimiser of a job, not yet trained; the same seed gives the same weights."""
+    device = pick_device(job.use_gpu)
+    seed_everything(job.seed)
+    dataset = open_dataset(job.dataset)
+    learner = new_learner(job, dataset).to(device)
+    generator = torch.Generator(device).manual_seed(job.seed)
+    return Training(
+        learner,
+        _training_source(job, dataset, device, generator),
+        options=build.training_options(job.config),
+        budget=job.budget,
+        validate=_Validation(job, dataset, device),
+        generator=generator,
+    )
+
+
+def open_dataset(ref: DatasetRef) -> FewShotDataset:
+    """The data set a job names, from the cache where it is there."""
+    return load_dataset(ref.name, data_root=ref.root, image_size=ref.image_size, seed=ref.seed)
+
+
+def new_learner(job: Job, dataset: FewShotDataset) -> Learner:
+    """The job's learner with fresh weights."""
+    setting = Setting(way=job.episodes.way, train_classes=len(dataset.splits["train"]))
+    return build.build_learner(job.config, image_shape=dataset.image_shape, setting=setting)
+
+
+def evaluate_checkpoint(
+    folder: Path,
+    *,
+    split: str,
+    episodes: int,
+    seed: int,
+    use_gpu: bool | None = None,
+    spec: EpisodeSpec | None = None,
+    dataset: DatasetRef | None = None,
+    on_batch: Callable[[int], None] | None = None,
+) -> Accuracy:
+    """Accuracy of a trained checkpoint on `episodes` episodes of one split, by default the job's own task.
+
+    Raises:
+        CheckpointError: there is none, or it is damaged.
+        DataError: the split is too small for the episodes.
+    """
+    job = job_of(folder)
+    device = pick_device(use_gpu)
+    data = open_dataset(dataset or job.dataset)
+    learner = new_learner(job, data)
+    checkpoints.load_weights(folder, learner)
+    pool = ImagePool(data, split, device)
+    batches = fixed_episodes(pool, spec or job.episodes, count=episodes, seed=seed, batch=_EVALUATION_BATCH)
+    return evaluate(learner.to(device), batches, seed=seed, on_batch=on_batch)
+
+
+def job_of(folder: Path) -> Job:
+    """The job that a checkpoint belongs to; raises `CheckpointError` where there is none."""
+    extra = read_facts(folder).get("extra", {})
+    if "job" not in extra:
+        raise CheckpointError(f"{folder}: not an autometa checkpoint: it does not say how it was trained")
+    return checked(Job, extra["job"], where=str(folder))
+
+
+def _train(training: Training, job: Job, on_rung: OnRung | None, on_step: OnStep | None) -> str | None:
+    """Train to the end of the budget; returns why it failed, if it did."""
+    try:
+        for report in training.rungs(on_step):
+            checkpoints.save(Path(job.folder), training, extra={"job": job.model_dump(mode="json")})
+            if on_rung:
+                on_rung(report)
+    except DivergedError as error:
+        return f"diverged: {error}"
+    except torch.OutOfMemoryError as error:
+        return f"out of GPU memory: {str(error).splitlines()[0]}"
+    return None
+
+
+def _training_source(
+    job: Job, dataset: FewShotDataset, device: torch.device, generator: torch.Generator
+) -> EpisodeSampler:
+    how = build.sampling(job.config)
+    way = min(how.train_way or job.episodes.way, len(dataset.splits["train"]))
+    return EpisodeSampler(
+        ImagePool(dataset, "train", device),
+        job.episodes.model_copy(update={"way": way}),
+        batch=how.episodes_per_step,
+        generator=generator,
+        augment=build.make_augment(how.augment),
+    )
+
+
+@dataclass(frozen=True)
+class _Validation:
+    """Scores a learner on the fixed validation episodes, the same for every trial of a study."""
+
+    job: Job
+    dataset: FewShotDataset
+    device: torch.device
+
+    def __call__(self, learner: Learner) -> Accuracy:
+        return evaluate(learner, self._batches(), seed=self.job.validation_seed)
+
+    def _batches(self) -> Iterator[EpisodeBatch]:
+        return fixed_episodes(
+            ImagePool(self.dataset, "val", self.device),
+            self.job.episodes,
+            count=self.job.validation_episodes,
+            seed=self.job.validation_seed,
+            batch=_EVALUATION_BATCH,
+        )
+
+
+def _facts(learner: Learner) -> dict[str, int | float | str | bool]:
+    return {"transductive": learner.transductive, **learner.describe()}
+
+
+def _check_same(job: Job, folder: Path) -> None:
+    """A checkpoint may be continued only by the job it belongs to, wherever its folder was moved."""
+    before = job_of(folder).model_dump(exclude={"folder", "use_gpu", "dataset"})
+    now = job.model_dump(exclude={"folder", "use_gpu", "dataset"})
+    changed = [name for name in now if now[name] != before[name]]
+    if changed:
+        raise CheckpointError(
+            f"{folder}: holds a model trained with another {', '.join(changed)}; choose another folder"
+        )

@@ -1,0 +1,40 @@
+"""Train one recipe in full, and evaluate what came out: the Python side of `autometa train` and `evaluate`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from autometa.records import Budget, TrialRecord
+from autometa.trial import build
+from autometa.trial.recipe import Recipe, read_recipes
+from autometa.trial.run import OnRung, OnStep, run
+
+
+def train(
+    recipe: Recipe | str | Path,
+    folder: str | Path,
+    *,
+    budget: Budget | None = None,
+    seed: int | None = None,
+    data_root: str | Path | None = None,
+    use_gpu: bool | None = None,
+    on_rung: OnRung | None = None,
+    on_step: OnStep | None = None,
+) -> TrialRecord:
+    """Train a recipe (or the first one in a file) into `folder`, going on from a checkpoint that is there.
+
+    Args:
+        budget, seed: in place of the recipe's own.
+        use_gpu: None takes a GPU where there is one.
+
+    Raises:
+        ConfigError: the recipe is wrong. CheckpointError: `folder` holds another model. DataError: the data
+            set is missing or too small.
+    """
+    chosen = recipe if isinstance(recipe, Recipe) else read_recipes(Path(recipe))[0]
+    changes = {k: v for k, v in {"budget": budget, "seed": seed}.items() if v is not None}
+    job = chosen.model_copy(update=changes).job(
+        Path(folder), data_root=str(data_root) if data_root else None, use_gpu=use_gpu
+    )
+    build.check_config(job.config, where="recipe: config")
+    return run(job, on_rung=on_rung, on_step=on_step)
