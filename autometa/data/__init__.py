@@ -1,0 +1,1 @@
+"""Data: what data sets there are, decoding them once into a memory-mapped cache, and drawing episodes."""

@@ -1,0 +1,157 @@
+"""The cache: a data set decoded once, then memory-mapped by every process that uses it.
+
+An entry is built in a folder of its own and renamed when it is whole, under a lock: two processes at once
+are safe, and a killed build leaves nothing that is used. It does not know where images come from.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import filelock
+import numpy as np
+import platformdirs
+from rich.console import Console
+from rich.progress import track
+
+from autometa.data.dataset import SPLITS
+from autometa.data.readers import Decoded
+from autometa.errors import DataError
+
+FORMAT = 1
+
+
+def root() -> Path:
+    """Where decoded data sets and downloads are kept: `AUTOMETA_CACHE`, or the user's cache folder."""
+    return Path(os.environ.get("AUTOMETA_CACHE") or platformdirs.user_cache_dir("autometa"))
+
+
+def entry(key: str) -> Path:
+    """The folder of one decoded data set; it exists once it is whole."""
+    return root() / "datasets" / f"{key}-v{FORMAT}"
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What the decoded images must be, as far as it is known: how many, and their SHA-256."""
+
+    images: int | None = None
+    content: str | None = None
+
+
+def ensure(key: str, decode: Callable[[], Decoded], *, title: str, expected: Expected) -> Path:
+    """The folder of a decoded data set, decoding it if it is not there.
+
+    Raises:
+        DataError: the source is damaged, its content is not what it should be, or the disk is full.
+    """
+    folder = entry(key)
+    if folder.is_dir():
+        return folder
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with filelock.FileLock(folder.with_suffix(".lock")):
+            if not folder.is_dir():
+                _build(folder, decode(), title, expected)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+            raise
+        raise DataError(
+            f"cannot write the decoded images to {folder.parent}: {error.strerror}; set AUTOMETA_CACHE"
+        ) from None
+    return folder
+
+
+def read(folder: Path) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
+    """Images (mapped read-only), labels and facts of an entry; raises `DataError` when it is damaged."""
+    try:
+        images = np.load(folder / "images.npy", mmap_mode="r", allow_pickle=False)
+        labels = np.load(folder / "labels.npy", allow_pickle=False)
+        facts: dict[str, Any] = json.loads((folder / "meta.json").read_text())
+    except (OSError, ValueError) as error:
+        raise DataError(f"{folder} is damaged ({error}); delete it, and it is made again") from None
+    return images, labels, facts
+
+
+def _build(folder: Path, decoded: Decoded, title: str, expected: Expected) -> None:
+    if expected.images not in (None, decoded.count):
+        raise DataError(f"{title}: the archive has {decoded.count:,} images, the published one has {expected.images:,}")
+    draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        images, labels = _decode(draft, decoded, title)
+        digest = _digest(images, labels)
+        if expected.content not in (None, digest):
+            raise DataError(f"{title}: the decoded images are not the published ones (SHA-256 {digest[:16]}…)")
+        facts = _facts(images, labels, decoded) | {"content": digest}
+        (draft / "meta.json").write_text(json.dumps(facts))
+        os.chmod(draft, 0o755)
+        os.rename(draft, folder)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def _decode(draft: Path, decoded: Decoded, title: str) -> tuple[np.ndarray, np.ndarray]:
+    shape = (decoded.count, *decoded.shape)
+    images = np.lib.format.open_memmap(draft / "images.npy", mode="w+", dtype=np.uint8, shape=shape)
+    # A map is written to disk late, where a full disk is a signal and not an error: claim the space now.
+    with (draft / "images.npy").open("r+b") as file:
+        os.posix_fallocate(file.fileno(), 0, (draft / "images.npy").stat().st_size)
+    labels = np.empty(decoded.count, np.int64)
+    console = Console(stderr=True)
+    shown = track(
+        decoded.images,
+        description=f"decoding {title}",
+        total=decoded.count,
+        console=console,
+        transient=True,
+        disable=not sys.stderr.isatty(),
+    )
+    for position, (image, label) in enumerate(shown):
+        if image.shape != decoded.shape:
+            raise DataError(f"{title}: image {position} is {image.shape}, the others are {decoded.shape}")
+        images[position], labels[position] = image, label
+    np.save(draft / "labels.npy", labels)
+    images.flush()
+    return images, labels
+
+
+def _digest(images: np.ndarray, labels: np.ndarray) -> str:
+    digest = hashlib.sha256(str(images.shape).encode())
+    digest.update(memoryview(images).cast("B"))
+    digest.update(memoryview(labels).cast("B"))
+    return digest.hexdigest()
+
+
+def _facts(images: np.ndarray, labels: np.ndarray, decoded: Decoded) -> dict[str, Any]:
+    mean, std = _statistics(images, np.isin(labels, decoded.splits["train"]))
+    return {
+        "class_names": list(decoded.class_names),
+        "splits": {split: decoded.splits[split] for split in SPLITS},
+        "mean": mean,
+        "std": std,
+    }
+
+
+def _statistics(images: np.ndarray, chosen: np.ndarray) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation per channel in [0, 1], of the chosen images only."""
+    total = np.zeros(images.shape[1])
+    squares = np.zeros(images.shape[1])
+    positions = np.flatnonzero(chosen)
+    for part in np.array_split(positions, max(1, len(positions) // 4096)):
+        scaled = images[part].astype(np.float32) / 255
+        total += scaled.sum(axis=(0, 2, 3), dtype=np.float64)
+        squares += np.square(scaled).sum(axis=(0, 2, 3), dtype=np.float64)
+    count = len(positions) * images.shape[2] * images.shape[3]
+    mean = total / count
+    std = np.sqrt(np.maximum(squares / count - mean**2, 1e-12))
+    return mean.tolist(), np.maximum(std, 1e-3).tolist()

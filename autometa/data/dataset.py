@@ -1,0 +1,74 @@
+"""A few-shot data set in memory-mapped form: images, labels, and classes split into train, val and test.
+
+It is plain NumPy; it does not know where it came from or that torch exists.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from autometa.errors import DataError
+from autometa.records import EpisodeSpec, Scalar
+
+SPLITS = ("train", "val", "test")
+
+
+@dataclass(frozen=True)
+class FewShotDataset:
+    """Images of all splits; a class belongs to exactly one of them.
+
+    Attributes:
+        images: uint8 [N, C, H, W], mapped read-only from the cache.
+        labels: int64 [N], index into `class_names`.
+        splits: class ids, int64, by split; they never overlap.
+        mean, std: per channel in [0, 1], of the train classes only.
+        fingerprint: changes with any image, label or split.
+    """
+
+    name: str
+    images: np.ndarray
+    labels: np.ndarray
+    class_names: tuple[str, ...]
+    splits: Mapping[str, np.ndarray]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    fingerprint: str
+    title: str = ""
+    licence: str = ""
+    citation: str = ""
+    class_counts: np.ndarray = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        counts = np.bincount(self.labels, minlength=len(self.class_names))
+        object.__setattr__(self, "class_counts", counts)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(channels, height, width)."""
+        _, channels, height, width = self.images.shape
+        return channels, height, width
+
+    def facts(self) -> dict[str, Scalar]:
+        """Size and splits in plain words, for a study's record."""
+        channels, height, _ = self.image_shape
+        classes = {f"{split}_classes": len(self.splits[split]) for split in SPLITS}
+        return {"images": len(self.labels), "channels": channels, "image_size": height, **classes}
+
+    def require(self, split: str, spec: EpisodeSpec) -> None:
+        """Raise `DataError` unless episodes of this kind can be drawn from the split."""
+        ids = self.splits[split]
+        if len(ids) < spec.way:
+            raise DataError(
+                f"split {split!r} of {self.name} has {len(ids)} classes, but --way {spec.way} needs {spec.way}: "
+                f"lower --way to at most {len(ids)}"
+            )
+        smallest = int(ids[np.argmin(self.class_counts[ids])])
+        have, need = int(self.class_counts[smallest]), spec.shot + spec.query
+        if have < need:
+            raise DataError(
+                f"class {self.class_names[smallest]!r} of {self.name} ({split}) has {have} images, but "
+                f"--shot {spec.shot} + --query {spec.query} needs {need}: lower one of them"
+            )

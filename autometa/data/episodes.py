@@ -1,0 +1,193 @@
+"""Episodes: N-way K-shot tasks gathered on the device by index, without a DataLoader or a loop over images.
+
+Symbols: B episodes, N way, K shot, Q query images a class, M images, C H W of an image. It does not know
+what is learned from them.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from autometa.data.dataset import FewShotDataset
+from autometa.records import EpisodeSpec
+
+Augment = Callable[[Tensor, torch.Generator], Tensor]
+
+
+@dataclass(frozen=True)
+class EpisodeBatch:
+    """B episodes of one shape. Class-major: support image i of an episode is of class i // K."""
+
+    support_x: Tensor  # (B, N·K, C, H, W), normalised
+    support_y: Tensor  # (B, N·K), 0 … N-1
+    query_x: Tensor  # (B, N·Q, C, H, W)
+    query_y: Tensor  # (B, N·Q)
+    way: int
+
+    @property
+    def batch(self) -> int:
+        """B."""
+        return self.support_x.shape[0]
+
+    @property
+    def shot(self) -> int:
+        """K."""
+        return self.support_x.shape[1] // self.way
+
+    @property
+    def query(self) -> int:
+        """Q."""
+        return self.query_x.shape[1] // self.way
+
+    def episode(self, index: int) -> EpisodeBatch:
+        """Episode `index` alone, B = 1."""
+        one = slice(index, index + 1)
+        return EpisodeBatch(self.support_x[one], self.support_y[one], self.query_x[one], self.query_y[one], self.way)
+
+    def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> EpisodeBatch:
+        """The same episodes elsewhere, images in `dtype` if given."""
+        return EpisodeBatch(
+            self.support_x.to(device, dtype),
+            self.support_y.to(device),
+            self.query_x.to(device, dtype),
+            self.query_y.to(device),
+            self.way,
+        )
+
+
+class ImagePool:
+    """The images of one split, on the device: mapped from disk on a CPU, uploaded once to a GPU."""
+
+    def __init__(self, dataset: FewShotDataset, split: str, device: torch.device | str = "cpu") -> None:
+        self.dataset = dataset
+        self.split = split
+        self.device = torch.device(device)
+        members = [np.flatnonzero(dataset.labels == c) for c in dataset.splits[split]]
+        self.counts = torch.tensor([len(m) for m in members])  # (classes,)
+        self.images, members = self._images(dataset, members)  # uint8 (M, C, H, W)
+        self.table = torch.from_numpy(_padded(members))  # (classes, most images), index of an image
+        shape = (1, -1, 1, 1)
+        self._scale = (1 / (255 * torch.tensor(dataset.std))).reshape(shape).to(self.device)
+        self._shift = (torch.tensor(dataset.mean) / torch.tensor(dataset.std)).reshape(shape).to(self.device)
+
+    @property
+    def classes(self) -> int:
+        """How many classes the split has."""
+        return len(self.counts)
+
+    def gather(self, index: Tensor) -> Tensor:
+        """Normalised float images [M, C, H, W] by their index [M]."""
+        chosen = self.images.index_select(0, index.to(self.device))
+        return chosen.float().mul_(self._scale).sub_(self._shift)
+
+    def _images(self, dataset: FewShotDataset, members: list[np.ndarray]) -> tuple[Tensor, list[np.ndarray]]:
+        if self.device.type == "cpu":
+            return _mapped(dataset.images), members
+        order = np.concatenate(members)
+        ends = np.cumsum([len(m) for m in members])
+        uploaded = torch.from_numpy(np.ascontiguousarray(dataset.images[order])).to(self.device)
+        return uploaded, np.split(np.arange(len(order)), ends[:-1])
+
+
+class EpisodeSampler:
+    """An endless stream of training episodes, and of plain training images, from one split.
+
+    Args:
+        spec: way, shot and query of each episode.
+        batch: B.
+        generator: draws classes and images, on the CPU, and augments, so its state is all there is to save.
+        augment: changes images [M, C, H, W] after they are gathered.
+
+    Raises:
+        DataError: the split has too few classes, or too few images in one.
+    """
+
+    def __init__(
+        self,
+        pool: ImagePool,
+        spec: EpisodeSpec,
+        *,
+        batch: int,
+        generator: torch.Generator,
+        augment: Augment | None = None,
+    ) -> None:
+        pool.dataset.require(pool.split, spec)
+        self._pool = pool
+        self._spec = spec
+        self._batch = batch
+        self._generator = generator
+        self._augment = augment
+
+    def episodes(self) -> EpisodeBatch:
+        """The next B episodes."""
+        index = draw_episodes(self._pool, self._spec, self._batch, self._generator)
+        return _gathered(self._pool, self._spec, index, self._changed)
+
+    def images(self, count: int) -> tuple[Tensor, Tensor]:
+        """`count` images [count, C, H, W] of any classes, each image equally likely, and their classes [count]."""
+        counts = self._pool.counts
+        ends = counts.cumsum(0)
+        device = self._generator.device
+        flat = torch.randint(int(ends[-1]), (count,), generator=self._generator, device=device).cpu()
+        classes = torch.searchsorted(ends, flat, right=True)
+        index = self._pool.table[classes, flat - (ends - counts)[classes]]
+        return self._changed(self._pool.gather(index)), classes.to(self._pool.device)
+
+    def _changed(self, images: Tensor) -> Tensor:
+        return self._augment(images, self._generator) if self._augment else images
+
+
+def fixed_episodes(pool: ImagePool, spec: EpisodeSpec, *, count: int, seed: int, batch: int) -> Iterator[EpisodeBatch]:
+    """The same `count` episodes for the same seed, on every device and for every `batch`.
+
+    Raises:
+        DataError: the split has too few classes, or too few images in one.
+    """
+    pool.dataset.require(pool.split, spec)
+    index = draw_episodes(pool, spec, count, torch.Generator().manual_seed(seed))
+    for part in index.split(batch):
+        yield _gathered(pool, spec, part, lambda images: images)
+
+
+def draw_episodes(pool: ImagePool, spec: EpisodeSpec, count: int, generator: torch.Generator) -> Tensor:
+    """Indices of images [count, N, K + Q]: classes without repetition, images of a class likewise."""
+    device = generator.device
+    classes = torch.rand(count, pool.classes, generator=generator, device=device).topk(spec.way).indices.cpu()
+    drawn = torch.rand(count, spec.way, pool.table.shape[1], generator=generator, device=device).cpu()
+    padding = torch.arange(pool.table.shape[1]) >= pool.counts[classes][..., None]
+    place = drawn.masked_fill_(padding, -1).topk(spec.shot + spec.query, dim=-1).indices
+    return pool.table[classes[..., None], place]
+
+
+def _gathered(pool: ImagePool, spec: EpisodeSpec, index: Tensor, change: Callable[[Tensor], Tensor]) -> EpisodeBatch:
+    batch, way, _ = index.shape
+    images = change(pool.gather(index.reshape(-1)))
+    split = images.reshape(batch, way, spec.shot + spec.query, *images.shape[1:])
+    labels = torch.arange(way, device=pool.device)
+    return EpisodeBatch(
+        support_x=split[:, :, : spec.shot].flatten(1, 2),
+        support_y=labels.repeat_interleave(spec.shot).expand(batch, -1),
+        query_x=split[:, :, spec.shot :].flatten(1, 2),
+        query_y=labels.repeat_interleave(spec.query).expand(batch, -1),
+        way=way,
+    )
+
+
+def _mapped(images: np.ndarray) -> Tensor:
+    with warnings.catch_warnings():
+        # The map is read-only and torch cannot say so; nothing here writes to it.
+        warnings.filterwarnings("ignore", message=".*not writable.*")
+        return torch.from_numpy(images)
+
+
+def _padded(members: list[np.ndarray]) -> np.ndarray:
+    table = np.zeros((len(members), max(len(m) for m in members)), np.int64)
+    for row, indices in zip(table, members, strict=True):
+        row[: len(indices)] = indices
+    return table
