@@ -63,12 +63,6 @@ class Budget(Record):
             raise ValueError("give steps or seconds")
         return self
 
-    def progress(self, steps: int, seconds: float) -> float:
-        """The part of the budget that is spent, in [0, 1]."""
-        by_steps = steps / self.steps if self.steps else 0.0
-        by_seconds = seconds / self.seconds if self.seconds else 0.0
-        return min(1.0, max(by_steps, by_seconds))
-
     def __str__(self) -> str:
         parts = [f"{self.steps} steps"] if self.steps else []
         if self.seconds:

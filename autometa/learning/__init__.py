@@ -1,0 +1,1 @@
+"""Meta-training and evaluation: learners, backbones, and what trains them."""

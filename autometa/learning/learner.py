@@ -7,11 +7,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
+import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from autometa.data.episodes import EpisodeBatch
+from autometa.learning.normalization import Layout, Norm
 
 
 class TrainingSource(Protocol):
@@ -42,27 +45,52 @@ class Learner(nn.Module, ABC):
     query image.
     """
 
-    transductive: bool = False
-
     @abstractmethod
-    def loss(self, episodes: EpisodeBatch) -> tuple[Tensor, dict[str, Tensor]]:
-        """The meta-training loss, a scalar averaged over B, and detached scalars worth watching."""
+    def outer_step(self, source: TrainingSource) -> dict[str, Tensor]:
+        """Leave the gradient of one outer step in every parameter's `.grad`; returns detached scalars.
+
+        They include `loss`. The training loop zeroes gradients before, and clips and applies them after.
+        """
 
     @abstractmethod
     def query_logits(self, episodes: EpisodeBatch) -> Tensor:
         """Adapt to each support set and score its query images: [B, N·Q, N], without gradient."""
 
-    def outer_step(self, source: TrainingSource) -> dict[str, Tensor]:
-        """Leave the gradient of one outer step in every parameter's `.grad`; returns detached metrics.
+    @property
+    def transductive(self) -> bool:
+        """Whether query images influence each other's predictions."""
+        return any(isinstance(m, Norm) and m.mode == "transductive" for m in self.modules())
 
-        The training loop zeroes gradients before, and clips and applies them after. What does not fit
-        `loss` of one batch of episodes (batches of images, Reptile, a loop that saves memory) overrides
-        this one method.
-        """
+
+class EpisodicLearner(Learner):
+    """A learner whose outer step is the gradient of one loss over a batch of episodes."""
+
+    @abstractmethod
+    def loss(self, episodes: EpisodeBatch) -> tuple[Tensor, dict[str, Tensor]]:
+        """The meta-training loss, a scalar averaged over B, and detached scalars worth watching."""
+
+    def outer_step(self, source: TrainingSource) -> dict[str, Tensor]:
         loss, metrics = self.loss(source.episodes())
         loss.backward()
         return {"loss": loss.detach(), **metrics}
 
-    def describe(self) -> dict[str, Any]:
-        """Facts for a report; a learner may add its own."""
-        return {"parameters": sum(p.numel() for p in self.parameters())}
+
+def embed(backbone: nn.Module, episodes: EpisodeBatch) -> tuple[Tensor, Tensor]:
+    """Features of support [B, N·K, D] and query [B, N·Q, D], in one pass through the backbone."""
+    images = torch.cat([episodes.support_x, episodes.query_x], dim=1)  # (B, N·(K+Q), C, H, W)
+    supports = episodes.support_x.shape[1]
+    layout = Layout(tasks=episodes.batch, support=supports)
+    features = backbone(images.flatten(0, 1), layout).unflatten(0, images.shape[:2])
+    return features[:, :supports], features[:, supports:]
+
+
+def class_means(features: Tensor, way: int) -> Tensor:
+    """Mean over the shots of class-major support features: [B, N·K, D] to [B, N, D]."""
+    return features.unflatten(1, (way, -1)).mean(2)
+
+
+def query_loss(logits: Tensor, episodes: EpisodeBatch) -> tuple[Tensor, dict[str, Tensor]]:
+    """Cross-entropy and accuracy of query logits [B, N·Q, N]."""
+    loss = F.cross_entropy(logits.flatten(0, 1), episodes.query_y.flatten())
+    accuracy = (logits.detach().argmax(-1) == episodes.query_y).float().mean()
+    return loss, {"accuracy": accuracy}

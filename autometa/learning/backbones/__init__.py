@@ -1,0 +1,1 @@
+"""One file a backbone: images in, features out."""

@@ -1,0 +1,58 @@
+"""`conv`: the plain convolutional backbone of few-shot learning, blocks of convolution, norm, ReLU and pooling."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from autometa.errors import ConfigError
+from autometa.learning.normalization import Layout, Norm
+
+
+class Conv(nn.Module):
+    """Conv-`depth` with `width` channels (Vinyals et al. 2016; Conv4-64 of Snell et al. 2017).
+
+    Each block halves height and width while both are at least 2; features are the flattened last map.
+
+    Args:
+        image_shape: (channels, height, width).
+        depth: blocks, 1 to 8.
+        width: channels of every block, 1 to 1024.
+        norm: a mode of `normalization.Norm`.
+    """
+
+    def __init__(
+        self, image_shape: tuple[int, int, int], *, depth: int = 4, width: int = 64, norm: str = "running"
+    ) -> None:
+        super().__init__()
+        if not 1 <= depth <= 8:
+            raise ConfigError(f"conv.depth = {depth}: it may be 1 … 8")
+        if not 1 <= width <= 1024:
+            raise ConfigError(f"conv.width = {width}: it may be 1 … 1024")
+        channels, height, side = image_shape
+        sizes = [channels, *[width] * depth]
+        self.blocks = nn.ModuleList(_Block(i, o, norm) for i, o in zip(sizes, sizes[1:], strict=False))
+        for _ in range(depth):
+            height, side = (height // 2, side // 2) if min(height, side) >= 2 else (height, side)
+        self.features = width * height * side
+
+    def forward(self, images: Tensor, layout: Layout | None = None) -> Tensor:
+        """Features [M, D] of images [M, C, H, W]."""
+        # channels-last is 1.4 times as fast for 3 × 32 × 32 on a CPU, and what tensor cores want on a GPU.
+        x = images.contiguous(memory_format=torch.channels_last)
+        for block in self.blocks:
+            x = block(x, layout)
+        return x.flatten(1)
+
+
+class _Block(nn.Module):
+    def __init__(self, inputs: int, outputs: int, norm: str) -> None:
+        super().__init__()
+        # A bias before a normalisation by batch or group statistics has no effect.
+        self.conv = nn.Conv2d(inputs, outputs, 3, padding=1, bias=norm == "none")
+        self.norm = Norm(outputs, norm)
+
+    def forward(self, x: Tensor, layout: Layout | None) -> Tensor:
+        x = F.relu(self.norm(self.conv(x), layout))
+        return F.max_pool2d(x, 2) if min(x.shape[-2:]) >= 2 else x

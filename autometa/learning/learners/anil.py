@@ -1,0 +1,70 @@
+"""ANIL: as MAML, but only the head adapts in the inner loop; the backbone is shared by all tasks."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from autometa.data.episodes import EpisodeBatch
+from autometa.errors import ConfigError
+from autometa.learning.learner import EpisodicLearner, Setting, embed, query_loss
+
+
+class Anil(EpisodicLearner):
+    """Raghu et al. 2020, Rapid learning or feature reuse? Towards understanding the effectiveness of MAML.
+
+    The head is softmax regression, whose gradient is written out, so all tasks adapt in one batch and
+    second derivatives come exactly by back-propagation through it. As in `Maml`, the head starts from one
+    vector shared by all classes.
+
+    Args:
+        inner_rate: step size of the inner loop.
+        inner_steps: gradient steps on the head, 1 to 256.
+        learned_rates: learn the inner rate of each step, starting from `inner_rate`.
+    """
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        setting: Setting,
+        *,
+        inner_rate: float = 0.1,
+        inner_steps: int = 5,
+        learned_rates: bool = False,
+    ) -> None:
+        super().__init__()
+        if inner_rate <= 0:
+            raise ConfigError(f"anil.inner_rate = {inner_rate}: it must be positive")
+        if not 1 <= inner_steps <= 256:
+            raise ConfigError(f"anil.inner_steps = {inner_steps}: it may be 1 … 256")
+        self.backbone = backbone
+        features: int = backbone.features  # type: ignore[assignment]
+        self.head_weight = nn.Parameter(torch.zeros(features))
+        self.head_bias = nn.Parameter(torch.zeros(()))
+        self.rates = nn.Parameter(torch.full((inner_steps,), float(inner_rate)), requires_grad=learned_rates)
+
+    def loss(self, episodes: EpisodeBatch) -> tuple[Tensor, dict[str, Tensor]]:
+        return query_loss(self._scores(episodes), episodes)
+
+    @torch.no_grad()
+    def query_logits(self, episodes: EpisodeBatch) -> Tensor:
+        return self._scores(episodes)
+
+    def _scores(self, episodes: EpisodeBatch) -> Tensor:
+        support, query = embed(self.backbone, episodes)  # (B, N·K, D), (B, N·Q, D)
+        weight, bias = self._adapted_head(support, episodes.support_y, episodes.way)
+        return torch.baddbmm(bias[:, None], query, weight.mT)
+
+    def _adapted_head(self, support: Tensor, labels: Tensor, way: int) -> tuple[Tensor, Tensor]:
+        """Head weight [B, N, D] and bias [B, N] after the inner steps."""
+        batch, images, _ = support.shape
+        weight = self.head_weight.expand(batch, way, -1)
+        bias = self.head_bias.expand(batch, way)
+        target = F.one_hot(labels, way).to(support.dtype)  # (B, N·K, N)
+        for rate in self.rates:
+            scores = torch.baddbmm(bias[:, None], support, weight.mT)
+            error = (scores.softmax(-1) - target) / images  # the gradient of the mean cross-entropy in the scores
+            weight = weight - rate * error.mT @ support
+            bias = bias - rate * error.sum(1)
+        return weight, bias

@@ -1,0 +1,154 @@
+"""Meta-training of one candidate, rung by rung, resumable between steps.
+
+It reads flat, in the order in which a step happens. It does not know which learner it trains, where
+episodes come from, or who asked for it.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from autometa.errors import ConfigError, DivergedError, did_you_mean
+from autometa.learning.learner import Learner, TrainingSource
+from autometa.learning.optimization import SCHEDULES, make_optimizer, rate_factor
+from autometa.records import Accuracy, Budget, RungReport
+
+OnStep = Callable[[int, float, dict[str, Tensor]], None]
+
+# On a GPU each check waits for all work queued so far; a divergence found 20 steps late costs nothing.
+_STEPS_BETWEEN_CHECKS_ON_GPU = 20
+
+
+@dataclass(frozen=True)
+class TrainingOptions:
+    """The outer loop's optimiser and schedule. `clip_norm` bounds the gradient's length."""
+
+    optimizer: str = "adam"
+    outer_rate: float = 1e-3
+    weight_decay: float = 0.0
+    schedule: str = "cosine"
+    clip_norm: float = 10.0
+
+
+class Training:
+    """One candidate being meta-trained.
+
+    Args:
+        learner: on its device.
+        source: draws training data with `generator`, whose state is part of a checkpoint.
+        budget: how long, and at how many rungs to validate.
+        validate: scores the learner at each rung.
+
+    Attributes:
+        curve: a report for each rung so far.
+        steps, seconds: outer steps taken, and time spent in them, over all resumes.
+        last_step: the step at which the budget's steps and teraflops end, None where only seconds do.
+    """
+
+    def __init__(
+        self,
+        learner: Learner,
+        source: TrainingSource,
+        *,
+        options: TrainingOptions,
+        budget: Budget,
+        validate: Callable[[Learner], Accuracy],
+        generator: torch.Generator,
+    ) -> None:
+        if options.schedule not in SCHEDULES:
+            raise ConfigError(f"schedule = {options.schedule!r}: {did_you_mean(options.schedule, SCHEDULES)}")
+        self.learner = learner
+        self.source = source
+        self.options = options
+        self.budget = budget
+        self.validate = validate
+        self.generator = generator
+        self.optimizer = make_optimizer(
+            learner.parameters(),
+            optimizer=options.optimizer,
+            outer_rate=options.outer_rate,
+            weight_decay=options.weight_decay,
+        )
+        self.curve: list[RungReport] = []
+        self.steps = 0
+        self.seconds = 0.0
+        self.last_step = budget.steps
+        self._on_gpu = next(learner.parameters()).is_cuda
+
+    @property
+    def progress(self) -> float:
+        """The part of the budget that is spent, in [0, 1]."""
+        by_steps = self.steps / self.last_step if self.last_step else 0.0
+        by_seconds = self.seconds / self.budget.seconds if self.budget.seconds else 0.0
+        return min(1.0, max(by_steps, by_seconds))
+
+    def rungs(self, on_step: OnStep | None = None) -> Iterator[RungReport]:
+        """Train to the end of the budget; yields each rung's report when it is reached.
+
+        Rungs are equally spaced in the budget. Where one step crosses several, the highest is reported.
+
+        Raises:
+            DivergedError: the loss or its gradient is not finite.
+        """
+        rungs = self.budget.rungs
+        while not self.curve or self.curve[-1].rung < rungs:
+            reached = self.curve[-1].rung if self.curve else 0
+            self._train_until((reached + 1) / rungs, on_step)
+            report = RungReport(
+                rung=min(rungs, math.floor(self.progress * rungs + 1e-9)),
+                accuracy=self.validate(self.learner),
+                steps=self.steps,
+                seconds=round(self.seconds, 3),
+            )
+            self.curve.append(report)
+            yield report
+
+    def _train_until(self, progress: float, on_step: OnStep | None) -> None:
+        self.learner.train()
+        started, before = time.perf_counter(), self.seconds
+        while self.progress < progress - 1e-9:
+            metrics = self._step()
+            self.seconds = before + time.perf_counter() - started
+            if on_step:
+                on_step(self.steps, self.progress, metrics)
+        if self._on_gpu:
+            torch.cuda.synchronize()
+            self.seconds = before + time.perf_counter() - started
+
+    def _step(self) -> dict[str, Tensor]:
+        rate = self.options.outer_rate * rate_factor(self.options.schedule, self.progress)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.zero_grad(set_to_none=True)
+        metrics = self._counted_outer_step() if self._must_count() else self.learner.outer_step(self.source)
+        norm = torch.nn.utils.clip_grad_norm_(self.learner.parameters(), self.options.clip_norm)
+        self.steps += 1
+        self._check_finite(metrics["loss"], norm)
+        self.optimizer.step()
+        return metrics
+
+    def _must_count(self) -> bool:
+        return self.steps == 0 and self.budget.teraflops is not None
+
+    def _counted_outer_step(self) -> dict[str, Tensor]:
+        """The first step, counting its operations to find the last: the same number on every machine."""
+        with FlopCounterMode(display=False) as counter:
+            metrics = self.learner.outer_step(self.source)
+        assert self.budget.teraflops is not None
+        affordable = int(self.budget.teraflops * 1e12 / max(1, counter.get_total_flops()))
+        steps = max(self.budget.rungs, affordable)
+        self.last_step = min(steps, self.budget.steps or steps)
+        return metrics
+
+    def _check_finite(self, loss: Tensor, norm: Tensor) -> None:
+        if self._on_gpu and self.steps % _STEPS_BETWEEN_CHECKS_ON_GPU:
+            return
+        if not (math.isfinite(float(loss)) and math.isfinite(float(norm))):
+            raise DivergedError(f"loss is {float(loss):g} and its gradient's norm {float(norm):g} at step {self.steps}")
