@@ -176,7 +176,8 @@ class _Validation:
 
 
 def _facts(learner: Learner) -> dict[str, int | float | str | bool]:
-    return {"transductive": learner.transductive, **learner.describe()}
+    parameters = sum(p.numel() for p in learner.parameters())
+    return {"transductive": learner.transductive, "parameters": parameters}
 
 
 def _check_same(job: Job, folder: Path) -> None:

@@ -1,0 +1,48 @@
+"""Budgets and records: what a user may write, and what is refused."""
+
+from __future__ import annotations
+
+import pytest
+
+from autometa.errors import ConfigError
+from autometa.records import Accuracy, Budget, EpisodeSpec, TrialConfig, checked, parse_budget, parse_seconds
+
+
+@pytest.mark.parametrize(
+    ("text", "steps", "seconds"),
+    [("400", 400, None), ("37steps", 37, None), ("90s", None, 90), ("2.5m", None, 150), ("1h", None, 3600)],
+)
+def test_a_budget_is_steps_or_time(text: str, steps: int | None, seconds: float | None) -> None:
+    assert parse_budget(text) == Budget(steps=steps, seconds=seconds)
+
+
+@pytest.mark.parametrize("text", ["", "0", "-3", "1.5", "ten", "5 parsecs", "nan"])
+def test_a_budget_that_is_neither_is_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match="budget"):
+        parse_budget(text)
+
+
+@pytest.mark.parametrize("text", ["400steps", "0s", "soon"])
+def test_a_time_that_is_none_is_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match="time"):
+        parse_seconds(text)
+
+
+def test_a_budget_needs_an_end() -> None:
+    with pytest.raises(ConfigError, match="give steps or seconds"):
+        checked(Budget, {"rungs": 3}, where="x")
+
+
+def test_options_of_one_choice() -> None:
+    config = TrialConfig(values={"backbone": "conv", "conv.width": 48, "convex.width": 1})
+    assert config.options("conv") == {"width": 48}
+
+
+def test_a_record_that_is_wrong_names_place_field_and_value() -> None:
+    with pytest.raises(ConfigError, match=r"here\.toml: way: .* \(got 1\)"):
+        checked(EpisodeSpec, {"way": 1, "shot": 1}, where="here.toml")
+
+
+def test_chance_and_interval_read_as_people_write_them() -> None:
+    assert EpisodeSpec(way=4, shot=2).chance == 0.25
+    assert str(Accuracy(mean=0.6321, half_width=0.0123, episodes=600, seed=1)) == "63.21 ± 1.23 % (600 episodes)"
