@@ -6,7 +6,7 @@ import json
 import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -31,7 +31,8 @@ def export(
     from autometa.trial.recipe import write_recipes
 
     recipes = best_recipes(load_study(study, open_storage(storage or default_url(), create=False)), top)
-    chosen = kind.value if kind else "json" if output and output.suffix == ".json" else "toml"
+    is_json = kind is _Kind.json if kind else output is not None and output.suffix == ".json"
+    chosen: Literal["toml", "json"] = "json" if is_json else "toml"
     file = output or Path(f"{study}.{chosen}")
     write_recipes(file, recipes, chosen)
     trials = ", ".join(str(recipe.provenance["trial"]) for recipe in recipes)

@@ -173,8 +173,9 @@ def _line(event: Event) -> str:
         case SearchStarted():
             gpus = f", {event.gpus_per_trial:g} GPU each" if event.gpus_per_trial else ""
             again = f", {event.ended} of them ended before" if event.ended else ""
+            task = f"{event.dataset} {event.episodes}"
             return (
-                f"study {event.study}: {event.dataset} {event.episodes}, {event.trials} trials of {event.budget}{again}, "
+                f"study {event.study}: {task}, {event.trials} trials of {event.budget}{again}, "
                 f"{event.workers} at once{gpus}, kept in {event.storage}"
             )
         case TrialStarted():

@@ -127,8 +127,8 @@ def _decode(draft: Path, decoded: Decoded, title: str) -> tuple[np.ndarray, np.n
 
 def _digest(images: np.ndarray, labels: np.ndarray) -> str:
     digest = hashlib.sha256(str(images.shape).encode())
-    digest.update(memoryview(images).cast("B"))
-    digest.update(memoryview(labels).cast("B"))
+    digest.update(np.ascontiguousarray(images).data.cast("B"))
+    digest.update(labels.data.cast("B"))
     return digest.hexdigest()
 
 

@@ -145,7 +145,7 @@ def _turned_digits(pixels: np.ndarray, digits: np.ndarray) -> Decoded:
                 yield np.rot90(image, turn, axes=(1, 2)), 4 * int(digit) + turn
 
     shape = (1, *pixels.shape[2:])
-    return Decoded(len(pixels) * _FOUR_TURNS, shape, names, splits, images())  # type: ignore[arg-type]
+    return Decoded(len(pixels) * _FOUR_TURNS, shape, names, splits, images())
 
 
 def _idx(file: Path) -> np.ndarray:
@@ -181,7 +181,7 @@ def _class_zip(file: Path, split_names: dict[str, list[str]]) -> Decoded:
                 yield _pixels(archive, member), label
 
     count = sum(len(members[name]) for name in names)
-    return Decoded(count, first.shape, tuple(names), splits, images())  # type: ignore[arg-type]
+    return Decoded(count, first.shape, tuple(names), splits, images())
 
 
 def _cifar_split_files(file: Path) -> dict[str, list[str]]:

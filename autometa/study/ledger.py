@@ -207,7 +207,7 @@ def record_of(trial: FrozenTrial) -> TrialRecord:
     """An ended Optuna trial as plain data."""
     return TrialRecord(
         number=trial.number,
-        state=trial.state.name.lower(),  # type: ignore[arg-type]
+        state=trial.state.name.lower(),
         config=TrialConfig(values=trial.params),
         curve=[RungReport.model_validate(r) for r in trial.user_attrs.get("curve", [])],
         reason=trial.user_attrs.get("fail_reason"),

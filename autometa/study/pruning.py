@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 
+from optuna.exceptions import ExperimentalWarning
 from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner, SuccessiveHalvingPruner
 from optuna.samplers import BaseSampler, TPESampler
 
 from autometa.errors import ConfigError, did_you_mean
 
-# Rungs are counted 1, 2, 3, …: with the default nine, halving decides at 1 and 3 and keeps a third each time.
+# Rungs are counted 1, 2, 3, …: with the default nine, halving decides at 2, 4 and 8 and keeps the better half.
+# Deciding at the first rung, keeping a third, ended all but 2 of 16 trials on digits, and always the learners
+# that start slowly.
 PRUNERS: dict[str, Callable[[int], BasePruner]] = {
-    "halving": lambda rungs: SuccessiveHalvingPruner(min_resource=1, reduction_factor=3),
+    "halving": lambda rungs: SuccessiveHalvingPruner(min_resource=2, reduction_factor=2),
     "hyperband": lambda rungs: HyperbandPruner(min_resource=1, max_resource=rungs, reduction_factor=3),
-    "median": lambda rungs: MedianPruner(n_startup_trials=4, n_warmup_steps=1),
+    "median": lambda rungs: MedianPruner(n_startup_trials=4, n_warmup_steps=2),
     "none": lambda rungs: NopPruner(),
 }
 
@@ -30,10 +34,12 @@ def make_sampler(seed: int, trials_so_far: int) -> BaseSampler:
 
     A resumed search must not draw its first numbers again, so the trials so far are part of the seed.
     """
-    return TPESampler(
-        seed=seed + 7919 * trials_so_far,
-        n_startup_trials=8,
-        group=True,
-        multivariate=True,
-        constant_liar=True,
-    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)  # `group`, in every Optuna since 2.8
+        return TPESampler(
+            seed=seed + 7919 * trials_so_far,
+            n_startup_trials=8,
+            group=True,
+            multivariate=True,
+            constant_liar=True,
+        )

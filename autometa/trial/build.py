@@ -14,7 +14,6 @@ from typing import Any
 from torch import nn
 
 from autometa.errors import ConfigError, SpaceError, did_you_mean
-from autometa.learning.augment import make_augment
 from autometa.learning.backbones.conv import Conv
 from autometa.learning.backbones.resnet12 import ResNet12
 from autometa.learning.learner import Learner, Setting
@@ -50,7 +49,8 @@ class Sampling:
 
 
 _CHOSEN_BY_NAME: dict[str, Mapping[str, type]] = {"learner": LEARNERS, "backbone": BACKBONES}
-_SHARED_BY_BACKBONES = ("norm",)
+# Options of every backbone, without its name; `maml.norm` is what the backbone gets under that learner.
+_OF_BACKBONES = ("norm",)
 
 
 def build_learner(config: TrialConfig, *, image_shape: tuple[int, int, int], setting: Setting) -> Learner:
@@ -76,12 +76,12 @@ def sampling(config: TrialConfig) -> Sampling:
 
 def check_config(config: TrialConfig, *, where: str = "config") -> None:
     """Raise `ConfigError` where the configuration has a name that means nothing here."""
-    known = {*_CHOSEN_BY_NAME, *_SHARED_BY_BACKBONES, *_names(TrainingOptions), *_names(Sampling)}
+    known = {*_CHOSEN_BY_NAME, *_OF_BACKBONES, *_names(TrainingOptions), *_names(Sampling)}
     for kind, table in _CHOSEN_BY_NAME.items():
         chosen = config.values.get(kind, next(iter(table)))
         if chosen not in table:
             raise ConfigError(f"{where}: unknown {kind} {chosen!r}; {did_you_mean(str(chosen), table)}")
-        known |= {f"{chosen}.{option}" for option in _options(table[str(chosen)])}
+        known |= {f"{chosen}.{option}" for option in (*_options(table[str(chosen)]), *_OF_BACKBONES)}
     for name in config.values:
         if name not in known:
             raise ConfigError(f"{where}: {name!r} means nothing here; {did_you_mean(name, known)}")
@@ -89,9 +89,9 @@ def check_config(config: TrialConfig, *, where: str = "config") -> None:
 
 def check_space(space: SearchSpace) -> None:
     """Raise `SpaceError` when a parameter's name, or a learner or backbone it chooses, does not exist."""
-    known = {*_CHOSEN_BY_NAME, *_SHARED_BY_BACKBONES, *_names(TrainingOptions), *_names(Sampling)}
+    known = {*_CHOSEN_BY_NAME, *_OF_BACKBONES, *_names(TrainingOptions), *_names(Sampling)}
     for table in _CHOSEN_BY_NAME.values():
-        known |= {f"{name}.{option}" for name, kind in table.items() for option in _options(kind)}
+        known |= {f"{name}.{option}" for name, kind in table.items() for option in (*_options(kind), *_OF_BACKBONES)}
     for parameter in space:
         if parameter.name not in known:
             hint = did_you_mean(parameter.name, known)
@@ -111,13 +111,19 @@ def _build(table: Mapping[str, Callable[..., Any]], kind: str, config: TrialConf
     name = str(config.values.get(kind, next(iter(table))))
     if name not in table:
         raise ConfigError(f"unknown {kind} {name!r}; {did_you_mean(name, table)}")
-    options = config.options(name)
+    options = {k: v for k, v in config.options(name).items() if kind != "learner" or k not in _OF_BACKBONES}
     if kind == "backbone":
-        options = {k: config.values[k] for k in _SHARED_BY_BACKBONES if k in config.values} | options
+        options = _of_backbones(config) | options
     for option in options:
         if option not in _options(table[name]):
             raise ConfigError(f"{name} has no option {option!r}; {did_you_mean(option, _options(table[name]))}")
     return table[name](*needs, **options)
+
+
+def _of_backbones(config: TrialConfig) -> dict[str, Scalar]:
+    learner = config.values.get("learner", next(iter(LEARNERS)))
+    found = {k: config.values.get(f"{learner}.{k}", config.values.get(k)) for k in _OF_BACKBONES}
+    return {k: v for k, v in found.items() if v is not None}
 
 
 def _options(kind: Callable[..., Any]) -> list[str]:
@@ -133,16 +139,3 @@ def _names(kind: type) -> list[str]:
 def _plain_options(kind: type, config: TrialConfig) -> dict[str, Any]:
     options: dict[str, Scalar] = {k: v for k, v in config.values.items() if k in _names(kind)}
     return options
-
-
-__all__ = [
-    "BACKBONES",
-    "LEARNERS",
-    "Sampling",
-    "build_learner",
-    "check_config",
-    "check_space",
-    "make_augment",
-    "sampling",
-    "training_options",
-]

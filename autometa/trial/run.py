@@ -17,6 +17,7 @@ from autometa.data.episodes import EpisodeBatch, EpisodeSampler, ImagePool, fixe
 from autometa.data.load import load_dataset
 from autometa.errors import CheckpointError, DivergedError
 from autometa.learning import checkpoints
+from autometa.learning.augment import make_augment
 from autometa.learning.checkpoint_facts import exists, read_facts
 from autometa.learning.device import pick_device, seed_everything
 from autometa.learning.evaluation import evaluate
@@ -150,7 +151,7 @@ def _training_source(
         job.episodes.model_copy(update={"way": way}),
         batch=how.episodes_per_step,
         generator=generator,
-        augment=build.make_augment(how.augment),
+        augment=make_augment(how.augment),
     )
 
 

@@ -95,7 +95,7 @@ def test_extends_replaces_single_parameters(tmp_path: Path) -> None:
 
 
 def test_a_start_that_does_not_fit_the_space_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(SpaceError, match="start 1: 'maml.inner_rate' is missing"):
+    with pytest.raises(SpaceError, match=r"start 1: 'maml\.inner_rate' is missing"):
         load_space(write(tmp_path, GOOD + '[[start]]\nlearner = "maml"\n'))
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -32,7 +34,7 @@ class Conv(nn.Module):
             raise ConfigError(f"conv.width = {width}: it may be 1 … 1024")
         channels, height, side = image_shape
         sizes = [channels, *[width] * depth]
-        self.blocks = nn.ModuleList(_Block(i, o, norm) for i, o in zip(sizes, sizes[1:], strict=False))
+        self.blocks = nn.ModuleList(_Block(i, o, norm) for i, o in itertools.pairwise(sizes))
         for _ in range(depth):
             height, side = (height // 2, side // 2) if min(height, side) >= 2 else (height, side)
         self.features = width * height * side

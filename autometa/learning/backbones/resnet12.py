@@ -66,7 +66,7 @@ class _Stage(nn.Module):
         self.shortcut_norm = Norm(outputs, norm)
         self.drop_rate, self.drop_block = drop_rate, drop_block
         for conv in [*self.convs, self.shortcut]:
-            nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="leaky_relu")  # type: ignore[arg-type]
+            nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="leaky_relu")
 
     def forward(self, x: Tensor, layout: Layout | None) -> Tensor:
         residual = self.shortcut_norm(self.shortcut(x), layout)
