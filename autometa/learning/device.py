@@ -29,6 +29,11 @@ def limit_threads(count: int) -> None:
     torch.set_num_threads(count)
 
 
+def limit_gpu_memory(fraction: float) -> None:
+    """Let this process have only its share of the GPU's memory: Ray's fractions do not isolate it."""
+    torch.cuda.set_per_process_memory_fraction(min(1.0, fraction))
+
+
 def seed_everything(seed: int) -> None:
     """Seed torch's global generators, which draw initial weights and dropout."""
     torch.manual_seed(seed)

@@ -137,7 +137,7 @@ def run_trials(
         deadline: `time.monotonic()` at which to stop.
         scratch: a folder for Tune's own files, removed afterwards.
     """
-    propose = _Propose(ledger, make_job)
+    propose = _Propose(ledger, make_job, share.gpus)
     remaining = None if deadline is None else max(1.0, deadline - time.monotonic())
     tuner = tune.Tuner(
         tune.with_resources(_trainable, share.resources),
@@ -179,8 +179,9 @@ def run_everywhere(
 class _Propose(Searcher):
     """Tune asks for a configuration; the ledger answers."""
 
-    def __init__(self, ledger: Ledger, make_job: Callable[[Asked], Job]) -> None:
+    def __init__(self, ledger: Ledger, make_job: Callable[[Asked], Job], gpus: float) -> None:
         super().__init__(metric="accuracy", mode="max")
+        self._gpus = gpus
         self.ledger = ledger
         self._make_job = make_job
         self.numbers: dict[str, int] = {}
@@ -190,7 +191,8 @@ class _Propose(Searcher):
             return Searcher.FINISHED
         asked = self.ledger.ask()
         self.numbers[trial_id] = asked.number
-        return {"job": self._make_job(asked).model_dump_json(), "number": asked.number}
+        job = self._make_job(asked).model_dump_json()
+        return {"job": job, "number": asked.number, "gpus": self._gpus}
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Nothing: the scheduler sees every result, the searcher misses the last one."""
@@ -234,13 +236,11 @@ class _Prune(FIFOScheduler):
 
 def _trainable(config: dict[str, Any]) -> None:
     """One trial, in a worker. An actor runs many, one after the other: `run` resets all seeds."""
-    from autometa.learning.device import limit_threads
     from autometa.trial.run import run
 
     job = Job.model_validate_json(config["job"])
-    if not job.use_gpu:
-        limit_threads(1)  # two spinning OpenMP pools on the same cores slow each other about sevenfold
     try:
+        _keep_to_share(job.use_gpu, config["gpus"])
         record = run(job, on_rung=_report, number=config["number"])
     except AutometaError as error:
         record = TrialRecord(number=config["number"], state="fail", config=job.config, reason=str(error))
@@ -253,9 +253,17 @@ def _report(report: RungReport) -> None:
 
 def evaluate_in_worker(**call: Any) -> Accuracy:
     """`trial.run.evaluate_checkpoint`, in a worker."""
-    from autometa.learning.device import limit_threads
     from autometa.trial.run import evaluate_checkpoint
 
-    if not call.get("use_gpu"):
-        limit_threads(1)
+    _keep_to_share(call.get("use_gpu"), 1.0)
     return evaluate_checkpoint(**call)
+
+
+def _keep_to_share(use_gpu: bool | None, gpus: float) -> None:
+    """One thread on a CPU, where two spinning OpenMP pools slow each other about sevenfold; on a GPU its memory."""
+    from autometa.learning.device import limit_gpu_memory, limit_threads, pick_device
+
+    if not use_gpu:
+        limit_threads(1)
+    elif gpus < 1 and pick_device(True).type == "cuda":
+        limit_gpu_memory(gpus)

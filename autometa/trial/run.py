@@ -93,22 +93,26 @@ def new_learner(job: Job, dataset: FewShotDataset) -> Learner:
 
 
 def evaluate_checkpoint(
-    folder: Path,
+    folder: str | Path,
     *,
-    split: str,
-    episodes: int,
-    seed: int,
+    split: str = "test",
+    episodes: int = 600,
+    seed: int = 0,
     use_gpu: bool | None = None,
     spec: EpisodeSpec | None = None,
     dataset: DatasetRef | None = None,
     on_batch: Callable[[int], None] | None = None,
 ) -> Accuracy:
-    """Accuracy of a trained checkpoint on `episodes` episodes of one split, by default the job's own task.
+    """Accuracy of a trained checkpoint on `episodes` episodes of one split, by default of the task it was trained for.
+
+    The same seed gives the same episodes to every model. `spec` is another way, shot or query; `dataset`
+    another place to find the data.
 
     Raises:
         CheckpointError: there is none, or it is damaged.
         DataError: the split is too small for the episodes.
     """
+    folder = Path(folder)
     job = job_of(folder)
     device = pick_device(use_gpu)
     data = open_dataset(dataset or job.dataset)

@@ -1,0 +1,215 @@
+"""The command line as a user meets it: answers, files, and one line for what is wrong."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from autometa.cli import main
+from autometa.records import parse_budget
+from autometa.trial.recipe import read_recipes
+
+TINY = """
+name = "tiny"
+[parameters.learner]
+choices = ["prototypical"]
+[parameters."conv.width"]
+choices = [4, 8]
+"""
+
+
+def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *arguments: str) -> tuple[int, str, str]:
+    monkeypatch.setattr(sys, "argv", ["autometa", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    out, err = capsys.readouterr()
+    return int(ended.value.code or 0), out, err
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tiny.toml").write_text(TINY)
+    return tmp_path
+
+
+def test_help_answers_within_a_second_and_loads_neither_torch_nor_ray() -> None:
+    code = (
+        "import sys; sys.argv = ['autometa', '--help']\n"
+        "from autometa.cli import main\n"
+        "try: main()\n"
+        "finally: print(sorted({'torch', 'ray', 'optuna', 'pandas'} & set(sys.modules)), file=sys.stderr)"
+    )
+    start = time.perf_counter()
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert time.perf_counter() - start < 2  # a second on a quiet machine
+    assert "search" in done.stdout
+    assert done.stderr.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["search", "--dataset", "cifar_fs"], "unknown data set 'cifar_fs'; did you mean 'cifar-fs'"),
+        (["search", "--dataset", "./one"], "one class only"),
+        (["search", "--dataset", "cifar-fs", "--data-root", "cut"], "not a complete zip file"),
+        (
+            ["search", "--space", "typo.toml"],
+            "typo.toml: parameters.learner: unknown key 'choises'; did you mean 'choices'",
+        ),
+        (["search", "--space", "when.toml"], "`when` names unknown parameter 'lerner'"),
+        (["search", "--space", "low.toml"], "`low <= high` must hold, but got (low=2, high=1)"),
+        (["search", "--space", "alien.toml"], "'conv.widht' is not an option of any learner or backbone"),
+        (["search", "--space", "nothing.toml"], "no such file"),
+        (["search", "--storage", "sqlite:////proc/none/x.db"], "storage sqlite:////proc/none/x.db cannot be opened"),
+        (["search", "--storage", "postgresql://me:secret@127.0.0.1:9/x"], "storage postgresql://me:***@127.0.0.1:9/x"),
+        (["search", "--storage", "here.db"], "give sqlite:///FILE"),
+        (["search", "--shot", "500"], "--shot 500 + --query 15 needs 515: lower one of them"),
+        (["search", "--way", "12"], "has 8 classes, but --way 12"),
+        (["search", "--way", "1"], "--way 1: at least 2 is needed"),
+        (["search", "--trials", "0"], "--trials 0"),
+        (["search", "--budget", "many"], "budget 'many'"),
+        (["search", "--time-budget", "12 parsecs"], "time '12 parsecs'"),
+        (["search", "--pruner", "halvin"], "unknown pruner 'halvin'; did you mean 'halving'"),
+        (["search", "--workers", "no"], "--workers"),
+        (["serch"], "serch"),
+        (["export", "nothing"], "no studies yet"),
+        (["train", "nothing.toml"], "nothing.toml: cannot be read"),
+        (["train", "tiny.toml"], "not a recipe"),
+        (["evaluate", "nowhere"], "no checkpoint there"),
+        (["dashboard"], "no studies yet"),
+        (["spaces", "few-shot"], "did you mean 'few_shot'"),
+    ],
+)
+def test_what_is_wrong_is_one_line_and_exit_code_2_and_nothing_is_written(
+    folder: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path_factory: pytest.TempPathFactory,
+    arguments: list[str],
+    says: str,
+) -> None:
+    monkeypatch.setenv("AUTOMETA_CACHE", str(tmp_path_factory.mktemp("empty-cache")))
+    (folder / "one" / "cat").mkdir(parents=True)
+    (folder / "one" / "cat" / "1.png").write_bytes(b"")
+    (folder / "cut").mkdir()
+    (folder / "cut" / "cifar100.zip").write_bytes(b"PK\x03\x04 and then the line broke")
+    (folder / "typo.toml").write_text(TINY.replace("choices", "choises", 1))
+    (folder / "when.toml").write_text(TINY + 'when = { lerner = "prototypical" }\n')
+    (folder / "low.toml").write_text(TINY + '[parameters."conv.depth"]\nlow = 2\nhigh = 1\n')
+    (folder / "alien.toml").write_text(TINY.replace("conv.width", "conv.widht"))
+    before = sorted(p.name for p in folder.iterdir())
+    code, out, err = run(capsys, monkeypatch, *arguments)
+    assert code == 2
+    assert says in err
+    assert err.count("\n") == 1
+    assert err.startswith("error: ")
+    assert "secret" not in err
+    assert not out
+    assert sorted(p.name for p in folder.iterdir()) == before
+
+
+def test_lists_show_what_there_is(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code, out, _ = run(capsys, monkeypatch, "datasets")
+    assert code == 0
+    for word in ("digits", "embedded", "cifar-fs", "64/16/20", "fc100", "omniglot", "mnist"):
+        assert word in out
+    code, out, _ = run(capsys, monkeypatch, "spaces")
+    assert "few_shot" in out
+    code, out, _ = run(capsys, monkeypatch, "spaces", "tiny.toml")
+    assert "conv.width" in out
+    assert "valid, 2 parameters" in out
+    code, out, _ = run(capsys, monkeypatch, "studies")
+    assert code == 0
+    code, out, _ = run(capsys, monkeypatch, "--version")
+    assert out.startswith("autometa 0.")
+
+
+def test_from_a_search_to_an_evaluated_model_as_the_readme_has_it(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code, out, _ = run(
+        capsys, monkeypatch, "search", "--space", "tiny.toml", "--trials", "3", "--budget", "60", "--json"
+    )
+    assert code == 0
+    events = [json.loads(line) for line in out.splitlines()]
+    assert events[0]["event"] == "SearchStarted"
+    won = events[-1]["winner"]
+    assert won["validation"]["mean"] > 0.3
+
+    code, out, _ = run(capsys, monkeypatch, "export", "digits-5w1s-tiny", "--top", "2", "-o", "best.json")
+    assert code == 0
+    recipes = read_recipes(folder / "best.json")
+    assert len(recipes) == 2
+    assert recipes[0].provenance["trial"] == won["trial"]
+    assert recipes[0].provenance["meta_test"] == won["test"]
+    assert recipes[0].budget == parse_budget("60")
+    code, out, _ = run(capsys, monkeypatch, "export", "digits-5w1s-tiny", "-o", "best.toml")
+    assert read_recipes(folder / "best.toml") == recipes[:1]
+
+    code, out, _ = run(capsys, monkeypatch, "train", "best.toml", "-o", "model", "--json")
+    assert code == 0
+    record = json.loads(out)
+    trained = record["curve"][-1]["accuracy"]
+    chosen = recipes[0].provenance["validation"]
+    assert abs(trained["mean"] - chosen["mean"]) <= trained["half_width"] + chosen["half_width"]
+
+    code, out, _ = run(capsys, monkeypatch, "evaluate", "model", "--episodes", "200", "--json")
+    tested = json.loads(out)
+    assert (tested["split"], tested["episodes"]) == ("test", 200)
+    assert abs(tested["mean"] - won["test"]["mean"]) <= tested["half_width"] + won["test"]["half_width"]
+
+    code, out, err = run(capsys, monkeypatch, "train", "best.toml", "-o", "model", "--seed", "9")
+    assert code == 2
+    assert "another seed" in err
+    code, out, _ = run(capsys, monkeypatch, "train", "best.toml", "-o", "model")
+    assert code == 0, "training again what is trained is no work and no error"
+
+    code, out, _ = run(capsys, monkeypatch, "studies")
+    assert out.count("digits-5w1s-tiny") == 2, "once archived, once in the storage"
+
+
+def test_a_recipe_that_does_not_fit_says_where(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good = (
+        'format = "autometa-recipe/1"\n[[recipe]]\ndataset = "digits"\n'
+        "episodes = { way = 5, shot = 1, query = 5 }\nbudget = { steps = 2 }\n"
+        '[recipe.config]\nlearner = "prototypical"\n'
+    )
+    for old, new, says in (
+        ("way = 5", "way = 1", "recipe 1: episodes.way"),
+        ('"prototypical"', '"protypical"', "unknown learner 'protypical'; did you mean 'prototypical'"),
+        ('learner = "prototypical"', "prototypical.temprature = 1.0", "did you mean 'prototypical.temperature'"),
+        ("dataset =", "data =", "dataset"),
+    ):
+        (folder / "r.toml").write_text(good.replace(old, new))
+        code, _, err = run(capsys, monkeypatch, "train", "r.toml")
+        assert code == 2
+        assert says in err
+        assert not (folder / "runs").exists()
+
+
+def test_the_dashboard_answers_on_loopback(folder: Path) -> None:
+    import urllib.request
+
+    from autometa.study.storage import open_storage
+    from tests.study.test_search import environment
+
+    open_storage("sqlite:///runs/autometa.db")
+    arguments = [sys.executable, "-m", "autometa", "dashboard", "--port", "0"]
+    process = subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True, env=environment())
+    try:
+        assert process.stderr is not None
+        url = next(word for word in process.stderr.readline().split() if word.startswith("http"))
+        assert url.startswith("http://127.0.0.1:")
+        assert "Optuna Dashboard" in urllib.request.urlopen(url, timeout=10).read().decode()
+    finally:
+        process.kill()

@@ -1,0 +1,72 @@
+"""The archive: what is written comes back, and what is broken is named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from autometa.errors import AutometaError
+from autometa.priors import archive
+from autometa.records import (
+    Accuracy,
+    Budget,
+    Confirmation,
+    EpisodeSpec,
+    RungReport,
+    StudyRecord,
+    TrialConfig,
+    TrialRecord,
+)
+
+SCORE = Accuracy(mean=0.61, half_width=0.02, episodes=100, seed=3)
+STUDY = StudyRecord(
+    name="digits-5w1s",
+    dataset="digits",
+    dataset_fingerprint="ab",
+    episodes=EpisodeSpec(way=4, shot=2, query=7),
+    space="few_shot",
+    space_version="12345678",
+    budget=Budget(steps=30, teraflops=0.5),
+    seed=6,
+    pruner="halving",
+    confirmed=[Confirmation(trial=1, validation=SCORE)],
+)
+TRIALS = [
+    TrialRecord(
+        number=1,
+        state="pruned",
+        config=TrialConfig(values={"learner": "maml", "maml.first_order": True, "maml.inner_rate": 0.25}),
+        curve=[RungReport(rung=2, accuracy=SCORE, steps=12, seconds=3.5)],
+    ),
+    TrialRecord(number=4, state="fail", config=TrialConfig(values={}), reason="diverged: loss is nan"),
+]
+
+
+def test_a_study_comes_back_as_it_was_and_is_replaced_as_a_whole(tmp_path: Path) -> None:
+    archive.write(tmp_path, STUDY, TRIALS[:1])
+    folder = archive.write(tmp_path, STUDY, TRIALS)
+    past = archive.read(folder)
+    assert past.study == STUDY
+    assert list(past.trials) == TRIALS
+    assert [p.name for p in tmp_path.iterdir()] == ["digits-5w1s"]
+    assert list(archive.list_archives(tmp_path)) == [folder]
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "says"),
+    [
+        ("study.toml", "name = ", "study.toml: not valid TOML"),
+        ("study.toml", 'format = "other/1"', "format is not 'autometa-study/1'"),
+        ("study.toml", 'format = "autometa-study/1"\nname = "x"', "study.toml: dataset"),
+        ("trials.jsonl", '{"number": 1\n', "line 1: not valid JSON"),
+        ("trials.jsonl", '{"number": -1, "state": "pruned", "config": {"values": {}}}', "line 1: number"),
+    ],
+)
+def test_a_broken_archive_is_named_by_file_and_field(tmp_path: Path, file: str, text: str, says: str) -> None:
+    folder = archive.write(tmp_path, STUDY, TRIALS)
+    (folder / file).write_text(text)
+    with pytest.raises(AutometaError) as caught:
+        archive.read(folder)
+    assert says in str(caught.value)
+    assert "\n" not in str(caught.value)

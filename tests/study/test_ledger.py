@@ -1,0 +1,150 @@
+"""The study's books: states, live values, recovery, and nothing counted twice."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import optuna
+import pytest
+from optuna.trial import TrialState
+
+from autometa.records import Accuracy, RungReport, TrialConfig, TrialRecord
+from autometa.space.parameters import Choice, Range
+from autometa.space.space import SearchSpace
+from autometa.study.events import Event, RungReached, TrialEnded, TrialStarted
+from autometa.study.ledger import MAX_ATTEMPTS, Ledger, ended, record_of
+
+SPACE = SearchSpace("s", (Choice("learner", ("a", "b")), Range("a.rate", 0.1, 1.0, when={"learner": ("a",)})))
+
+
+def report(rung: int, mean: float) -> RungReport:
+    accuracy = Accuracy(mean=mean, half_width=0.02, episodes=50, seed=4)
+    return RungReport(rung=rung, accuracy=accuracy, steps=10 * rung, seconds=1.5 * rung)
+
+
+def record(number: int, reason: str | None = None) -> TrialRecord:
+    return TrialRecord(
+        number=number,
+        state="fail" if reason else "complete",
+        config=TrialConfig(values={}),
+        reason=reason,
+        facts={"parameters": 12},
+    )
+
+
+@pytest.fixture
+def study() -> optuna.Study:
+    pruner = optuna.pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=3)
+    return optuna.create_study(direction="maximize", sampler=optuna.samplers.RandomSampler(seed=3), pruner=pruner)
+
+
+def make_ledger(study: optuna.Study, folder: Path, events: list[Event] | None = None) -> Ledger:
+    return Ledger(
+        study, SPACE, rungs=3, seed=100, folder=folder, on_event=(events if events is not None else []).append
+    )
+
+
+def checkpoint(folder: Path, curve: list[RungReport]) -> None:
+    folder.mkdir(parents=True)
+    facts = {"format": "autometa-checkpoint/1", "curve": [r.model_dump() for r in curve]}
+    (folder / "checkpoint.json").write_text(json.dumps(facts))
+
+
+def test_every_report_is_in_the_study_when_it_is_made(study: optuna.Study, tmp_path: Path) -> None:
+    ledger = make_ledger(study, tmp_path)
+    asked = ledger.ask()
+    assert asked.seed == 100
+    ledger.report(asked.number, report(1, 0.4))
+    assert study.trials[0].state == TrialState.RUNNING
+    assert study.trials[0].intermediate_values == {1: 0.4}
+
+
+def test_complete_pruned_and_fail_are_told_apart(study: optuna.Study, tmp_path: Path) -> None:
+    events: list[Event] = []
+    ledger = make_ledger(study, tmp_path, events)
+    good, bad, broken = ledger.ask(), ledger.ask(), ledger.ask()
+    assert not ledger.report(good.number, report(1, 0.9))
+    assert ledger.report(bad.number, report(1, 0.3))
+    ledger.end(bad.number, record=None)
+    for rung in (2, 3):
+        ledger.report(good.number, report(rung, 0.9))
+    ledger.end(good.number, record=record(good.number))
+    ledger.end(broken.number, record=record(broken.number, "diverged: loss is nan at step 3"))
+    assert [t.state.name for t in study.trials] == ["COMPLETE", "PRUNED", "FAIL"]
+    assert study.trials[0].value == 0.9
+    assert study.trials[2].user_attrs["fail_reason"] == "diverged: loss is nan at step 3"
+    assert record_of(study.trials[0]).facts == {"parameters": 12}
+    assert [type(e) for e in events].count(TrialEnded) == 3
+    assert [type(e) for e in events].count(RungReached) == 4
+
+
+def test_a_repeated_report_is_written_once(study: optuna.Study, tmp_path: Path) -> None:
+    events: list[Event] = []
+    ledger = make_ledger(study, tmp_path, events)
+    asked = ledger.ask()
+    for _ in range(2):
+        ledger.report(asked.number, report(1, 0.5))
+    assert len(study.trials[0].user_attrs["curve"]) == 1
+    assert [type(e) for e in events].count(RungReached) == 1
+
+
+def test_a_dead_drivers_trial_comes_back_with_its_values_seed_folder_and_curve(
+    study: optuna.Study, tmp_path: Path
+) -> None:
+    dead = make_ledger(study, tmp_path)
+    asked = dead.ask()
+    curve = [report(1, 0.4), report(2, 0.6)]
+    checkpoint(tmp_path / asked.folder, curve)  # the last report had not reached the study
+    dead.report(asked.number, curve[0])
+
+    events: list[Event] = []
+    alive = make_ledger(study, tmp_path, events)
+    assert alive.recover(died=True) == [asked.number]
+    assert ended(study) == []
+    again = alive.ask()
+    assert (again.values, again.seed, again.folder) == (asked.values, asked.seed, asked.folder)
+    assert again.number != asked.number
+    assert study.trials[again.number].intermediate_values == {1: 0.4, 2: 0.6}
+    started = next(e for e in events if isinstance(e, TrialStarted))
+    assert (started.continues, started.rung) == (asked.number, 2)
+    alive.report(again.number, report(3, 0.7))
+    alive.end(again.number, record=record(again.number))
+    assert [t.number for t in ended(study)] == [again.number]
+    assert not study.get_trials(states=[TrialState.RUNNING, TrialState.WAITING])
+
+
+def test_recovering_twice_enqueues_once(study: optuna.Study, tmp_path: Path) -> None:
+    """As after a crash between the new entry and the closing of the old one."""
+    ledger = make_ledger(study, tmp_path)
+    old = ledger.ask()
+    study.enqueue_trial(old.values, user_attrs={"continues": old.number})
+    ledger.recover(died=True)
+    assert len(study.get_trials(states=[TrialState.WAITING])) == 1
+
+
+def test_a_trial_that_dies_with_every_driver_is_given_up(study: optuna.Study, tmp_path: Path) -> None:
+    for _ in range(MAX_ATTEMPTS):
+        ledger = make_ledger(study, tmp_path)
+        ledger.recover(died=True)
+        ledger.ask()
+    make_ledger(study, tmp_path).recover(died=True)
+    assert not study.get_trials(states=[TrialState.WAITING, TrialState.RUNNING])
+    assert [t.user_attrs["fail_reason"] for t in ended(study)] == ["interrupted 3 times"]
+
+
+def test_a_clean_interruption_is_not_an_attempt(study: optuna.Study, tmp_path: Path) -> None:
+    for _ in range(2 * MAX_ATTEMPTS):
+        ledger = make_ledger(study, tmp_path)
+        ledger.ask()
+        ledger.recover(died=False)
+    assert len(study.get_trials(states=[TrialState.WAITING])) == 1
+
+
+def test_nothing_but_failures_is_hopeless(study: optuna.Study, tmp_path: Path) -> None:
+    ledger = make_ledger(study, tmp_path)
+    for _ in range(6):
+        assert ledger.hopeless_reason is None
+        asked = ledger.ask()
+        ledger.end(asked.number, record=record(asked.number, "out of GPU memory"))
+    assert ledger.hopeless_reason == "out of GPU memory"

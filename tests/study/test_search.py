@@ -1,0 +1,232 @@
+"""The search itself, with real Ray workers and real training, small enough for a test."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import filelock
+import optuna
+import psutil
+import pytest
+from optuna.trial import FrozenTrial, TrialState
+
+import autometa
+from autometa.errors import ConfigError, StudyError
+from autometa.priors import archive
+from autometa.records import parse_budget
+from autometa.study import search as study_search
+from autometa.study.ledger import ended
+
+SPACE = """
+name = "tiny"
+[parameters.learner]
+choices = ["prototypical", "pretrain"]
+[parameters.backbone]
+choices = ["conv"]
+[parameters."conv.depth"]
+choices = [1, 2]
+[parameters."conv.width"]
+choices = [4, 8]
+[parameters.outer_rate]
+low = 1e-3
+high = 1e-2
+log = true
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tiny.toml").write_text(SPACE)
+    return tmp_path
+
+
+def command(*extra: str) -> list[str]:
+    base = [sys.executable, "-m", "autometa", "search", "--space", "tiny.toml", "--study", "t", "--shot", "1"]
+    return [*base, *extra]
+
+
+def environment() -> dict[str, str]:
+    root = str(Path(autometa.__file__).resolve().parents[1])
+    return {**os.environ, "PYTHONPATH": root}
+
+
+def trials(folder: Path) -> list[FrozenTrial]:
+    file = folder / "runs" / "autometa.db"
+    if not file.is_file():
+        return []
+    try:
+        return optuna.load_study(study_name="t", storage=f"sqlite:///{file}").get_trials()
+    except KeyError:
+        return []
+
+
+def wait_for(condition: Callable[[], bool], process: subprocess.Popen, seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not happen in time"
+        assert process.poll() is None, "the search ended early"
+        time.sleep(0.2)
+
+
+def in_the_middle(folder: Path) -> bool:
+    """One trial is over, and another has reported and not ended."""
+    now = trials(folder)
+    over = [t for t in now if t.state in (TrialState.COMPLETE, TrialState.PRUNED)]
+    half = [t for t in now if t.state == TrialState.RUNNING and t.intermediate_values]
+    return bool(over and half)
+
+
+def test_a_search_from_the_first_proposal_to_the_archive(folder: Path) -> None:
+    result = autometa.search(
+        space=folder / "tiny.toml", study="t", trials=8, budget=parse_budget("45"), seed=5, validation_episodes=20
+    )
+    states = [t.state for t in result.trials]
+    assert len(states) == 8
+    assert "complete" in states
+    assert "pruned" in states
+    assert result.winner is not None
+    assert result.winner.validation.low > 0.2, "clearly above chance"
+    assert result.winner.validation.episodes == 600
+    assert result.winner.test is not None
+    assert result.winner.validation.mean == max(c.validation.mean for c in result.study.confirmed)
+    assert [c.test is not None for c in result.study.confirmed].count(True) == 1, "meta-test is touched once"
+
+    past = archive.read(folder / "studies" / "t")
+    assert len(past.trials) == 8
+    assert past.study.space_version == result.study.space_version
+    complete = next(t for t in past.trials if t.state == "complete")
+    assert [r.rung for r in complete.curve] == list(range(1, 10))
+    assert not (folder / "runs" / "t" / "tune").exists()
+
+    again = autometa.search(space=folder / "tiny.toml", study="t", trials=8, budget=parse_budget("45"), seed=5)
+    assert again.winner == result.winner, "a finished search runs and measures nothing again"
+    with pytest.raises(StudyError, match="exists with another seed"):
+        autometa.search(space=folder / "tiny.toml", study="t", trials=8, seed=6)
+    with pytest.raises(StudyError, match=r"exists with another (dataset|episodes)"):
+        autometa.search(space=folder / "tiny.toml", study="t", trials=8, seed=5, way=4)
+
+
+def test_the_same_seed_and_one_worker_give_the_same_search(folder: Path) -> None:
+    found = []
+    for name in ("a", "b"):
+        (folder / name).mkdir()
+        result = autometa.search(
+            space=folder / "tiny.toml",
+            trials=4,
+            budget=parse_budget("18"),
+            workers=1,
+            seed=3,
+            runs=folder / name / "runs",
+            archives=folder / name / "studies",
+            validation_episodes=20,
+        )
+        found.append([(t.config, t.state, [(r.rung, r.accuracy, r.steps) for r in t.curve]) for t in result.trials])
+        found[-1].append(result.winner)
+    assert found[0] == found[1]
+
+
+def test_a_driver_killed_in_the_middle_loses_nothing(folder: Path) -> None:
+    arguments = command("--trials", "5", "--budget", "900")
+    first = subprocess.Popen(arguments, cwd=folder, env=environment(), stdout=subprocess.DEVNULL)
+    wait_for(lambda: in_the_middle(folder), first)
+    first.send_signal(signal.SIGKILL)
+    first.wait()
+    before = trials(folder)
+    over = {t.number: (t.state, t.values, t.intermediate_values) for t in before if t.state != TrialState.RUNNING}
+    cut = {t.number for t in before if t.state == TrialState.RUNNING}
+    assert cut
+
+    second = subprocess.run(arguments, cwd=folder, env=environment(), capture_output=True, text=True, timeout=180)
+    assert second.returncode == 0, second.stderr
+    after = trials(folder)
+    assert not [t for t in after if t.state in (TrialState.RUNNING, TrialState.WAITING)]
+    for number, facts in over.items():
+        if facts[0] != TrialState.WAITING:
+            assert (after[number].state, after[number].values, after[number].intermediate_values) == facts
+    study = optuna.load_study(study_name="t", storage=f"sqlite:///{folder / 'runs' / 'autometa.db'}")
+    assert len(ended(study)) == 5, "interrupted trials are counted once"
+    continued = {t.user_attrs["continues"]: t for t in after if "continues" in t.user_attrs}
+    assert set(continued) == cut
+    with_curve = [n for n in cut if before[n].intermediate_values]
+    assert with_curve
+    for number in with_curve:
+        old, new = before[number], continued[number]
+        assert new.params == old.params
+        assert old.intermediate_values.items() <= new.intermediate_values.items(), "it went on from its checkpoint"
+        assert f"continues trial {number} from rung" in second.stdout
+
+
+def test_ctrl_c_stops_cleanly_and_says_how_to_go_on(folder: Path) -> None:
+    arguments = command("--trials", "5", "--budget", "900")
+    process = subprocess.Popen(arguments, cwd=folder, env=environment(), stdout=subprocess.PIPE, text=True)
+    wait_for(lambda: in_the_middle(folder), process)
+    process.send_signal(signal.SIGINT)
+    output = process.communicate(timeout=60)[0]
+    assert process.returncode == 130
+    assert "the same command continues it" in output.splitlines()[-1]
+    assert not [t for t in trials(folder) if t.state == TrialState.RUNNING]
+    assert [t for t in trials(folder) if t.state == TrialState.WAITING]
+
+
+def test_a_killed_worker_costs_its_trial_nothing_but_time(folder: Path) -> None:
+    arguments = command("--trials", "3", "--budget", "900", "--pruner", "none")
+    process = subprocess.Popen(arguments, cwd=folder, env=environment(), stdout=subprocess.DEVNULL)
+    wait_for(lambda: any(t.intermediate_values for t in trials(folder)), process)
+    workers = [p for p in psutil.Process(process.pid).children(recursive=True) if "ray::" in " ".join(p.cmdline()[:1])]
+    assert workers
+    workers[0].kill()
+    assert process.wait(timeout=180) == 0
+    after = trials(folder)
+    assert [t.state for t in after] == [TrialState.COMPLETE] * 3
+    assert all(sorted(t.intermediate_values) == list(range(1, 10)) for t in after)
+
+
+def test_a_diverging_trial_fails_with_its_reason_and_the_search_goes_on(folder: Path) -> None:
+    text = SPACE.replace("low = 1e-3\nhigh = 1e-2\nlog = true", "choices = [1e-2, 1e37]")
+    text += '[parameters.optimizer]\nchoices = ["sgd"]\n[parameters.clip_norm]\nchoices = [1e37]\n'
+    common = {"backbone": "conv", "conv.depth": 1, "conv.width": 4, "optimizer": "sgd", "clip_norm": 1e37}
+    for rate in (1e37, 1e-2):
+        values = {"learner": "pretrain", **common, "outer_rate": rate}
+        text += "\n[[start]]\n" + "\n".join(f"{k!r} = {json.dumps(v)}" for k, v in values.items())
+    (folder / "tiny.toml").write_text(text)
+    result = autometa.search(
+        space=folder / "tiny.toml", study="t", trials=2, budget=parse_budget("18"), validation_episodes=20
+    )
+    states = {t.config.values["outer_rate"]: (t.state, t.reason) for t in result.trials}
+    assert states[1e37][0] == "fail"
+    assert "diverged" in str(states[1e37][1])
+    assert states[1e-2] == ("complete", None)
+    assert result.winner is not None
+
+
+def test_a_second_driver_is_turned_away(folder: Path) -> None:
+    (folder / "runs" / "t").mkdir(parents=True)
+    with filelock.FileLock(folder / "runs" / "t" / "lock"), pytest.raises(StudyError, match="another process"):
+        autometa.search(space=folder / "tiny.toml", study="t", trials=1)
+
+
+def test_a_gpu_that_is_not_there_is_one_line_and_nothing_is_written(folder: Path) -> None:
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    with pytest.raises(ConfigError, match="--gpus-per-trial 1: this cluster has no GPUs"):
+        autometa.search(space=folder / "tiny.toml", gpus_per_trial=1)
+    assert not (folder / "runs").exists()
+
+
+def test_the_budget_of_a_trial_fits_the_time_given() -> None:
+    from autometa.study.bridge import Share
+
+    plan = type("Plan", (), {"trials": 10, "ref": None})()
+    budget = study_search._budget(plan, Share(workers=2, gpus=0), 600)
+    assert budget.seconds is not None
+    assert 10 * 0.65 * budget.seconds / 2 < 600
