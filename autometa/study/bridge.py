@@ -101,6 +101,13 @@ def _start_local(workers: int | None, quiet: dict[str, Any]) -> None:
                 del os.environ[name]
 
 
+def require_local_gpus(gpus_per_trial: float) -> None:
+    """Raise `ConfigError` where this machine has fewer GPUs, before anything is started or written."""
+    import torch
+
+    _check_gpus(gpus_per_trial, torch.cuda.device_count())
+
+
 def share_out(workers: int | None, gpus_per_trial: float | None) -> Share:
     """Decide workers and GPU share from what was asked for and what the cluster has.
 
@@ -118,6 +125,13 @@ def share_out(workers: int | None, gpus_per_trial: float | None) -> Share:
         gpus_per_trial = 0.0 if not gpus else 1.0 if not workers else 1 / max(1, -(-workers // gpus))
     most = int(gpus / gpus_per_trial + 1e-9) if gpus_per_trial else cpus
     return Share(workers=min(workers or most, max(1, most)), gpus=gpus_per_trial)
+
+
+def _check_gpus(gpus_per_trial: float, gpus: int) -> None:
+    if gpus_per_trial > gpus:
+        raise ConfigError(
+            f"--gpus-per-trial {gpus_per_trial:g}: there are {gpus} GPUs; leave it out to use what there is"
+        )
 
 
 def run_trials(

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import filelock
 import optuna
+from optuna.storages import BaseStorage
 
 from autometa.data import catalog
 from autometa.data.dataset import FewShotDataset
@@ -36,7 +37,7 @@ from autometa.study import bridge, confirm, settings
 from autometa.study.events import Confirmed, Confirming, OnEvent, SearchStarted, Warned, ignore
 from autometa.study.ledger import Asked, Ledger, ended, record_of
 from autometa.study.pruning import make_pruner, make_sampler
-from autometa.study.storage import RUNS, default_url, masked, open_storage, storage_exists
+from autometa.study.storage import RUNS, default_url, masked, open_storage
 from autometa.trial.job import DatasetRef, Job
 
 DEFAULT_TRIALS = 16
@@ -81,7 +82,8 @@ class _Plan:
     pruner: str
     trials: int
     deadline: float | None
-    storage: str
+    url: str
+    storage: BaseStorage
     runs: Path
     name: str
     validation_episodes: int
@@ -151,6 +153,7 @@ def search(
         deadline=started + time_budget if time_budget else None,
         storage=storage or default_url(Path(runs)),
         pruner=pruner,
+        gpus=None if address else gpus_per_trial,
         seed=seed,
         data_root=data_root,
         image_size=image_size,
@@ -176,6 +179,7 @@ def _check(
     deadline: float | None,
     storage: str,
     pruner: str,
+    gpus: float | None,
     seed: int,
     data_root: str | Path | None,
     image_size: int | None,
@@ -184,7 +188,9 @@ def _check(
 ) -> _Plan:
     if trials < 1:
         raise ConfigError(f"--trials {trials}: at least one is needed")
-    make_pruner(pruner, 9)
+    make_pruner(pruner, rungs=9)
+    if gpus:
+        bridge.require_local_gpus(gpus)
     if not is_shipped:
         from autometa.trial.build import check_space  # loads torch, so not for a space that has its test
 
@@ -205,7 +211,8 @@ def _check(
         pruner=pruner,
         trials=trials,
         deadline=deadline,
-        storage=storage,
+        url=storage,
+        storage=open_storage(storage),
         runs=runs,
         name=study or _study_name(data.name, spec, space, seed),
         validation_episodes=validation_episodes,
@@ -237,13 +244,10 @@ def _study_name(dataset: str, spec: EpisodeSpec, space: SearchSpace, seed: int) 
 
 
 def _existing(plan: _Plan) -> StudyRecord | None:
-    if not storage_exists(plan.storage):
-        return None
-    storage = open_storage(plan.storage)
-    names = [summary.study_name for summary in storage.get_all_studies()]
+    names = [summary.study_name for summary in plan.storage.get_all_studies()]
     if plan.name not in names:
         return None
-    return settings.read(optuna.load_study(study_name=plan.name, storage=storage))
+    return settings.read(optuna.load_study(study_name=plan.name, storage=plan.storage))
 
 
 def _study_record(plan: _Plan, budget: Budget, share: bridge.Share | None = None) -> StudyRecord:
@@ -281,7 +285,7 @@ def _open_study(plan: _Plan, share: bridge.Share, time_budget: float | None) -> 
     record = existing or _study_record(plan, plan.budget or _budget(plan, share, time_budget), share)
     study = optuna.create_study(
         study_name=plan.name,
-        storage=open_storage(plan.storage),
+        storage=plan.storage,
         direction="maximize",
         load_if_exists=True,
         pruner=make_pruner(plan.pruner, record.budget.rungs),
@@ -320,7 +324,7 @@ def _run(plan: _Plan, study: optuna.Study, share: bridge.Share, archives: Path, 
     trials = tuple(record_of(t) for t in ended(study))
     won = None if interrupted else _confirm(plan, study, trials, share, on_event)
     where = archive.write(archives, settings.read(study), trials) if won else None
-    return SearchResult(settings.read(study), trials, won, interrupted, where, plan.storage)
+    return SearchResult(settings.read(study), trials, won, interrupted, where, plan.url)
 
 
 def _started(plan: _Plan, study: optuna.Study, share: bridge.Share, record: StudyRecord) -> SearchStarted:
@@ -334,7 +338,7 @@ def _started(plan: _Plan, study: optuna.Study, share: bridge.Share, record: Stud
         workers=share.workers,
         gpus_per_trial=share.gpus,
         deadline_seconds=plan.deadline - time.monotonic() if plan.deadline else None,
-        storage=masked(plan.storage),
+        storage=masked(plan.url),
     )
 
 

@@ -61,11 +61,11 @@ def test_a_step_that_crosses_several_rungs_is_reported_once(digits: FewShotDatas
 
 def test_a_budget_in_operations_ends_large_networks_earlier(digits: FewShotDataset) -> None:
     small, large = (
-        make_training(digits, Budget(steps=500, teraflops=1e-3, rungs=2), kind=k) for k in ("conv", "resnet12")
+        make_training(digits, Budget(steps=500, teraflops=1e-4, rungs=2), kind=k) for k in ("conv", "resnet12")
     )
     ends = [[r.steps for r in t.rungs()][-1] for t in (small, large)]
     assert 2 <= ends[1] < ends[0] < 500
-    again = make_training(digits, Budget(steps=500, teraflops=1e-3, rungs=2), kind="conv")
+    again = make_training(digits, Budget(steps=500, teraflops=1e-4, rungs=2), kind="conv")
     assert [r.steps for r in again.rungs()][-1] == ends[0]
 
 

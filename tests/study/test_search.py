@@ -218,7 +218,7 @@ def test_a_gpu_that_is_not_there_is_one_line_and_nothing_is_written(folder: Path
 
     if torch.cuda.is_available():
         pytest.skip("this machine has a GPU")
-    with pytest.raises(ConfigError, match="--gpus-per-trial 1: this cluster has no GPUs"):
+    with pytest.raises(ConfigError, match="--gpus-per-trial 1: there are 0 GPUs"):
         autometa.search(space=folder / "tiny.toml", gpus_per_trial=1)
     assert not (folder / "runs").exists()
 
