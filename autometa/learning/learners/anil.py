@@ -15,8 +15,7 @@ class Anil(EpisodicLearner):
     """Raghu et al. 2020, Rapid learning or feature reuse? Towards understanding the effectiveness of MAML.
 
     The head is softmax regression, whose gradient is written out, so all tasks adapt in one batch and
-    second derivatives come exactly by back-propagation through it. As in `Maml`, the head starts from one
-    vector shared by all classes.
+    second derivatives come exactly by back-propagation through it. As in `Maml`, the head starts from zero.
 
     Args:
         inner_rate: step size of the inner loop.
@@ -39,9 +38,6 @@ class Anil(EpisodicLearner):
         if not 1 <= inner_steps <= 256:
             raise ConfigError(f"anil.inner_steps = {inner_steps}: it may be 1 … 256")
         self.backbone = backbone
-        features: int = backbone.features  # type: ignore[assignment]
-        self.head_weight = nn.Parameter(torch.zeros(features))
-        self.head_bias = nn.Parameter(torch.zeros(()))
         self.rates = nn.Parameter(torch.full((inner_steps,), float(inner_rate)), requires_grad=learned_rates)
 
     def loss(self, episodes: EpisodeBatch) -> tuple[Tensor, dict[str, Tensor]]:
@@ -58,9 +54,8 @@ class Anil(EpisodicLearner):
 
     def _adapted_head(self, support: Tensor, labels: Tensor, way: int) -> tuple[Tensor, Tensor]:
         """Head weight [B, N, D] and bias [B, N] after the inner steps."""
-        batch, images, _ = support.shape
-        weight = self.head_weight.expand(batch, way, -1)
-        bias = self.head_bias.expand(batch, way)
+        batch, images, features = support.shape
+        weight, bias = support.new_zeros(batch, way, features), support.new_zeros(batch, way)
         target = F.one_hot(labels, way).to(support.dtype)  # (B, N·K, N)
         for rate in self.rates:
             scores = torch.baddbmm(bias[:, None], support, weight.mT)

@@ -18,10 +18,12 @@ Weights = dict[str, Tensor]
 class Maml(Learner):
     """Finn, Abbeel & Levine 2017, Model-agnostic meta-learning.
 
-    The head starts from one vector shared by all classes (Ye & Chao 2022, How to train your MAML to
-    excel), so the order of class labels does not matter and any way can be evaluated. Tasks are taken one
-    by one, each with its own backward pass: memory is that of one task, and on a CPU this is also faster
-    than batching the adapted weights.
+    The head starts from zero, so the order of class labels does not matter and any way can be evaluated.
+    (One learned vector for all classes, as in Ye & Chao 2022, How to train your MAML to excel, is the same
+    thing: a softmax does not see what its scores have in common.) From a zero head no gradient reaches the
+    backbone, so the first inner step moves the head alone, and with one step this is ANIL. Tasks are taken
+    one by one, each with its own backward pass: memory is that of one task, and on a CPU this is also
+    faster than batching the adapted weights.
 
     Args:
         inner_rate: step size of the inner loop.
@@ -49,9 +51,6 @@ class Maml(Learner):
         self.backbone = backbone
         self.inner_steps = inner_steps
         self.first_order = first_order
-        features: int = backbone.features  # type: ignore[assignment]
-        self.head_weight = nn.Parameter(torch.zeros(features))
-        self.head_bias = nn.Parameter(torch.zeros(()))
         rates = torch.full((len(list(backbone.parameters())) + 2,), float(inner_rate))
         self.rates = nn.Parameter(rates, requires_grad=learned_rates)  # one a weight tensor, head last
         self._support_in_query_pass = any(isinstance(m, Norm) and m.mode == "support" for m in backbone.modules())
@@ -83,10 +82,15 @@ class Maml(Learner):
         for step in range(self.inner_steps):
             layout = Layout(tasks=1, support=len(support), step=step)
             loss = F.cross_entropy(self._scores(weights, support, layout), task.support_y[0])
-            gradients = torch.autograd.grad(loss, list(weights.values()), create_graph=create_graph)
-            steps = zip(weights.items(), self.rates, gradients, strict=True)
-            weights = {name: weight - rate * gradient for (name, weight), rate, gradient in steps}
+            weights = weights | self._stepped(weights, loss, create_graph=create_graph, head_only=step == 0)
         return weights
+
+    def _stepped(self, weights: Weights, loss: Tensor, *, create_graph: bool, head_only: bool) -> Weights:
+        """What one gradient step on `loss` makes of all weights, or of the head's."""
+        names = list(weights)[-2:] if head_only else list(weights)
+        gradients = torch.autograd.grad(loss, [weights[name] for name in names], create_graph=create_graph)
+        steps = zip(names, self.rates[-len(names) :], gradients, strict=True)
+        return {name: weights[name] - rate * gradient for name, rate, gradient in steps}
 
     def _logits_without_graph(self, task: EpisodeBatch) -> Tensor:
         with torch.enable_grad():
@@ -96,8 +100,9 @@ class Maml(Learner):
 
     def _initial(self, way: int) -> Weights:
         backbone = {f"backbone.{name}": weight for name, weight in self.backbone.named_parameters()}
-        weight = self.head_weight.expand(way, -1)
-        return {**backbone, "head.weight": weight, "head.bias": self.head_bias.expand(way)}
+        features: int = self.backbone.features  # type: ignore[assignment]
+        weight = self.rates.new_zeros(way, features, requires_grad=True)
+        return {**backbone, "head.weight": weight, "head.bias": self.rates.new_zeros(way, requires_grad=True)}
 
     def _query_scores(self, weights: Weights, task: EpisodeBatch) -> Tensor:
         """[1, N·Q, N]; where the support set gives the statistics it passes through once more."""
