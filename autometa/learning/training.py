@@ -64,6 +64,8 @@ class Training:
     ) -> None:
         if options.schedule not in SCHEDULES:
             raise ConfigError(f"schedule = {options.schedule!r}: {did_you_mean(options.schedule, SCHEDULES)}")
+        if not options.clip_norm > 0:
+            raise ConfigError(f"clip_norm = {options.clip_norm}: it must be positive")
         self.learner = learner
         self.source = source
         self.options = options
@@ -119,7 +121,7 @@ class Training:
             if on_step:
                 on_step(self.steps, self.progress, metrics)
         if self._on_gpu:
-            torch.cuda.synchronize()
+            self._check_finite(metrics)  # a rung is never reached with weights that are not finite
             self.seconds = before + time.perf_counter() - started
 
     def _step(self) -> dict[str, Tensor]:
@@ -129,8 +131,10 @@ class Training:
         self.optimizer.zero_grad(set_to_none=True)
         metrics = self._counted_outer_step() if self._must_count() else self.learner.outer_step(self.source)
         norm = torch.nn.utils.clip_grad_norm_(self.learner.parameters(), self.options.clip_norm)
+        metrics["gradient_norm"] = norm.detach()
         self.steps += 1
-        self._check_finite(metrics["loss"], norm)
+        if not self._on_gpu or self.steps % _STEPS_BETWEEN_CHECKS_ON_GPU == 0:
+            self._check_finite(metrics)
         self.optimizer.step()
         return metrics
 
@@ -147,8 +151,7 @@ class Training:
         self.last_step = min(steps, self.budget.steps or steps)
         return metrics
 
-    def _check_finite(self, loss: Tensor, norm: Tensor) -> None:
-        if self._on_gpu and self.steps % _STEPS_BETWEEN_CHECKS_ON_GPU:
-            return
-        if not (math.isfinite(float(loss)) and math.isfinite(float(norm))):
-            raise DivergedError(f"loss is {float(loss):g} and its gradient's norm {float(norm):g} at step {self.steps}")
+    def _check_finite(self, metrics: dict[str, Tensor]) -> None:
+        loss, norm = float(metrics["loss"]), float(metrics["gradient_norm"])
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            raise DivergedError(f"loss is {loss:g} and its gradient's norm {norm:g} at step {self.steps}")

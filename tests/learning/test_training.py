@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,12 @@ import torch
 
 from autometa.data.dataset import FewShotDataset
 from autometa.data.episodes import EpisodeSampler, ImagePool
-from autometa.errors import CheckpointError, DivergedError
+from autometa.errors import CheckpointError, ConfigError, DivergedError
 from autometa.learning import checkpoints
 from autometa.learning.augment import crop_flip
 from autometa.learning.backbones.conv import Conv
 from autometa.learning.backbones.resnet12 import ResNet12
+from autometa.learning.checkpoint_facts import FACTS
 from autometa.learning.learner import Learner, Setting
 from autometa.learning.learners.maml import Maml
 from autometa.learning.learners.prototypical import Prototypical
@@ -100,19 +102,35 @@ def test_a_diverging_training_says_when(digits: FewShotDataset) -> None:
         list(training.rungs())
 
 
-def test_a_checkpoint_killed_between_its_files_is_the_old_one(digits: FewShotDataset, tmp_path: Path) -> None:
+def test_a_checkpoint_killed_between_its_files_is_the_old_one(
+    digits: FewShotDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     training = make_training(digits, Budget(steps=9, rungs=3))
     rungs = training.rungs()
     next(rungs)
     checkpoints.save(tmp_path, training, extra={})
     next(rungs)
-    checkpoints._write(tmp_path / "step-00000006.safetensors", training)  # and then the process dies
+    replace = os.replace
+
+    def die_before_the_facts(draft: Path, file: Path) -> None:
+        if file.name == FACTS:
+            raise KeyboardInterrupt
+        replace(draft, file)
+
+    monkeypatch.setattr(os, "replace", die_before_the_facts)
+    with pytest.raises(KeyboardInterrupt):
+        checkpoints.save(tmp_path, training, extra={})
+    monkeypatch.undo()
     again = make_training(digits, Budget(steps=9, rungs=3))
     checkpoints.load(tmp_path, again)
     assert again.steps == 3
 
+    checkpoints.save(tmp_path, training, extra={})
+    names = sorted(file.name for file in tmp_path.iterdir())
+    assert len(names) == 2, "what the crash left half written is removed"
 
-@pytest.mark.parametrize("damage", ["cut", "missing", "foreign"])
+
+@pytest.mark.parametrize("damage", ["cut", "flipped", "missing", "foreign", "incomplete"])
 def test_a_damaged_checkpoint_gets_one_clear_line(digits: FewShotDataset, tmp_path: Path, damage: str) -> None:
     training = make_training(digits, Budget(steps=2, rungs=1))
     list(training.rungs())
@@ -120,6 +138,14 @@ def test_a_damaged_checkpoint_gets_one_clear_line(digits: FewShotDataset, tmp_pa
     (tensors,) = tmp_path.glob("*.safetensors")
     if damage == "cut":
         tensors.write_bytes(tensors.read_bytes()[:200])
+    elif damage == "flipped":
+        data = bytearray(tensors.read_bytes())
+        data[-9] ^= 1
+        tensors.write_bytes(data)
+    elif damage == "incomplete":
+        facts = json.loads((tmp_path / FACTS).read_text())
+        del facts["steps"]
+        (tmp_path / FACTS).write_text(json.dumps(facts))
     elif damage == "missing":
         tensors.unlink()
     else:
@@ -136,3 +162,35 @@ def test_a_checkpoint_of_another_model_is_refused(digits: FewShotDataset, tmp_pa
     checkpoints.save(tmp_path, training, extra={})
     with pytest.raises(CheckpointError, match="holds another model"):
         checkpoints.load(tmp_path, make_training(digits, Budget(steps=2, rungs=1), kind="resnet12"))
+
+
+def test_a_folder_that_cannot_be_written_gets_one_clear_line(digits: FewShotDataset, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    training = make_training(digits, Budget(steps=2, rungs=1))
+    with pytest.raises(CheckpointError, match="cannot be written"):
+        checkpoints.save(tmp_path / "file", training, extra={})
+
+
+def test_on_another_kind_of_device_training_goes_on_with_a_new_stream(digits: FewShotDataset, tmp_path: Path) -> None:
+    training = make_training(digits, Budget(steps=4, rungs=2))
+    next(training.rungs())
+    checkpoints.save(tmp_path, training, extra={})
+    facts = json.loads((tmp_path / FACTS).read_text())
+    (tmp_path / FACTS).write_text(json.dumps(facts | {"device": "cuda"}))
+    again = make_training(digits, Budget(steps=4, rungs=2))
+    checkpoints.load(tmp_path, again)
+    assert [r.steps for r in again.rungs()] == [4]
+
+
+def test_counting_operations_changes_nothing_else(digits: FewShotDataset) -> None:
+    plain = make_training(digits, Budget(steps=3, rungs=1), kind="maml")
+    counted = make_training(digits, Budget(steps=3, teraflops=1e3, rungs=1), kind="maml")
+    for training in (plain, counted):
+        list(training.rungs())
+    for name, tensor in plain.learner.state_dict().items():
+        assert torch.equal(tensor, counted.learner.state_dict()[name]), name
+
+
+def test_a_gradient_may_not_be_clipped_to_nothing(digits: FewShotDataset) -> None:
+    with pytest.raises(ConfigError, match="clip_norm = 0"):
+        make_training(digits, Budget(steps=2, rungs=1), clip_norm=0.0)
