@@ -173,7 +173,8 @@ def test_from_a_search_to_an_evaluated_model_as_the_readme_has_it(
     assert code == 0, "training again what is trained is no work and no error"
 
     code, out, _ = run(capsys, monkeypatch, "studies")
-    assert out.count("digits-5w1s-tiny") == 2, "once archived, once in the storage"
+    lines = [line for line in out.splitlines() if line.startswith("digits-5w1s-tiny")]
+    assert len(lines) == 2, "once archived, once in the storage"
 
 
 def test_a_recipe_that_does_not_fit_says_where(

@@ -180,7 +180,11 @@ def test_a_killed_worker_costs_its_trial_nothing_but_time(folder: Path) -> None:
     arguments = command("--trials", "3", "--budget", "900", "--pruner", "none")
     process = subprocess.Popen(arguments, cwd=folder, env=environment(), stdout=subprocess.DEVNULL)
     wait_for(lambda: any(t.intermediate_values for t in trials(folder)), process)
-    workers = [p for p in psutil.Process(process.pid).children(recursive=True) if "ray::" in " ".join(p.cmdline()[:1])]
+    workers = [
+        p
+        for p in psutil.Process(process.pid).children(recursive=True)
+        if "ray::ImplicitFunc" in " ".join(p.cmdline()[:1])
+    ]
     assert workers
     workers[0].kill()
     assert process.wait(timeout=180) == 0
@@ -191,8 +195,9 @@ def test_a_killed_worker_costs_its_trial_nothing_but_time(folder: Path) -> None:
 
 def test_a_diverging_trial_fails_with_its_reason_and_the_search_goes_on(folder: Path) -> None:
     text = SPACE.replace("low = 1e-3\nhigh = 1e-2\nlog = true", "choices = [1e-2, 1e37]")
-    text += '[parameters.optimizer]\nchoices = ["sgd"]\n[parameters.clip_norm]\nchoices = [1e37]\n'
+    text += '[parameters.optimizer]\nchoices = ["sgd"]\n[parameters.norm]\nchoices = ["none"]\n[parameters.clip_norm]\nchoices = [1e37]\n'
     common = {"backbone": "conv", "conv.depth": 1, "conv.width": 4, "optimizer": "sgd", "clip_norm": 1e37}
+    common |= {"norm": "none"}
     for rate in (1e37, 1e-2):
         values = {"learner": "pretrain", **common, "outer_rate": rate}
         text += "\n[[start]]\n" + "\n".join(f"{k!r} = {json.dumps(v)}" for k, v in values.items())
