@@ -112,7 +112,8 @@ def _print_winner(result: SearchResult, storage: str | None) -> None:
 def _count(result: SearchResult) -> str:
     states = [trial.state for trial in result.trials]
     parts = [f"{states.count(state)} {state}" for state in ("complete", "pruned", "fail") if state in states]
-    return f"study {result.study.name}: {len(states)} trials ended ({', '.join(parts) or 'none'})"
+    rest = f", {result.missing} wait for more time" if result.missing else ""
+    return f"study {result.study.name}: {len(states)} trials ended ({', '.join(parts) or 'none'}){rest}"
 
 
 def _facts(result: SearchResult) -> dict[str, Any]:
@@ -122,5 +123,6 @@ def _facts(result: SearchResult) -> dict[str, Any]:
         "winner": result.winner.model_dump() if result.winner else None,
         "winning_trial": result.winning_trial.model_dump() if result.winning_trial else None,
         "trials": len(result.trials),
+        "missing": result.missing,
         "archive": str(result.archive) if result.archive else None,
     }

@@ -63,16 +63,24 @@ class Learner(nn.Module, ABC):
 
 
 class EpisodicLearner(Learner):
-    """A learner whose outer step is the gradient of one loss over a batch of episodes."""
+    """A learner that is trained as it is used: one differentiable function scores the queries of an episode."""
 
     @abstractmethod
+    def scores(self, episodes: EpisodeBatch) -> Tensor:
+        """Adapt to each support set and score its query images: [B, N·Q, N], differentiable."""
+
     def loss(self, episodes: EpisodeBatch) -> tuple[Tensor, dict[str, Tensor]]:
         """The meta-training loss, a scalar averaged over B, and detached scalars worth watching."""
+        return query_loss(self.scores(episodes), episodes)
 
     def outer_step(self, source: TrainingSource) -> dict[str, Tensor]:
         loss, metrics = self.loss(source.episodes())
         loss.backward()
         return {"loss": loss.detach(), **metrics}
+
+    @torch.no_grad()
+    def query_logits(self, episodes: EpisodeBatch) -> Tensor:
+        return self.scores(episodes)
 
 
 def embed(backbone: nn.Module, episodes: EpisodeBatch) -> tuple[Tensor, Tensor]:

@@ -11,6 +11,7 @@ import logging
 import os
 import shutil
 import time
+import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -257,8 +258,15 @@ def _trainable(config: dict[str, Any]) -> None:
         _keep_to_share(job.use_gpu, config["gpus"])
         record = run(job, on_rung=_report, number=config["number"])
     except AutometaError as error:
-        record = TrialRecord(number=config["number"], state="fail", config=job.config, reason=str(error))
+        record = _failed(config["number"], job, str(error))
+    except Exception as error:  # a bug in a learner, perhaps the user's own, ends its trial and not the search
+        traceback.print_exc()
+        record = _failed(config["number"], job, f"{type(error).__name__}: {error}")
     tune.report({"accuracy": record.last.accuracy.mean if record.last else 0.0, "record": record.model_dump_json()})
+
+
+def _failed(number: int, job: Job, reason: str) -> TrialRecord:
+    return TrialRecord(number=number, state="fail", config=job.config, reason=reason)
 
 
 def _report(report: RungReport) -> None:

@@ -53,13 +53,15 @@ _PART_FOR_TRIALS, _START_SECONDS = 0.85, 12.0
 class SearchResult:
     """What a search found.
 
-    `winner` is None when no trial has an accuracy yet; `interrupted` says that Ctrl-C ended it early.
+    `winner` is None when no trial has an accuracy yet; `interrupted` says that Ctrl-C ended it early;
+    `missing` trials have not ended, because the time budget did.
     """
 
     study: StudyRecord
     trials: tuple[TrialRecord, ...]
     winner: Confirmation | None
     interrupted: bool
+    missing: int
     archive: Path | None
     storage: str
 
@@ -324,7 +326,9 @@ def _run(plan: _Plan, study: optuna.Study, share: bridge.Share, archives: Path, 
     trials = tuple(record_of(t) for t in ended(study))
     won = None if interrupted else _confirm(plan, study, trials, share, on_event)
     where = archive.write(archives, settings.read(study), trials) if won else None
-    return SearchResult(settings.read(study), trials, won, interrupted, where, plan.url)
+    return SearchResult(
+        settings.read(study), trials, won, interrupted, max(0, plan.trials - len(trials)), where, plan.url
+    )
 
 
 def _started(plan: _Plan, study: optuna.Study, share: bridge.Share, record: StudyRecord) -> SearchStarted:

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import filelock
@@ -23,6 +23,8 @@ from autometa.priors import archive
 from autometa.records import parse_budget
 from autometa.study import search as study_search
 from autometa.study.ledger import ended
+
+Start = Callable[[list[str]], subprocess.Popen]
 
 SPACE = """
 name = "tiny"
@@ -46,6 +48,21 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "tiny.toml").write_text(SPACE)
     return tmp_path
+
+
+@pytest.fixture
+def start(folder: Path) -> Iterator[Callable[[list[str]], subprocess.Popen]]:
+    """Start a command in the folder; whatever still runs when the test ends is killed."""
+    running: list[subprocess.Popen] = []
+
+    def started(arguments: list[str]) -> subprocess.Popen:
+        pipe = subprocess.PIPE
+        running.append(subprocess.Popen(arguments, cwd=folder, env=environment(), stdout=pipe, text=True))
+        return running[-1]
+
+    yield started
+    for process in running:
+        process.kill()
 
 
 def command(*extra: str) -> list[str]:
@@ -133,9 +150,9 @@ def test_the_same_seed_and_one_worker_give_the_same_search(folder: Path) -> None
     assert found[0] == found[1]
 
 
-def test_a_driver_killed_in_the_middle_loses_nothing(folder: Path) -> None:
+def test_a_driver_killed_in_the_middle_loses_nothing(folder: Path, start: Start) -> None:
     arguments = command("--trials", "5", "--budget", "900")
-    first = subprocess.Popen(arguments, cwd=folder, env=environment(), stdout=subprocess.DEVNULL)
+    first = start(arguments)
     wait_for(lambda: in_the_middle(folder), first)
     first.send_signal(signal.SIGKILL)
     first.wait()
@@ -164,9 +181,9 @@ def test_a_driver_killed_in_the_middle_loses_nothing(folder: Path) -> None:
         assert f"continues trial {number} from rung" in second.stdout
 
 
-def test_ctrl_c_stops_cleanly_and_says_how_to_go_on(folder: Path) -> None:
+def test_ctrl_c_stops_cleanly_and_says_how_to_go_on(folder: Path, start: Start) -> None:
     arguments = command("--trials", "5", "--budget", "900")
-    process = subprocess.Popen(arguments, cwd=folder, env=environment(), stdout=subprocess.PIPE, text=True)
+    process = start(arguments)
     wait_for(lambda: in_the_middle(folder), process)
     process.send_signal(signal.SIGINT)
     output = process.communicate(timeout=60)[0]
@@ -176,9 +193,9 @@ def test_ctrl_c_stops_cleanly_and_says_how_to_go_on(folder: Path) -> None:
     assert [t for t in trials(folder) if t.state == TrialState.WAITING]
 
 
-def test_a_killed_worker_costs_its_trial_nothing_but_time(folder: Path) -> None:
+def test_a_killed_worker_costs_its_trial_nothing_but_time(folder: Path, start: Start) -> None:
     arguments = command("--trials", "3", "--budget", "900", "--pruner", "none")
-    process = subprocess.Popen(arguments, cwd=folder, env=environment(), stdout=subprocess.DEVNULL)
+    process = start(arguments)
     wait_for(lambda: any(t.intermediate_values for t in trials(folder)), process)
     workers = [
         p
@@ -195,7 +212,8 @@ def test_a_killed_worker_costs_its_trial_nothing_but_time(folder: Path) -> None:
 
 def test_a_diverging_trial_fails_with_its_reason_and_the_search_goes_on(folder: Path) -> None:
     text = SPACE.replace("low = 1e-3\nhigh = 1e-2\nlog = true", "choices = [1e-2, 1e37]")
-    text += '[parameters.optimizer]\nchoices = ["sgd"]\n[parameters.norm]\nchoices = ["none"]\n[parameters.clip_norm]\nchoices = [1e37]\n'
+    for name, only in (("optimizer", "sgd"), ("norm", "none"), ("clip_norm", 1e37)):
+        text += f"[parameters.{name}]\nchoices = [{json.dumps(only)}]\n"
     common = {"backbone": "conv", "conv.depth": 1, "conv.width": 4, "optimizer": "sgd", "clip_norm": 1e37}
     common |= {"norm": "none"}
     for rate in (1e37, 1e-2):

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from autometa.data.episodes import EpisodeBatch
 from autometa.errors import ConfigError
-from autometa.learning.learner import EpisodicLearner, Setting, embed, query_loss
+from autometa.learning.learner import EpisodicLearner, Setting, embed
 
 
 class Anil(EpisodicLearner):
@@ -40,14 +40,7 @@ class Anil(EpisodicLearner):
         self.backbone = backbone
         self.rates = nn.Parameter(torch.full((inner_steps,), float(inner_rate)), requires_grad=learned_rates)
 
-    def loss(self, episodes: EpisodeBatch) -> tuple[Tensor, dict[str, Tensor]]:
-        return query_loss(self._scores(episodes), episodes)
-
-    @torch.no_grad()
-    def query_logits(self, episodes: EpisodeBatch) -> Tensor:
-        return self._scores(episodes)
-
-    def _scores(self, episodes: EpisodeBatch) -> Tensor:
+    def scores(self, episodes: EpisodeBatch) -> Tensor:
         support, query = embed(self.backbone, episodes)  # (B, N·K, D), (B, N·Q, D)
         weight, bias = self._adapted_head(support, episodes.support_y, episodes.way)
         return torch.baddbmm(bias[:, None], query, weight.mT)

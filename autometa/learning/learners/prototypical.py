@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from autometa.data.episodes import EpisodeBatch
 from autometa.errors import ConfigError
-from autometa.learning.learner import EpisodicLearner, Setting, class_means, embed, query_loss
+from autometa.learning.learner import EpisodicLearner, Setting, class_means, embed
 
 
 class Prototypical(EpisodicLearner):
@@ -32,14 +31,7 @@ class Prototypical(EpisodicLearner):
         self.temperature = temperature
         self.metric = metric
 
-    def loss(self, episodes: EpisodeBatch) -> tuple[Tensor, dict[str, Tensor]]:
-        return query_loss(self._scores(episodes), episodes)
-
-    @torch.no_grad()
-    def query_logits(self, episodes: EpisodeBatch) -> Tensor:
-        return self._scores(episodes)
-
-    def _scores(self, episodes: EpisodeBatch) -> Tensor:
+    def scores(self, episodes: EpisodeBatch) -> Tensor:
         support, query = embed(self.backbone, episodes)
         prototypes = class_means(support, episodes.way)  # (B, N, D)
         if self.metric == "cosine":
