@@ -87,13 +87,13 @@ class LiveTable(View):
 
     def __init__(self, console: Console | None = None) -> None:
         self._console = console or Console()
-        self._live = Live(get_renderable=self._render, console=self._console, refresh_per_second=4, transient=True)
         self._clock = time.monotonic()
         self._about: SearchStarted | None = None
         self._running: dict[int, _Running] = {}
         self._best: tuple[int, Accuracy, dict[str, Any]] | None = None
         self._ended = 0
         self._note = "starting …"
+        self._live = Live(get_renderable=self._render, console=self._console, refresh_per_second=4, transient=True)
 
     def __enter__(self) -> LiveTable:
         self._live.__enter__()
