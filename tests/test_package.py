@@ -37,3 +37,24 @@ def test_the_readme_names_only_commands_and_options_that_exist() -> None:
     )
     for option in set(re.findall(r"(?<!pip )(--[a-z][a-z-]+)", readme)):
         assert option in help_text, option
+
+
+def test_the_learner_in_contributing_works_as_it_stands() -> None:
+    import torch
+
+    from autometa.learning.backbones.conv import Conv
+    from autometa.learning.learner import Setting
+    from tests.conftest import make_episodes
+
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    code = re.findall(r"```python\n(.*?)```", text, flags=re.S)[0]
+    module: dict = {"__name__": "nearest"}
+    exec(compile(code, "CONTRIBUTING.md", "exec"), module)
+    torch.manual_seed(0)
+    learner = module["Nearest"](Conv((2, 8, 8), depth=2, width=8), Setting(3, 6), temperature=0.2)
+    episodes = make_episodes(query=10)
+    loss, _ = learner.loss(episodes)
+    loss.backward()
+    assert learner.backbone.blocks[0].conv.weight.grad.abs().sum() > 0
+    accuracy = (learner.eval().query_logits(episodes).argmax(-1) == episodes.query_y).float().mean()
+    assert accuracy > 0.5
