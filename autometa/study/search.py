@@ -6,7 +6,6 @@ trials, confirm the best on fresh episodes, measure meta-test once, archive.
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,18 +14,13 @@ from pathlib import Path
 
 import filelock
 import optuna
-from optuna.storages import BaseStorage
 
-from autometa.data import catalog
-from autometa.data.dataset import FewShotDataset
-from autometa.data.load import load_dataset
-from autometa.errors import ConfigError, StudyError
+from autometa.errors import StudyError
 from autometa.priors import archive
 from autometa.records import (
     Accuracy,
     Budget,
     Confirmation,
-    EpisodeSpec,
     StudyRecord,
     TrialConfig,
     TrialRecord,
@@ -36,17 +30,13 @@ from autometa.space.space import SearchSpace
 from autometa.study import bridge, confirm, settings
 from autometa.study.events import Confirmed, Confirming, OnEvent, SearchStarted, Warned, ignore
 from autometa.study.ledger import Asked, Ledger, ended, record_of
+from autometa.study.plan import PART_FOR_TRIALS, Plan, existing_record, make_plan, study_record, trial_budget
 from autometa.study.pruning import make_pruner, make_sampler
-from autometa.study.storage import RUNS, default_url, masked, open_storage
-from autometa.trial.job import DatasetRef, Job
+from autometa.study.storage import RUNS, default_url, masked
+from autometa.trial.job import Job
 
 DEFAULT_TRIALS = 16
 VALIDATION_EPISODES = 100
-
-# With halving about half of all budgets is trained, and validation comes on top.
-_PART_SPENT = 0.65
-# What confirmation, meta-test and the start take of a time budget.
-_PART_FOR_TRIALS, _START_SECONDS = 0.85, 12.0
 
 
 @dataclass(frozen=True)
@@ -69,34 +59,6 @@ class SearchResult:
     def winning_trial(self) -> TrialRecord | None:
         """The winner's own record."""
         return next((t for t in self.trials if self.winner and t.number == self.winner.trial), None)
-
-
-@dataclass(frozen=True)
-class _Plan:
-    """Everything checked, nothing written."""
-
-    dataset: FewShotDataset
-    ref: DatasetRef
-    space: SearchSpace
-    episodes: EpisodeSpec
-    budget: Budget | None
-    seed: int
-    pruner: str
-    trials: int
-    deadline: float | None
-    url: str
-    storage: BaseStorage
-    runs: Path
-    name: str
-    validation_episodes: int
-
-    @property
-    def folder(self) -> Path:
-        return self.runs / self.name
-
-    @property
-    def trials_folder(self) -> Path:
-        return (self.folder / "trials").resolve()
 
 
 def search(
@@ -144,7 +106,7 @@ def search(
             nothing has been written then.
     """
     started = time.monotonic()
-    plan = _check(
+    plan = make_plan(
         dataset,
         space=space if isinstance(space, SearchSpace) else load_space(space),
         is_shipped=isinstance(space, str) and space in {path.stem for path in shipped_spaces()},
@@ -169,108 +131,8 @@ def search(
             return _run(plan, opened, share, Path(archives), on_event)
 
 
-def _check(
-    name: str,
-    *,
-    space: SearchSpace,
-    is_shipped: bool,
-    study: str | None,
-    episodes: tuple[int | None, int | None, int | None],
-    trials: int,
-    budget: Budget | None,
-    deadline: float | None,
-    storage: str,
-    pruner: str,
-    gpus: float | None,
-    seed: int,
-    data_root: str | Path | None,
-    image_size: int | None,
-    runs: Path,
-    validation_episodes: int,
-) -> _Plan:
-    if trials < 1:
-        raise ConfigError(f"--trials {trials}: at least one is needed")
-    make_pruner(pruner, rungs=9)
-    if gpus:
-        bridge.require_local_gpus(gpus)
-    if not is_shipped:
-        from autometa.trial.build import check_space  # loads torch, so not for a space that has its test
-
-        check_space(space)
-    root = str(Path(data_root).resolve()) if data_root else os.environ.get("AUTOMETA_DATA")
-    data = load_dataset(name, data_root=root, image_size=image_size, seed=0)
-    spec = _episode_spec(name, episodes)
-    for split in ("train", "val", "test"):
-        data.require(split, spec)
-    ref = DatasetRef(name=_portable(name), root=root, image_size=image_size)
-    plan = _Plan(
-        dataset=data,
-        ref=ref,
-        space=space,
-        episodes=spec,
-        budget=budget,
-        seed=seed,
-        pruner=pruner,
-        trials=trials,
-        deadline=deadline,
-        url=storage,
-        storage=open_storage(storage),
-        runs=runs,
-        name=study or _study_name(data.name, spec, space, seed),
-        validation_episodes=validation_episodes,
-    )
-    existing = _existing(plan)
-    if existing:
-        settings.check_same(existing, _study_record(plan, budget or existing.budget))
-    return plan
-
-
-def _episode_spec(name: str, episodes: tuple[int | None, int | None, int | None]) -> EpisodeSpec:
-    usual = catalog.default_episodes(name)
-    way, shot, query = (given if given is not None else default for given, default in zip(episodes, usual, strict=True))
-    for option, value, least in (("--way", way, 2), ("--shot", shot, 1), ("--query", query, 1)):
-        if value < least:
-            raise ConfigError(f"{option} {value}: at least {least} is needed")
-    return EpisodeSpec(way=way, shot=shot, query=query)
-
-
-def _portable(name: str) -> str:
-    """An image folder is found from any working folder."""
-    return str(Path(name).resolve()) if Path(name).is_dir() and name not in catalog.known() else name
-
-
-def _study_name(dataset: str, spec: EpisodeSpec, space: SearchSpace, seed: int) -> str:
-    extras = [space.name] if space.name != "few_shot" else []
-    extras += [f"seed{seed}"] if seed else []
-    return "-".join([dataset, str(spec), *extras])
-
-
-def _existing(plan: _Plan) -> StudyRecord | None:
-    names = [summary.study_name for summary in plan.storage.get_all_studies()]
-    if plan.name not in names:
-        return None
-    return settings.read(optuna.load_study(study_name=plan.name, storage=plan.storage))
-
-
-def _study_record(plan: _Plan, budget: Budget, share: bridge.Share | None = None) -> StudyRecord:
-    return StudyRecord(
-        name=plan.name,
-        dataset=plan.ref.name,
-        dataset_fingerprint=plan.dataset.fingerprint,
-        episodes=plan.episodes,
-        space=plan.space.name,
-        space_version=plan.space.version,
-        budget=budget,
-        seed=plan.seed,
-        pruner=plan.pruner,
-        versions=settings.versions(),
-        hardware=settings.hardware(share.workers, share.gpus) if share else {},
-        dataset_facts=plan.dataset.facts(),
-    )
-
-
 @contextmanager
-def _locked(plan: _Plan) -> Iterator[None]:
+def _locked(plan: Plan) -> Iterator[None]:
     """One driver a study: two would both think the other's trials were left by a dead search."""
     plan.folder.mkdir(parents=True, exist_ok=True)
     lock = filelock.FileLock(plan.folder / "lock")
@@ -281,10 +143,10 @@ def _locked(plan: _Plan) -> Iterator[None]:
         raise StudyError(f"study {plan.name!r} is being searched by another process; wait for it or stop it") from None
 
 
-def _open_study(plan: _Plan, share: bridge.Share, time_budget: float | None) -> optuna.Study:
+def _open_study(plan: Plan, share: bridge.Share, time_budget: float | None) -> optuna.Study:
     """The study, made with its settings and first proposals in the queue if it is new."""
-    existing = _existing(plan)
-    record = existing or _study_record(plan, plan.budget or _budget(plan, share, time_budget), share)
+    existing = existing_record(plan)
+    record = existing or study_record(plan, plan.budget or trial_budget(plan, share, time_budget), share)
     study = optuna.create_study(
         study_name=plan.name,
         storage=plan.storage,
@@ -300,15 +162,7 @@ def _open_study(plan: _Plan, share: bridge.Share, time_budget: float | None) -> 
     return study
 
 
-def _budget(plan: _Plan, share: bridge.Share, time_budget: float | None) -> Budget:
-    """The data set's own budget a trial, or as many seconds as let all trials fit the time given."""
-    if not time_budget:
-        return catalog.default_budget(plan.ref.name)
-    for_trials = max(time_budget * _PART_FOR_TRIALS - _START_SECONDS, time_budget * 0.3)
-    return Budget(seconds=round(for_trials * share.workers / (plan.trials * _PART_SPENT), 1))
-
-
-def _run(plan: _Plan, study: optuna.Study, share: bridge.Share, archives: Path, on_event: OnEvent) -> SearchResult:
+def _run(plan: Plan, study: optuna.Study, share: bridge.Share, archives: Path, on_event: OnEvent) -> SearchResult:
     record = settings.read(study)
     ledger = Ledger(
         study,
@@ -331,7 +185,7 @@ def _run(plan: _Plan, study: optuna.Study, share: bridge.Share, archives: Path, 
     )
 
 
-def _started(plan: _Plan, study: optuna.Study, share: bridge.Share, record: StudyRecord) -> SearchStarted:
+def _started(plan: Plan, study: optuna.Study, share: bridge.Share, record: StudyRecord) -> SearchStarted:
     return SearchStarted(
         study=plan.name,
         dataset=plan.dataset.name,
@@ -346,7 +200,7 @@ def _started(plan: _Plan, study: optuna.Study, share: bridge.Share, record: Stud
     )
 
 
-def _run_trials(plan: _Plan, ledger: Ledger, record: StudyRecord, share: bridge.Share) -> bool:
+def _run_trials(plan: Plan, ledger: Ledger, record: StudyRecord, share: bridge.Share) -> bool:
     """Run what is missing; returns whether it was interrupted."""
     missing = plan.trials - len(ended(ledger.study))
     if missing <= 0:
@@ -367,7 +221,7 @@ def _run_trials(plan: _Plan, ledger: Ledger, record: StudyRecord, share: bridge.
 
     deadline = plan.deadline
     if deadline:
-        deadline -= (1 - _PART_FOR_TRIALS) * (deadline - time.monotonic())
+        deadline -= (1 - PART_FOR_TRIALS) * (deadline - time.monotonic())
     try:
         bridge.run_trials(
             ledger, make_job, trials=missing, share=share, scratch=plan.folder / "tune", deadline=deadline
@@ -380,7 +234,7 @@ def _run_trials(plan: _Plan, ledger: Ledger, record: StudyRecord, share: bridge.
 
 
 def _confirm(
-    plan: _Plan, study: optuna.Study, trials: tuple[TrialRecord, ...], share: bridge.Share, on_event: OnEvent
+    plan: Plan, study: optuna.Study, trials: tuple[TrialRecord, ...], share: bridge.Share, on_event: OnEvent
 ) -> Confirmation | None:
     """Measure the best again on fresh validation episodes, then the winner once on meta-test."""
     names = {t.number: t.user_attrs["folder"] for t in ended(study)}
@@ -406,7 +260,7 @@ def _confirm(
 
 
 def _measure(
-    plan: _Plan, models: list[tuple[int, Path]], split: str, share: bridge.Share
+    plan: Plan, models: list[tuple[int, Path]], split: str, share: bridge.Share
 ) -> Iterator[tuple[int, Accuracy]]:
     seed = confirm.test_seed(plan.seed) if split == "test" else confirm.confirm_seed(plan.seed)
     calls = [

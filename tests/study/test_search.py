@@ -21,7 +21,6 @@ import autometa
 from autometa.errors import ConfigError, StudyError
 from autometa.priors import archive
 from autometa.records import parse_budget
-from autometa.study import search as study_search
 from autometa.study.ledger import ended
 
 Start = Callable[[list[str]], subprocess.Popen]
@@ -246,10 +245,30 @@ def test_a_gpu_that_is_not_there_is_one_line_and_nothing_is_written(folder: Path
     assert not (folder / "runs").exists()
 
 
-def test_the_budget_of_a_trial_fits_the_time_given() -> None:
+def test_the_budget_of_a_trial_fits_the_time_given(folder: Path) -> None:
+    from autometa.space.files import load_space
     from autometa.study.bridge import Share
+    from autometa.study.plan import make_plan, trial_budget
 
-    plan = type("Plan", (), {"trials": 10, "ref": None})()
-    budget = study_search._budget(plan, Share(workers=2, gpus=0), 600)
+    plan = make_plan(
+        "digits",
+        space=load_space(folder / "tiny.toml"),
+        is_shipped=False,
+        study=None,
+        episodes=(None, None, None),
+        trials=10,
+        budget=None,
+        deadline=None,
+        storage="sqlite:///x.db",
+        pruner="halving",
+        gpus=None,
+        seed=0,
+        data_root=None,
+        image_size=None,
+        runs=folder,
+        validation_episodes=20,
+    )
+    budget = trial_budget(plan, Share(workers=2, gpus=0), 600)
     assert budget.seconds is not None
-    assert 10 * 0.65 * budget.seconds / 2 < 600
+    assert 0.5 * 600 < 10 * 0.65 * budget.seconds / 2 < 600
+    assert trial_budget(plan, Share(workers=2, gpus=0), None).steps == 300

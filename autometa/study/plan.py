@@ -1,0 +1,173 @@
+"""What a search will do, checked from end to end before anything is started or written.
+
+It reads arguments, data and storage; it does not run anything.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import optuna
+from optuna.storages import BaseStorage
+
+from autometa.data import catalog
+from autometa.data.dataset import FewShotDataset
+from autometa.data.load import load_dataset
+from autometa.errors import ConfigError
+from autometa.records import Budget, EpisodeSpec, StudyRecord
+from autometa.space.space import SearchSpace
+from autometa.study import bridge, settings
+from autometa.study.pruning import make_pruner
+from autometa.study.storage import open_storage
+from autometa.trial.job import DatasetRef
+
+# With halving about half of all budgets is trained, and validation comes on top.
+_PART_SPENT = 0.65
+# What confirmation, meta-test and the start take of a time budget.
+PART_FOR_TRIALS = 0.85
+_START_SECONDS = 12.0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything checked, nothing written."""
+
+    dataset: FewShotDataset
+    ref: DatasetRef
+    space: SearchSpace
+    episodes: EpisodeSpec
+    budget: Budget | None
+    seed: int
+    pruner: str
+    trials: int
+    deadline: float | None
+    url: str
+    storage: BaseStorage
+    runs: Path
+    name: str
+    validation_episodes: int
+
+    @property
+    def folder(self) -> Path:
+        return self.runs / self.name
+
+    @property
+    def trials_folder(self) -> Path:
+        return (self.folder / "trials").resolve()
+
+
+def make_plan(
+    name: str,
+    *,
+    space: SearchSpace,
+    is_shipped: bool,
+    study: str | None,
+    episodes: tuple[int | None, int | None, int | None],
+    trials: int,
+    budget: Budget | None,
+    deadline: float | None,
+    storage: str,
+    pruner: str,
+    gpus: float | None,
+    seed: int,
+    data_root: str | Path | None,
+    image_size: int | None,
+    runs: Path,
+    validation_episodes: int,
+) -> Plan:
+    """Check all arguments of a search, load its data set and open its storage.
+
+    Raises:
+        AutometaError: the first thing that is wrong.
+    """
+    if trials < 1:
+        raise ConfigError(f"--trials {trials}: at least one is needed")
+    make_pruner(pruner, rungs=9)
+    if gpus:
+        bridge.require_local_gpus(gpus)
+    if not is_shipped:
+        from autometa.trial.build import check_space  # loads torch, so not for a space that has its test
+
+        check_space(space)
+    root = str(Path(data_root).resolve()) if data_root else os.environ.get("AUTOMETA_DATA")
+    data = load_dataset(name, data_root=root, image_size=image_size, seed=0)
+    spec = _episode_spec(name, episodes)
+    for split in ("train", "val", "test"):
+        data.require(split, spec)
+    ref = DatasetRef(name=_portable(name), root=root, image_size=image_size)
+    plan = Plan(
+        dataset=data,
+        ref=ref,
+        space=space,
+        episodes=spec,
+        budget=budget,
+        seed=seed,
+        pruner=pruner,
+        trials=trials,
+        deadline=deadline,
+        url=storage,
+        storage=open_storage(storage),
+        runs=runs,
+        name=study or _study_name(data.name, spec, space, seed),
+        validation_episodes=validation_episodes,
+    )
+    existing = existing_record(plan)
+    if existing:
+        settings.check_same(existing, study_record(plan, budget or existing.budget))
+    return plan
+
+
+def _episode_spec(name: str, episodes: tuple[int | None, int | None, int | None]) -> EpisodeSpec:
+    usual = catalog.default_episodes(name)
+    way, shot, query = (given if given is not None else default for given, default in zip(episodes, usual, strict=True))
+    for option, value, least in (("--way", way, 2), ("--shot", shot, 1), ("--query", query, 1)):
+        if value < least:
+            raise ConfigError(f"{option} {value}: at least {least} is needed")
+    return EpisodeSpec(way=way, shot=shot, query=query)
+
+
+def _portable(name: str) -> str:
+    """An image folder is found from any working folder."""
+    return str(Path(name).resolve()) if Path(name).is_dir() and name not in catalog.known() else name
+
+
+def _study_name(dataset: str, spec: EpisodeSpec, space: SearchSpace, seed: int) -> str:
+    extras = [space.name] if space.name != "few_shot" else []
+    extras += [f"seed{seed}"] if seed else []
+    return "-".join([dataset, str(spec), *extras])
+
+
+def existing_record(plan: Plan) -> StudyRecord | None:
+    """The settings of the study if it exists."""
+    names = [summary.study_name for summary in plan.storage.get_all_studies()]
+    if plan.name not in names:
+        return None
+    return settings.read(optuna.load_study(study_name=plan.name, storage=plan.storage))
+
+
+def study_record(plan: Plan, budget: Budget, share: bridge.Share | None = None) -> StudyRecord:
+    """The settings that a new study of this plan gets."""
+    return StudyRecord(
+        name=plan.name,
+        dataset=plan.ref.name,
+        dataset_fingerprint=plan.dataset.fingerprint,
+        episodes=plan.episodes,
+        space=plan.space.name,
+        space_version=plan.space.version,
+        budget=budget,
+        seed=plan.seed,
+        pruner=plan.pruner,
+        versions=settings.versions(),
+        hardware=settings.hardware(share.workers, share.gpus) if share else {},
+        dataset_facts=plan.dataset.facts(),
+    )
+
+
+def trial_budget(plan: Plan, share: bridge.Share, time_budget: float | None) -> Budget:
+    """The data set's own budget a trial, or as many seconds as let all trials fit the time given."""
+    if not time_budget:
+        return catalog.default_budget(plan.ref.name)
+    for_trials = max(time_budget * PART_FOR_TRIALS - _START_SECONDS, time_budget * 0.3)
+    return Budget(seconds=round(for_trials * share.workers / (plan.trials * _PART_SPENT), 1))
