@@ -17,15 +17,11 @@ _PADDING = 8  # a crop moves an image by up to 1/8 of its side, 4 pixels of 32 a
 
 def crop(images: Tensor, generator: torch.Generator) -> Tensor:
     """Shift each of [M, C, H, W] by its own draw; what comes in is the mean colour, zero after normalisation."""
-    count, channels, height, width = images.shape
+    count, _, height, width = images.shape
     pad = max(1, height // _PADDING)
-    down, right = _draw(2 * pad + 1, (2, count, 1), generator).to(images.device)
-    rows = down + torch.arange(height, device=images.device)  # (M, H), in the padded image
-    columns = right + torch.arange(width, device=images.device)  # (M, W)
-    pixels = rows[:, :, None] * (width + 2 * pad) + columns[:, None, :]  # (M, H, W)
-    # One flat gather is twice as fast as indexing windows: 8 ms for 1600 images of 3 x 32 x 32.
-    index = pixels.flatten(1)[:, None].expand(-1, channels, -1)
-    return F.pad(images, [pad] * 4).flatten(2).gather(2, index).view_as(images)
+    windows = F.pad(images, [pad] * 4).unfold(2, height, 1).unfold(3, width, 1)  # (M, C, 2p+1, 2p+1, H, W), a view
+    down, right = _draw(2 * pad + 1, (2, count), generator).to(images.device)
+    return windows[torch.arange(count, device=images.device), :, down, right]
 
 
 def flip(images: Tensor, generator: torch.Generator) -> Tensor:
