@@ -32,7 +32,7 @@ from autometa.study.events import Confirmed, Confirming, OnEvent, SearchStarted,
 from autometa.study.ledger import Asked, Ledger, ended, record_of
 from autometa.study.plan import PART_FOR_TRIALS, Plan, existing_record, make_plan, study_record, trial_budget
 from autometa.study.pruning import make_pruner, make_sampler
-from autometa.study.storage import RUNS, default_url, masked
+from autometa.study.storage import RUNS, default_url, masked, storage_failures
 from autometa.trial.job import Job
 
 DEFAULT_TRIALS = 16
@@ -126,7 +126,7 @@ def search(
     )
     with bridge.cluster(address, workers=workers):
         share = bridge.share_out(workers, gpus_per_trial)
-        with _locked(plan):
+        with _locked(plan), storage_failures(plan.url):
             opened = _open_study(plan, share, time_budget)
             return _run(plan, opened, share, Path(archives), on_event)
 

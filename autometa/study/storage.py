@@ -6,6 +6,8 @@ Turns every way in which a storage can be wrong into one line; it does not know 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +61,18 @@ def storage_exists(url: str) -> bool:
 def masked(url: str) -> str:
     """The URL without its password."""
     return re.sub(r"(://[^:/@]+):[^@]*@", r"\1:***@", url)
+
+
+@contextmanager
+def storage_failures(url: str) -> Iterator[None]:
+    """Turn a storage that fails while it is used (a full disk, a lost server) into a `StorageError`."""
+    try:
+        yield
+    except (exc.SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
+        cause = error.__cause__ if isinstance(error.__cause__, exc.SQLAlchemyError) else error
+        raise StorageError(
+            f"storage {masked(url)} failed: {_first_line(cause)}; what it had is kept: the same command continues"
+        ) from None
 
 
 def load_study(name: str, storage: BaseStorage) -> optuna.Study:
