@@ -8,6 +8,7 @@ from pathlib import Path
 
 import optuna
 
+from autometa import shipped
 from autometa.errors import AutometaError, StudyError
 from autometa.priors import archive
 from autometa.records import Accuracy, StudyRecord
@@ -38,7 +39,7 @@ def archived_studies() -> Iterator[StudyLine]:
         except AutometaError as error:
             yield StudyLine(folder.name, "?", "?", 0, None, None, None, f"broken: {error}")
         else:
-            yield _line(past.study, len(past.trials), str(folder))
+            yield _line(past.study, len(past.trials), _where(folder))
 
 
 def stored_studies(url: str | None = None) -> Iterator[StudyLine]:
@@ -53,6 +54,10 @@ def stored_studies(url: str | None = None) -> Iterator[StudyLine]:
         study = optuna.load_study(study_name=summary.study_name, storage=storage)
         if settings.is_ours(study):
             yield _line(settings.read(study), len(ended(study)), masked(chosen))
+
+
+def _where(folder: Path) -> str:
+    return "came with autometa" if folder.parent == shipped.folder("studies") else str(folder)
 
 
 def _line(study: StudyRecord, trials: int, where: str) -> StudyLine:
