@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import socket
 import time
 import traceback
 import warnings
@@ -21,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 # Read by Ray when it is imported.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("RAY_AUTH_MODE", "token")  # as clusters have it by default; a driver does not find out
 os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # the new output prints tables at verbose=0 too
 os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
 os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "3600")  # the study is the record, not Tune's snapshots
@@ -77,6 +79,7 @@ def cluster(address: str | None, *, workers: int | None) -> Iterator[None]:
     quiet: dict[str, Any] = {"logging_level": "CRITICAL", "log_to_driver": False, "configure_logging": False}
     try:
         if address:
+            _check_reachable(address)
             ray.init(address=address, runtime_env={"env_vars": WORKER_ENVIRONMENT}, **quiet)
         else:
             _start_local(workers, quiet)
@@ -86,6 +89,17 @@ def cluster(address: str | None, *, workers: int | None) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _check_reachable(address: str) -> None:
+    """Try the port first: Ray itself tries for minutes. `auto` and other names are Ray's to resolve."""
+    host, _, port = address.rpartition("://")[2].rpartition(":")
+    if not port.isdigit():
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=5).close()
+    except OSError as error:
+        raise ConfigError(f"no Ray cluster at {address}: {error.strerror or error}") from None
 
 
 def _start_local(workers: int | None, quiet: dict[str, Any]) -> None:

@@ -272,3 +272,9 @@ def test_the_budget_of_a_trial_fits_the_time_given(folder: Path) -> None:
     assert budget.seconds is not None
     assert 0.5 * 600 < 10 * 0.65 * budget.seconds / 2 < 600
     assert trial_budget(plan, Share(workers=2, gpus=0), None).steps == 300
+
+
+def test_a_cluster_that_is_not_there_is_one_line_at_once(folder: Path) -> None:
+    with pytest.raises(ConfigError, match=r"no Ray cluster at 127\.0\.0\.1:9: Connection refused"):
+        autometa.search(space=folder / "tiny.toml", study="t", address="127.0.0.1:9")
+    assert not (folder / "runs" / "t").exists()
