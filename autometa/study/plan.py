@@ -23,8 +23,9 @@ from autometa.study.pruning import make_pruner
 from autometa.study.storage import open_storage
 from autometa.trial.job import DatasetRef
 
-# With halving about half of all budgets is trained, and validation comes on top.
-_PART_SPENT = 0.65
+# With halving about half of all budgets is trained in a long search; the first trials of each worker have
+# nobody to be compared with and run to their end. Validation comes on top.
+_PART_OF_THE_COMPARED, _WITH_VALIDATION = 0.45, 1.15
 # What confirmation, meta-test and the start take of a time budget.
 PART_FOR_TRIALS = 0.85
 _START_SECONDS = 12.0
@@ -170,4 +171,6 @@ def trial_budget(plan: Plan, share: bridge.Share, time_budget: float | None) -> 
     if not time_budget:
         return catalog.default_budget(plan.ref.name)
     for_trials = max(time_budget * PART_FOR_TRIALS - _START_SECONDS, time_budget * 0.3)
-    return Budget(seconds=round(for_trials * share.workers / (plan.trials * _PART_SPENT), 1))
+    uncompared = min(1.0, 2 * share.workers / plan.trials)
+    part_spent = _WITH_VALIDATION * (uncompared + (1 - uncompared) * _PART_OF_THE_COMPARED)
+    return Budget(seconds=round(for_trials * share.workers / (plan.trials * part_spent), 1))
