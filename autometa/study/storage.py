@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
+import filelock
 import optuna
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
@@ -91,8 +92,11 @@ def _connect(url: str) -> BaseStorage:
         raise ValueError("give sqlite:///FILE, postgresql://USER@HOST/DATABASE or journal:FILE")
     if not url.startswith("sqlite"):
         return RDBStorage(url, engine_kwargs={"pool_pre_ping": True})
-    # Two searches may share the file: a writer waits for the other rather than failing at once.
-    storage = RDBStorage(url, engine_kwargs={"connect_args": {"timeout": 60}})
+    # Two searches may share the file: a writer waits for the other rather than failing at once, and only one
+    # makes the tables.
+    file = _file_of(url)
+    with filelock.FileLock(f"{file}.lock") if file else nullcontext():
+        storage = RDBStorage(url, engine_kwargs={"connect_args": {"timeout": 60}})
     event.listen(storage.engine, "connect", _write_ahead)
     storage.engine.dispose()
     return storage

@@ -22,6 +22,7 @@ from autometa.errors import ConfigError, StudyError
 from autometa.priors import archive
 from autometa.records import parse_budget
 from autometa.study.ledger import ended
+from autometa.study.storage import open_storage
 
 Start = Callable[[list[str]], subprocess.Popen]
 
@@ -79,7 +80,7 @@ def trials(folder: Path) -> list[FrozenTrial]:
     if not file.is_file():
         return []
     try:
-        return optuna.load_study(study_name="t", storage=f"sqlite:///{file}").get_trials()
+        return optuna.load_study(study_name="t", storage=open_storage(f"sqlite:///{file}", create=False)).get_trials()
     except KeyError:
         return []
 
@@ -278,3 +279,9 @@ def test_a_cluster_that_is_not_there_is_one_line_at_once(folder: Path) -> None:
     with pytest.raises(ConfigError, match=r"no Ray cluster at 127\.0\.0\.1:9: Connection refused"):
         autometa.search(space=folder / "tiny.toml", study="t", address="127.0.0.1:9")
     assert not (folder / "runs" / "t").exists()
+
+
+def test_two_processes_may_make_the_storage_at_once(folder: Path) -> None:
+    code = "from autometa.study.storage import open_storage; open_storage('sqlite:///both.db')"
+    both = [subprocess.Popen([sys.executable, "-c", code], cwd=folder, env=environment()) for _ in range(3)]
+    assert [process.wait(timeout=60) for process in both] == [0, 0, 0]
