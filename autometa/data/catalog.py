@@ -145,11 +145,6 @@ SOURCES: dict[str, Source] = {
 }
 
 
-def known() -> list[str]:
-    """Names of the catalog."""
-    return list(SOURCES)
-
-
 def is_folder(name: str) -> bool:
     """Whether a name means an image folder rather than an entry of the catalog."""
     return name not in SOURCES and ("/" in name or Path(name).is_dir())

@@ -135,10 +135,7 @@ def share_out(workers: int | None, gpus_per_trial: float | None) -> Share:
     """
     total = ray.cluster_resources()
     gpus, cpus = int(total.get("GPU", 0)), int(total.get("CPU", 1))
-    if gpus_per_trial and gpus_per_trial > gpus:
-        raise ConfigError(
-            f"--gpus-per-trial {gpus_per_trial:g}: this cluster has {gpus or 'no'} GPU{'s' * (gpus != 1)}"
-        )
+    _check_gpus(gpus_per_trial or 0.0, gpus)
     if gpus_per_trial is None:
         # Exactly 1/k of a GPU: other fractions strand the rest of it.
         gpus_per_trial = 0.0 if not gpus else 1.0 if not workers else 1 / max(1, -(-workers // gpus))

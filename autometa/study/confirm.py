@@ -6,9 +6,7 @@ It says which trials to measure and which of them won; it does not know how they
 from __future__ import annotations
 
 from collections.abc import Iterable
-from pathlib import Path
 
-from autometa.learning.checkpoint_facts import exists
 from autometa.records import Confirmation, TrialRecord
 
 CANDIDATES = 3
@@ -37,11 +35,6 @@ def best(trials: Iterable[TrialRecord], count: int = CANDIDATES) -> list[TrialRe
 def winner(confirmed: Iterable[Confirmation]) -> Confirmation | None:
     """The confirmed trial with the highest accuracy on fresh validation episodes."""
     return max(confirmed, key=lambda c: c.validation.mean, default=None)
-
-
-def has_model(folder: Path) -> bool:
-    """Whether there is still a checkpoint to measure."""
-    return exists(folder)
 
 
 def _rank(trial: TrialRecord) -> tuple[bool, int, float]:

@@ -6,8 +6,10 @@ does not know who runs the trials (`bridge.py` does).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial, Trial, TrialState
@@ -87,12 +89,7 @@ class Ledger:
         trial = self.study.ask()
         values = self._space.suggest(trial)
         known = trial.user_attrs
-        asked = Asked(
-            number=trial.number,
-            values=values,
-            seed=known.get("seed", self._seed + trial.number),
-            folder=known.get("folder", f"{trial.number:05d}"),
-        )
+        asked = Asked(number=trial.number, values=values, **self._seed_and_folder(trial.number, known))
         trial.set_user_attr("seed", asked.seed)
         trial.set_user_attr("folder", asked.folder)
         live = self._live[trial.number] = _Live(trial, asked)
@@ -152,10 +149,13 @@ class Ledger:
         return numbers
 
     def _enqueue_again(self, old: FrozenTrial, attempts: int) -> None:
-        again = {k: v for k, v in old.user_attrs.items() if k in ("seed", "folder", "origin")}
-        again.setdefault("folder", f"{old.number:05d}")
-        again.setdefault("seed", self._seed + old.number)
+        again = self._seed_and_folder(old.number, old.user_attrs)
+        again |= {k: v for k, v in old.user_attrs.items() if k == "origin"}
         self.study.enqueue_trial(old.params, user_attrs={**again, "continues": old.number, "attempts": attempts})
+
+    def _seed_and_folder(self, number: int, known: Mapping[str, Any]) -> dict[str, Any]:
+        """A continuation keeps those of the trial it began as."""
+        return {"seed": known.get("seed", self._seed + number), "folder": known.get("folder", f"{number:05d}")}
 
     def _close_interrupted(self, old: FrozenTrial, *, gave_up: bool) -> None:
         handle = Trial(self.study, old._trial_id)

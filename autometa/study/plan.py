@@ -131,7 +131,7 @@ def _episode_spec(name: str, episodes: tuple[int | None, int | None, int | None]
 
 def _portable(name: str) -> str:
     """An image folder is found from any working folder."""
-    return str(Path(name).resolve()) if Path(name).is_dir() and name not in catalog.known() else name
+    return str(Path(name).resolve()) if catalog.is_folder(name) else name
 
 
 def _study_name(dataset: str, spec: EpisodeSpec, space: SearchSpace, seed: int) -> str:

@@ -16,6 +16,7 @@ import filelock
 import optuna
 
 from autometa.errors import StudyError
+from autometa.learning.checkpoint_facts import exists
 from autometa.priors import archive
 from autometa.records import (
     Accuracy,
@@ -240,7 +241,7 @@ def _confirm(
     names = {t.number: t.user_attrs["folder"] for t in ended(study)}
     folders = {t.number: plan.trials_folder / names[t.number] for t in confirm.best(trials)}
     known = {c.trial for c in settings.read(study).confirmed}
-    todo = [number for number in folders if number not in known and confirm.has_model(folders[number])]
+    todo = [number for number in folders if number not in known and exists(folders[number])]
     if todo:
         on_event(Confirming(todo, confirm.EPISODES))
     for number, accuracy in _measure(plan, [(n, folders[n]) for n in todo], "val", share):

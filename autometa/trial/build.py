@@ -76,12 +76,12 @@ def sampling(config: TrialConfig) -> Sampling:
 
 def check_config(config: TrialConfig, *, where: str = "config") -> None:
     """Raise `ConfigError` where the configuration has a name that means nothing here."""
-    known = {*_CHOSEN_BY_NAME, *_OF_BACKBONES, *_names(TrainingOptions), *_names(Sampling)}
+    known = _common_names()
     for kind, table in _CHOSEN_BY_NAME.items():
         chosen = config.values.get(kind, next(iter(table)))
         if chosen not in table:
             raise ConfigError(f"{where}: unknown {kind} {chosen!r}; {did_you_mean(str(chosen), table)}")
-        known |= {f"{chosen}.{option}" for option in (*_options(table[str(chosen)]), *_OF_BACKBONES)}
+        known |= _dotted_names(str(chosen), table[str(chosen)])
     for name in config.values:
         if name not in known:
             raise ConfigError(f"{where}: {name!r} means nothing here; {did_you_mean(name, known)}")
@@ -89,9 +89,9 @@ def check_config(config: TrialConfig, *, where: str = "config") -> None:
 
 def check_space(space: SearchSpace) -> None:
     """Raise `SpaceError` when a parameter's name, or a learner or backbone it chooses, does not exist."""
-    known = {*_CHOSEN_BY_NAME, *_OF_BACKBONES, *_names(TrainingOptions), *_names(Sampling)}
+    known = _common_names()
     for table in _CHOSEN_BY_NAME.values():
-        known |= {f"{name}.{option}" for name, kind in table.items() for option in (*_options(kind), *_OF_BACKBONES)}
+        known |= {dotted for name, kind in table.items() for dotted in _dotted_names(name, kind)}
     for parameter in space:
         if parameter.name not in known:
             hint = did_you_mean(parameter.name, known)
@@ -130,6 +130,16 @@ def _options(kind: Callable[..., Any]) -> list[str]:
     """The keyword-only arguments of a constructor."""
     signature = inspect.signature(kind)
     return [name for name, p in signature.parameters.items() if p.kind is p.KEYWORD_ONLY]
+
+
+def _common_names() -> set[str]:
+    """Names that mean something whatever the learner and the backbone."""
+    return {*_CHOSEN_BY_NAME, *_OF_BACKBONES, *_names(TrainingOptions), *_names(Sampling)}
+
+
+def _dotted_names(name: str, kind: type) -> set[str]:
+    """Names that belong to one learner or backbone."""
+    return {f"{name}.{option}" for option in (*_options(kind), *_OF_BACKBONES)}
 
 
 def _names(kind: type) -> list[str]:

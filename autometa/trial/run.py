@@ -6,14 +6,14 @@ Ray or Optuna exist.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from autometa.data.dataset import FewShotDataset
-from autometa.data.episodes import EpisodeBatch, EpisodeSampler, ImagePool, fixed_episodes
+from autometa.data.episodes import EpisodeSampler, ImagePool, fixed_episodes
 from autometa.data.load import load_dataset
 from autometa.errors import CheckpointError, DivergedError
 from autometa.learning import checkpoints
@@ -76,7 +76,7 @@ def prepare(job: Job) -> Training:
         _training_source(job, dataset, device, generator),
         options=build.training_options(job.config),
         budget=job.budget,
-        validate=_Validation(job, dataset, device),
+        validate=_Validation(ImagePool(dataset, "val", device), job),
         generator=generator,
     )
 
@@ -163,21 +163,14 @@ def _training_source(
 class _Validation:
     """Scores a learner on the fixed validation episodes, the same for every trial of a study."""
 
+    pool: ImagePool
     job: Job
-    dataset: FewShotDataset
-    device: torch.device
 
     def __call__(self, learner: Learner) -> Accuracy:
-        return evaluate(learner, self._batches(), seed=self.job.validation_seed)
-
-    def _batches(self) -> Iterator[EpisodeBatch]:
-        return fixed_episodes(
-            ImagePool(self.dataset, "val", self.device),
-            self.job.episodes,
-            count=self.job.validation_episodes,
-            seed=self.job.validation_seed,
-            batch=_EVALUATION_BATCH,
-        )
+        job = self.job
+        seed, count = job.validation_seed, job.validation_episodes
+        batches = fixed_episodes(self.pool, job.episodes, count=count, seed=seed, batch=_EVALUATION_BATCH)
+        return evaluate(learner, batches, seed=seed)
 
 
 def _facts(learner: Learner) -> dict[str, int | float | str | bool]:
