@@ -46,7 +46,7 @@ def spaces(
         for space in map(load_space, shipped_spaces()):
             table.add_row(space.name, space.version, str(len(space.parameters)), space.description)
         return _print(table)
-    from autometa.trial.build import check_space
+    from autometa.trial.check import check_space
 
     space = load_space(name)
     check_space(space)

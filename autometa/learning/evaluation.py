@@ -13,6 +13,7 @@ from autometa.learning.learner import Learner
 from autometa.records import Accuracy
 
 
+@torch.no_grad()
 def evaluate(
     learner: Learner,
     batches: Iterable[EpisodeBatch],

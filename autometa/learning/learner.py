@@ -6,6 +6,7 @@ Symbols: B episodes in a batch, N way, K shot, Q query images a class; C, H, W o
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -14,7 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from autometa.data.episodes import EpisodeBatch
-from autometa.learning.normalization import Layout, Norm
+from autometa.learning.backbones.backbone import Backbone
+from autometa.learning.normalization import Film, Layout, Norm
 
 
 class TrainingSource(Protocol):
@@ -34,7 +36,8 @@ class Setting:
     """What a learner must know of its task before it sees an image."""
 
     way: int  # classes in an evaluation episode
-    train_classes: int  # classes of the train split
+    train_classes: int  # classes of the train split, and of the images that `TrainingSource.images` gives
+    label_smoothing: float = 0.0  # of the training loss, in [0, 1)
 
 
 class Learner(nn.Module, ABC):
@@ -45,6 +48,11 @@ class Learner(nn.Module, ABC):
     query image.
     """
 
+    def __init__(self, backbone: Backbone, setting: Setting) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.setting = setting
+
     @abstractmethod
     def outer_step(self, source: TrainingSource) -> dict[str, Tensor]:
         """Leave the gradient of one outer step in every parameter's `.grad`; returns detached scalars.
@@ -54,7 +62,10 @@ class Learner(nn.Module, ABC):
 
     @abstractmethod
     def query_logits(self, episodes: EpisodeBatch) -> Tensor:
-        """Adapt to each support set and score its query images: [B, N·Q, N], without gradient."""
+        """Adapt to each support set and score its query images: [B, N·Q, N].
+
+        The caller says whether with gradient: an attack needs the one in the query images.
+        """
 
     @property
     def transductive(self) -> bool:
@@ -71,24 +82,34 @@ class EpisodicLearner(Learner):
 
     def loss(self, episodes: EpisodeBatch) -> tuple[Tensor, dict[str, Tensor]]:
         """The meta-training loss, a scalar averaged over B, and detached scalars worth watching."""
-        return query_loss(self.scores(episodes), episodes)
+        return query_loss(self.scores(episodes), episodes, self.setting.label_smoothing)
 
     def outer_step(self, source: TrainingSource) -> dict[str, Tensor]:
         loss, metrics = self.loss(source.episodes())
         loss.backward()
         return {"loss": loss.detach(), **metrics}
 
-    @torch.no_grad()
     def query_logits(self, episodes: EpisodeBatch) -> Tensor:
         return self.scores(episodes)
 
 
-def embed(backbone: nn.Module, episodes: EpisodeBatch) -> tuple[Tensor, Tensor]:
+def embed(backbone: Backbone, episodes: EpisodeBatch, film: Film | None = None) -> tuple[Tensor, Tensor]:
     """Features of support [B, N·K, D] and query [B, N·Q, D], in one pass through the backbone."""
+    return _one_pass(backbone, episodes, film)
+
+
+def embed_maps(backbone: Backbone, episodes: EpisodeBatch) -> tuple[Tensor, Tensor]:
+    """Feature maps of support [B, N·K, C, H, W] and query [B, N·Q, C, H, W], in one pass."""
+    return _one_pass(backbone.maps, episodes, None)
+
+
+def _one_pass(
+    of: Callable[[Tensor, Layout], Tensor], episodes: EpisodeBatch, film: Film | None
+) -> tuple[Tensor, Tensor]:
     images = torch.cat([episodes.support_x, episodes.query_x], dim=1)  # (B, N·(K+Q), C, H, W)
     supports = episodes.support_x.shape[1]
-    layout = Layout(tasks=episodes.batch, support=supports)
-    features = backbone(images.flatten(0, 1), layout).unflatten(0, images.shape[:2])
+    layout = Layout(tasks=episodes.batch, support=supports, film=film)
+    features = of(images.flatten(0, 1), layout).unflatten(0, images.shape[:2])
     return features[:, :supports], features[:, supports:]
 
 
@@ -97,8 +118,10 @@ def class_means(features: Tensor, way: int) -> Tensor:
     return features.unflatten(1, (way, -1)).mean(2)
 
 
-def query_loss(logits: Tensor, episodes: EpisodeBatch) -> tuple[Tensor, dict[str, Tensor]]:
+def query_loss(
+    logits: Tensor, episodes: EpisodeBatch, label_smoothing: float = 0.0
+) -> tuple[Tensor, dict[str, Tensor]]:
     """Cross-entropy and accuracy of query logits [B, N·Q, N]."""
-    loss = F.cross_entropy(logits.flatten(0, 1), episodes.query_y.flatten())
+    loss = F.cross_entropy(logits.flatten(0, 1), episodes.query_y.flatten(), label_smoothing=label_smoothing)
     accuracy = (logits.detach().argmax(-1) == episodes.query_y).float().mean()
     return loss, {"accuracy": accuracy}

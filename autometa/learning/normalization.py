@@ -7,6 +7,7 @@ over `F.batch_norm` gives silently wrong second-order gradients (torch 2.13).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -15,23 +16,29 @@ from torch.nn import functional as F
 
 from autometa.errors import ConfigError
 
-MODES = ("running", "support", "per_step", "group", "none", "transductive")
+MODES = ("running", "support", "per_step", "group", "layer", "none", "transductive")
 _EPSILON = 1e-5
 _MOMENTUM = 0.1
 _MOST_STEPS = 16
 _GROUP_CHANNELS = 8
 
 
+Film = Mapping[nn.Module, tuple[Tensor, Tensor]]
+
+
 @dataclass(frozen=True)
 class Layout:
     """What M images are: `tasks` blocks of M / tasks, the first `support` of each its support set.
 
-    `step` is the inner step the weights have taken, for statistics kept per step.
+    `step` is the inner step the weights have taken, for statistics kept per step. `film` scales and
+    shifts what a `Norm` gives, differently for each task: (scale, shift), each [tasks, channels] (Perez et
+    al. 2018).
     """
 
     tasks: int
     support: int
     step: int = 0
+    film: Film | None = None
 
 
 class Norm(nn.Module):
@@ -42,6 +49,7 @@ class Norm(nn.Module):
         support: each task's support images give the statistics of its support and query alike.
         per_step: as running, with averages for each inner step (Antoniou et al. 2019).
         group: group norm (Wu & He 2018), each image by itself.
+        layer: all channels of an image are one group (Ba et al. 2016).
         none: scale and shift only.
         transductive: statistics of all of a task's images, query set included, in training and evaluation, as
             MAML's reference code. Tasks never share them, or a score would depend on how tasks are batched.
@@ -54,7 +62,8 @@ class Norm(nn.Module):
         self.mode = mode
         self.weight = nn.Parameter(torch.ones(channels))
         self.bias = nn.Parameter(torch.zeros(channels))
-        self.groups = max(1, channels // _GROUP_CHANNELS) if channels % _GROUP_CHANNELS == 0 else 1
+        self.channels = channels
+        self.groups = channels // _GROUP_CHANNELS if mode == "group" and channels % _GROUP_CHANNELS == 0 else 1
         rows = {"running": 1, "per_step": _MOST_STEPS}.get(mode, 0)
         self.register_buffer("running_mean", torch.zeros(rows, channels))
         self.register_buffer("running_var", torch.ones(rows, channels))
@@ -63,9 +72,16 @@ class Norm(nn.Module):
 
     def forward(self, x: Tensor, layout: Layout | None = None) -> Tensor:
         """Normalise [M, C, H, W]; without a layout the images are one block that is all support."""
+        y = self._by_mode(x, layout)
+        if layout is None or layout.film is None:
+            return y
+        scale, shift = (part[:, None, :, None, None] for part in layout.film[self])
+        return torch.addcmul(shift, y.unflatten(0, (layout.tasks, -1)), scale).flatten(0, 1)
+
+    def _by_mode(self, x: Tensor, layout: Layout | None) -> Tensor:
         if self.mode == "none":
             return x * self.weight[:, None, None] + self.bias[:, None, None]
-        if self.mode == "group":
+        if self.mode in ("group", "layer"):
             return F.group_norm(x, self.groups, self.weight, self.bias, _EPSILON)
         if self.mode in ("running", "per_step"):
             return self._with_averages(x, layout.step if layout else 0)

@@ -88,12 +88,12 @@ def make_plan(
     make_pruner(pruner, rungs=9)
     if gpus:
         bridge.require_local_gpus(gpus)
-    if not is_shipped:
-        from autometa.trial.build import check_space  # loads torch, so not for a space that has its test
-
-        check_space(space)
     root = str(Path(data_root).resolve()) if data_root else os.environ.get("AUTOMETA_DATA")
     data = load_dataset(name, data_root=root, image_size=image_size, seed=0)
+    if not is_shipped:
+        from autometa.trial.check import check_space  # loads torch, so not for a space that has its test
+
+        check_space(space, data.image_shape)
     spec = _episode_spec(name, episodes)
     for split in ("train", "val", "test"):
         data.require(split, spec)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from autometa.data.dataset import FewShotDataset
 from autometa.data.episodes import EpisodeSampler, ImagePool, fixed_episodes
@@ -21,7 +22,7 @@ from autometa.learning.augment import make_augment
 from autometa.learning.checkpoint_facts import exists, read_facts
 from autometa.learning.device import pick_device, seed_everything
 from autometa.learning.evaluation import evaluate
-from autometa.learning.learner import Learner, Setting
+from autometa.learning.learner import Learner
 from autometa.learning.training import Training
 from autometa.records import Accuracy, EpisodeSpec, RungReport, TrialRecord, checked
 from autometa.trial import build
@@ -60,7 +61,7 @@ def run(job: Job, *, on_rung: OnRung | None = None, on_step: OnStep | None = Non
         config=job.config,
         curve=training.curve,
         reason=reason,
-        facts=_facts(training.learner),
+        facts=_facts(training.learner, open_dataset(job.dataset).image_shape),
     )
 
 
@@ -88,7 +89,7 @@ def open_dataset(ref: DatasetRef) -> FewShotDataset:
 
 def new_learner(job: Job, dataset: FewShotDataset) -> Learner:
     """The job's learner with fresh weights."""
-    setting = Setting(way=job.episodes.way, train_classes=len(dataset.splits["train"]))
+    setting = build.setting_of(job.config, way=job.episodes.way, train_classes=len(dataset.splits["train"]))
     return build.build_learner(job.config, image_shape=dataset.image_shape, setting=setting)
 
 
@@ -173,9 +174,25 @@ class _Validation:
         return evaluate(learner, batches, seed=seed)
 
 
-def _facts(learner: Learner) -> dict[str, int | float | str | bool]:
+def _facts(learner: Learner, image_shape: tuple[int, int, int]) -> dict[str, int | float | str | bool]:
+    """Whether it is transductive, its size, and the operations of one image's way through the backbone."""
     parameters = sum(p.numel() for p in learner.parameters())
-    return {"transductive": learner.transductive, "parameters": parameters}
+    return {
+        "transductive": learner.transductive,
+        "parameters": parameters,
+        "flops": forward_flops(learner, image_shape),
+    }
+
+
+def forward_flops(learner: Learner, image_shape: tuple[int, int, int]) -> int:
+    """Floating-point operations of the backbone for one image, forward only."""
+    backbone = learner.backbone
+    was_training = backbone.training
+    image = torch.zeros(1, *image_shape, device=next(learner.parameters()).device)
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        backbone.eval()(image)
+    backbone.train(was_training)
+    return int(counter.get_total_flops())
 
 
 def _check_same(job: Job, folder: Path) -> None:

@@ -28,7 +28,7 @@ def write(folder: Path, text: str) -> Path:
 
 
 def test_every_shipped_space_loads_and_names_what_exists() -> None:
-    from autometa.trial.build import check_space
+    from autometa.trial.check import check_space
 
     spaces = [load_space(path) for path in shipped_spaces()]
     assert "few_shot" in {space.name for space in spaces}
@@ -105,7 +105,7 @@ def test_an_unknown_space_names_the_nearest() -> None:
 
 
 def test_a_learner_that_does_not_exist_is_refused(tmp_path: Path) -> None:
-    from autometa.trial.build import check_space
+    from autometa.trial.check import check_space
 
     space = load_space(write(tmp_path, GOOD.replace('"prototypical"', '"protonet"')))
     with pytest.raises(SpaceError, match="unknown learner 'protonet'"):

@@ -9,43 +9,47 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from autometa.errors import ConfigError
+from autometa.learning.backbones.backbone import Backbone, Shape, pooled_sides
 from autometa.learning.normalization import Layout, Norm
 
 
-class Conv(nn.Module):
+class Conv(Backbone):
     """Conv-`depth` with `width` channels (Vinyals et al. 2016; Conv4-64 of Snell et al. 2017).
 
-    Each block halves height and width while both are at least 2; features are the flattened last map.
+    Each block halves height and width while both are at least 2.
 
     Args:
         image_shape: (channels, height, width).
         depth: blocks, 1 to 8.
         width: channels of every block, 1 to 1024.
         norm: a mode of `normalization.Norm`.
+        readout: features are the last map, "flatten" (as in the papers), or its spatial "mean".
     """
 
     def __init__(
-        self, image_shape: tuple[int, int, int], *, depth: int = 4, width: int = 64, norm: str = "running"
+        self,
+        image_shape: Shape,
+        *,
+        depth: int = 4,
+        width: int = 64,
+        norm: str = "running",
+        readout: str = "flatten",
     ) -> None:
-        super().__init__()
         if not 1 <= depth <= 8:
             raise ConfigError(f"conv.depth = {depth}: it may be 1 … 8")
         if not 1 <= width <= 1024:
             raise ConfigError(f"conv.width = {width}: it may be 1 … 1024")
         channels, height, side = image_shape
+        super().__init__((width, *pooled_sides(height, side, depth)), readout)
         sizes = [channels, *[width] * depth]
         self.blocks = nn.ModuleList(_Block(i, o, norm) for i, o in itertools.pairwise(sizes))
-        for _ in range(depth):
-            height, side = (height // 2, side // 2) if min(height, side) >= 2 else (height, side)
-        self.features = width * height * side
 
-    def forward(self, images: Tensor, layout: Layout | None = None) -> Tensor:
-        """Features [M, D] of images [M, C, H, W]."""
+    def maps(self, images: Tensor, layout: Layout | None = None) -> Tensor:
         # channels-last is 1.4 times as fast for 3 × 32 × 32 on a CPU, and what tensor cores want on a GPU.
         x = images.contiguous(memory_format=torch.channels_last)
         for block in self.blocks:
             x = block(x, layout)
-        return x.flatten(1)
+        return x
 
 
 class _Block(nn.Module):

@@ -7,13 +7,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from autometa.errors import ConfigError
+from autometa.learning.backbones.backbone import Backbone, Shape, pooled_sides
 from autometa.learning.normalization import Layout, Norm
 
 _STAGES = 4
 _PLAIN, _WIDE = (1.0, 2.0, 4.0, 8.0), (1.0, 2.5, 5.0, 10.0)
 
 
-class ResNet12(nn.Module):
+class ResNet12(Backbone):
     """ResNet-12 as in TADAM and MetaOptNet (Oreshkin et al. 2018; Lee et al. 2019).
 
     Args:
@@ -27,7 +28,7 @@ class ResNet12(nn.Module):
 
     def __init__(
         self,
-        image_shape: tuple[int, int, int],
+        image_shape: Shape,
         *,
         width: int = 64,
         wide: bool = False,
@@ -35,7 +36,6 @@ class ResNet12(nn.Module):
         drop_block: int = 1,
         norm: str = "running",
     ) -> None:
-        super().__init__()
         if not 1 <= width <= 512:
             raise ConfigError(f"resnet12.width = {width}: it may be 1 … 512")
         if not 0 <= drop_rate < 1:
@@ -43,17 +43,16 @@ class ResNet12(nn.Module):
         if drop_block < 1:
             raise ConfigError(f"resnet12.drop_block = {drop_block}: it must be at least 1")
         sizes = [image_shape[0], *(int(width * factor) for factor in (_WIDE if wide else _PLAIN))]
+        super().__init__((sizes[-1], *pooled_sides(*image_shape[1:], _STAGES)), "mean")
         self.stages = nn.ModuleList(
             _Stage(sizes[i], sizes[i + 1], norm, drop_rate, drop_block if i >= 2 else 1) for i in range(_STAGES)
         )
-        self.features = sizes[-1]
 
-    def forward(self, images: Tensor, layout: Layout | None = None) -> Tensor:
-        """Features [M, D] of images [M, C, H, W]: the spatial mean of the last map."""
+    def maps(self, images: Tensor, layout: Layout | None = None) -> Tensor:
         x = images.contiguous(memory_format=torch.channels_last)
         for stage in self.stages:
             x = stage(x, layout)
-        return x.mean((2, 3))
+        return x
 
 
 class _Stage(nn.Module):

@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from autometa.data.episodes import EpisodeBatch
 from autometa.errors import ConfigError
+from autometa.learning.backbones.backbone import Backbone
 from autometa.learning.learner import EpisodicLearner, Setting, embed
 
 
@@ -25,19 +26,18 @@ class Anil(EpisodicLearner):
 
     def __init__(
         self,
-        backbone: nn.Module,
+        backbone: Backbone,
         setting: Setting,
         *,
         inner_rate: float = 0.1,
         inner_steps: int = 5,
         learned_rates: bool = False,
     ) -> None:
-        super().__init__()
+        super().__init__(backbone, setting)
         if inner_rate <= 0:
             raise ConfigError(f"anil.inner_rate = {inner_rate}: it must be positive")
         if not 1 <= inner_steps <= 256:
             raise ConfigError(f"anil.inner_steps = {inner_steps}: it may be 1 … 256")
-        self.backbone = backbone
         self.rates = nn.Parameter(torch.full((inner_steps,), float(inner_rate)), requires_grad=learned_rates)
 
     def scores(self, episodes: EpisodeBatch) -> Tensor:

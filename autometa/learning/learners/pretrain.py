@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from autometa.data.episodes import EpisodeBatch
 from autometa.errors import ConfigError
+from autometa.learning.backbones.backbone import Backbone
 from autometa.learning.learner import Learner, Setting, TrainingSource, class_means, embed
 
 _COSINE_SCALE = 10.0  # Gidaris & Komodakis 2018 start from 10; cosines alone are too flat for a softmax
@@ -25,24 +26,22 @@ class Pretrain(Learner):
             "finetune" (logistic regression with an L2 penalty, fitted to the support set).
         train_head: the classifier in pre-training, "linear" or "cosine" (Baseline++).
         batch_size: images of an outer step.
-        label_smoothing: in [0, 1).
         finetune_steps: gradient steps of the "finetune" head.
         finetune_penalty: its L2 penalty relative to one support image, 1 as in scikit-learn's default.
     """
 
     def __init__(
         self,
-        backbone: nn.Module,
+        backbone: Backbone,
         setting: Setting,
         *,
         head: str = "cosine",
         train_head: str = "linear",
         batch_size: int = 64,
-        label_smoothing: float = 0.0,
         finetune_steps: int = 100,
         finetune_penalty: float = 1.0,
     ) -> None:
-        super().__init__()
+        super().__init__(backbone, setting)
         for option, value, allowed in (
             ("head", head, ("cosine", "finetune")),
             ("train_head", train_head, ("linear", "cosine")),
@@ -51,24 +50,19 @@ class Pretrain(Learner):
                 raise ConfigError(f"pretrain.{option} = {value!r}: it may be {' | '.join(allowed)}")
         if batch_size < 2:
             raise ConfigError(f"pretrain.batch_size = {batch_size}: it must be at least 2")
-        if not 0 <= label_smoothing < 1:
-            raise ConfigError(f"pretrain.label_smoothing = {label_smoothing}: it must be in [0, 1)")
-        self.backbone = backbone
-        features: int = backbone.features  # type: ignore[assignment]
-        self.classifier = nn.Linear(features, setting.train_classes)
+        self.classifier = nn.Linear(backbone.features, setting.train_classes)
         self.head, self.train_head = head, train_head
-        self.batch_size, self.label_smoothing = batch_size, label_smoothing
+        self.batch_size = batch_size
         self.finetune_steps, self.finetune_penalty = finetune_steps, finetune_penalty
 
     def outer_step(self, source: TrainingSource) -> dict[str, Tensor]:
         images, labels = source.images(self.batch_size)
         scores = self._train_scores(self.backbone(images))
-        loss = F.cross_entropy(scores, labels, label_smoothing=self.label_smoothing)
+        loss = F.cross_entropy(scores, labels, label_smoothing=self.setting.label_smoothing)
         loss.backward()
         accuracy = (scores.detach().argmax(-1) == labels).float().mean()
         return {"loss": loss.detach(), "accuracy": accuracy}
 
-    @torch.no_grad()
     def query_logits(self, episodes: EpisodeBatch) -> Tensor:
         support, query = (F.normalize(f, dim=-1) for f in embed(self.backbone, episodes))
         if self.head == "cosine":

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from autometa.data.episodes import EpisodeBatch
 from autometa.errors import ConfigError
+from autometa.learning.backbones.backbone import Backbone
 from autometa.learning.learner import EpisodicLearner, Setting, class_means, embed
 
 
@@ -20,14 +21,13 @@ class Prototypical(EpisodicLearner):
     """
 
     def __init__(
-        self, backbone: nn.Module, setting: Setting, *, temperature: float = 0.1, metric: str = "euclidean"
+        self, backbone: Backbone, setting: Setting, *, temperature: float = 0.1, metric: str = "euclidean"
     ) -> None:
-        super().__init__()
+        super().__init__(backbone, setting)
         if temperature <= 0:
             raise ConfigError(f"prototypical.temperature = {temperature}: it must be positive")
         if metric not in ("euclidean", "cosine"):
             raise ConfigError(f"prototypical.metric = {metric!r}: it may be euclidean | cosine")
-        self.backbone = backbone
         self.temperature = temperature
         self.metric = metric
 

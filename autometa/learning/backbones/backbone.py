@@ -1,0 +1,54 @@
+"""The interface of every backbone: images in, feature maps and feature vectors out."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+from torch import Tensor, nn
+
+from autometa.errors import ConfigError
+from autometa.learning.normalization import Layout
+
+Shape = tuple[int, int, int]
+READOUTS = ("flatten", "mean")
+
+
+class Backbone(nn.Module, ABC):
+    """Features of images. A subclass takes `(image_shape, *, options...)` and knows nothing of tasks.
+
+    Whatever mixes images (batch statistics) does so through a `Norm`, told by the `Layout` which images
+    may influence which.
+
+    Args:
+        map_shape: (channels, height, width) of the last feature map.
+        readout: "flatten" the map to a vector, or take its spatial "mean".
+
+    Attributes:
+        features: length D of a feature vector.
+    """
+
+    def __init__(self, map_shape: Shape, readout: str) -> None:
+        super().__init__()
+        if readout not in READOUTS:
+            raise ConfigError(f"readout = {readout!r}: it may be {' | '.join(READOUTS)}")
+        self.map_shape = map_shape
+        self.readout = readout
+        channels, height, width = map_shape
+        self.features = channels if readout == "mean" else channels * height * width
+
+    @abstractmethod
+    def maps(self, images: Tensor, layout: Layout | None = None) -> Tensor:
+        """Feature maps [M, *map_shape] of images [M, C, H, W]."""
+
+    def forward(self, images: Tensor, layout: Layout | None = None) -> Tensor:
+        """Feature vectors [M, D] of images [M, C, H, W]."""
+        maps = self.maps(images, layout)
+        return maps.mean((2, 3)) if self.readout == "mean" else maps.flatten(1)
+
+
+def pooled_sides(height: int, width: int, times: int) -> tuple[int, int]:
+    """Sides of a map after `times` poolings by two, which stop when a side is one."""
+    for _ in range(times):
+        if min(height, width) >= 2:
+            height, width = height // 2, width // 2
+    return height, width
