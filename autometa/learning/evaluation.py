@@ -20,11 +20,13 @@ def evaluate(
     *,
     seed: int,
     on_batch: Callable[[int], None] | None = None,
+    change: Callable[[Learner, EpisodeBatch], EpisodeBatch] | None = None,
 ) -> Accuracy:
     """Adapt to each episode and score its query set; the learner's mode is restored afterwards.
 
     Args:
         seed: what the episodes were drawn with, for the record.
+        change: what is done to episodes first, for example an attack.
         on_batch: told how many episodes were just done.
     """
     was_training = learner.training
@@ -32,6 +34,7 @@ def evaluate(
     try:
         scores = []
         for episodes in batches:
+            episodes = change(learner, episodes) if change else episodes
             scores.append(episode_accuracies(learner.query_logits(episodes), episodes))
             if on_batch:
                 on_batch(episodes.batch)

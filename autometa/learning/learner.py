@@ -48,6 +48,8 @@ class Learner(nn.Module, ABC):
     query image.
     """
 
+    trains_on_episodes = True  # whether `outer_step` takes episodes, not plain images
+
     def __init__(self, backbone: Backbone, setting: Setting) -> None:
         super().__init__()
         self.backbone = backbone

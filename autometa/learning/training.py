@@ -17,6 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from autometa.errors import ConfigError, DivergedError, did_you_mean
 from autometa.learning.learner import Learner, TrainingSource
+from autometa.learning.objective import Objective
 from autometa.learning.optimization import SCHEDULES, make_optimizer, rate_factor
 from autometa.records import Accuracy, Budget, RungReport
 
@@ -45,6 +46,7 @@ class Training:
         source: draws training data with `generator`, whose state is part of a checkpoint.
         budget: how long, and at how many rungs to validate.
         validate: scores the learner at each rung.
+        objective: takes the learner's outer steps in its place, with something added.
 
     Attributes:
         curve: a report for each rung so far.
@@ -61,6 +63,7 @@ class Training:
         budget: Budget,
         validate: Callable[[Learner], Accuracy],
         generator: torch.Generator,
+        objective: Objective | None = None,
     ) -> None:
         if options.schedule not in SCHEDULES:
             raise ConfigError(f"schedule = {options.schedule!r}: {did_you_mean(options.schedule, SCHEDULES)}")
@@ -72,6 +75,7 @@ class Training:
         self.budget = budget
         self.validate = validate
         self.generator = generator
+        self.objective = objective
         self.optimizer = make_optimizer(
             learner.parameters(),
             optimizer=options.optimizer,
@@ -129,7 +133,7 @@ class Training:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.zero_grad(set_to_none=True)
-        metrics = self._counted_outer_step() if self._must_count() else self.learner.outer_step(self.source)
+        metrics = self._counted_outer_step() if self._must_count() else self._outer_step()
         norm = torch.nn.utils.clip_grad_norm_(self.learner.parameters(), self.options.clip_norm)
         metrics["gradient_norm"] = norm.detach()
         self.steps += 1
@@ -138,13 +142,18 @@ class Training:
         self.optimizer.step()
         return metrics
 
+    def _outer_step(self) -> dict[str, Tensor]:
+        if self.objective is None:
+            return self.learner.outer_step(self.source)
+        return self.objective.outer_step(self.learner, self.source)
+
     def _must_count(self) -> bool:
         return self.steps == 0 and self.budget.teraflops is not None
 
     def _counted_outer_step(self) -> dict[str, Tensor]:
         """The first step, counting its operations to find the last: the same number on every machine."""
         with FlopCounterMode(display=False) as counter:
-            metrics = self.learner.outer_step(self.source)
+            metrics = self._outer_step()
         assert self.budget.teraflops is not None
         affordable = int(self.budget.teraflops * 1e12 / max(1, counter.get_total_flops()))
         steps = max(self.budget.rungs, affordable)

@@ -23,6 +23,7 @@ from autometa.learning.learners.anil import Anil
 from autometa.learning.learners.maml import Maml
 from autometa.learning.learners.pretrain import Pretrain
 from autometa.learning.learners.prototypical import Prototypical
+from autometa.learning.objective import ObjectiveOptions
 from autometa.learning.training import TrainingOptions
 from autometa.records import Scalar, TrialConfig
 
@@ -56,7 +57,7 @@ class Loss:
 
 
 # Options of every configuration, whatever the learner and the backbone.
-COMMON = (TrainingOptions, Sampling, Loss)
+COMMON = (TrainingOptions, Sampling, Loss, ObjectiveOptions)
 # Options that a configuration may give to any backbone without its name; `maml.norm` is what the backbone
 # gets under that learner.
 OF_BACKBONES = ("norm",)
@@ -90,6 +91,20 @@ def training_options(config: TrialConfig) -> TrainingOptions:
 def sampling(config: TrialConfig) -> Sampling:
     """How training episodes are drawn; what the configuration leaves out keeps its default."""
     return Sampling(**plain_options(Sampling, config))
+
+
+def objective_options(config: TrialConfig) -> ObjectiveOptions:
+    """What is added to the learner's own loss; nothing by default.
+
+    Raises:
+        ConfigError: a weight out of range, or adversarial episodes for a learner that trains on none.
+    """
+    options = ObjectiveOptions(**plain_options(ObjectiveOptions, config))
+    name = chosen("learner", config)
+    learner: type[Learner] = tables()["learner"][name]
+    if options.attack_epsilon and not learner.trains_on_episodes:
+        raise ConfigError(f"attack_epsilon = {options.attack_epsilon}: {name} is not trained on episodes")
+    return options
 
 
 @functools.cache

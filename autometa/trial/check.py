@@ -74,6 +74,7 @@ def _build_without_memory(config: TrialConfig, image_shape: Shape) -> None:
     with torch.device("meta"):
         setting = build.setting_of(config, way=5, train_classes=64)
         build.build_learner(config, image_shape=image_shape, setting=setting)
+    build.objective_options(config)
 
 
 def _ancestors(space: SearchSpace, parameter: Parameter) -> dict[str, Scalar]:

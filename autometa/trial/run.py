@@ -14,15 +14,17 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from autometa.data.dataset import FewShotDataset
-from autometa.data.episodes import EpisodeSampler, ImagePool, fixed_episodes
+from autometa.data.episodes import EpisodeBatch, EpisodeSampler, ImagePool, fixed_episodes
 from autometa.data.load import load_dataset
 from autometa.errors import CheckpointError, DivergedError
 from autometa.learning import checkpoints
+from autometa.learning.attacks import Attack, PixelRange
 from autometa.learning.augment import make_augment
 from autometa.learning.checkpoint_facts import exists, read_facts
 from autometa.learning.device import pick_device, seed_everything
 from autometa.learning.evaluation import evaluate
 from autometa.learning.learner import Learner
+from autometa.learning.objective import Objective, ObjectiveOptions
 from autometa.learning.training import Training
 from autometa.records import Accuracy, EpisodeSpec, RungReport, TrialRecord, checked
 from autometa.trial import build
@@ -79,6 +81,7 @@ def prepare(job: Job) -> Training:
         budget=job.budget,
         validate=_Validation(ImagePool(dataset, "val", device), job),
         generator=generator,
+        objective=_objective(job, dataset, device, generator),
     )
 
 
@@ -103,11 +106,12 @@ def evaluate_checkpoint(
     spec: EpisodeSpec | None = None,
     dataset: DatasetRef | None = None,
     on_batch: Callable[[int], None] | None = None,
+    attack: Attack | None = None,
 ) -> Accuracy:
     """Accuracy of a trained checkpoint on `episodes` episodes of one split, by default of the task it was trained for.
 
     The same seed gives the same episodes to every model. `spec` is another way, shot or query; `dataset`
-    another place to find the data.
+    another place to find the data; `attack` makes the query images adversarial first.
 
     Raises:
         CheckpointError: there is none, or it is damaged.
@@ -121,7 +125,16 @@ def evaluate_checkpoint(
     checkpoints.load_weights(folder, learner)
     pool = ImagePool(data, split, device)
     batches = fixed_episodes(pool, spec or job.episodes, count=episodes, seed=seed, batch=_EVALUATION_BATCH)
-    return evaluate(learner.to(device), batches, seed=seed, on_batch=on_batch)
+    change = _attacker(attack, data, device, seed) if attack else None
+    return evaluate(learner.to(device), batches, seed=seed, on_batch=on_batch, change=change)
+
+
+def _attacker(
+    attack: Attack, data: FewShotDataset, device: torch.device, seed: int
+) -> Callable[[Learner, EpisodeBatch], EpisodeBatch]:
+    pixels = PixelRange.of(data.mean, data.std, device)
+    generator = torch.Generator(device).manual_seed(seed)
+    return lambda learner, episodes: attack(learner, episodes, pixels, generator)
 
 
 def job_of(folder: Path) -> Job:
@@ -158,6 +171,15 @@ def _training_source(
         generator=generator,
         augment=make_augment(how.augment),
     )
+
+
+def _objective(
+    job: Job, dataset: FewShotDataset, device: torch.device, generator: torch.Generator
+) -> Objective | None:
+    options = build.objective_options(job.config)
+    if options == ObjectiveOptions():
+        return None
+    return Objective(options, PixelRange.of(dataset.mean, dataset.std, device), generator)
 
 
 @dataclass(frozen=True)
