@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from autometa.data.dataset import FewShotDataset
+from autometa.data.rotation import TURNS, require_square, rotated
 from autometa.records import EpisodeSpec
 
 Augment = Callable[[Tensor, torch.Generator], Tensor]
@@ -103,9 +104,13 @@ class EpisodeSampler:
         batch: B.
         generator: draws classes and images, on the CPU, and augments, so its state is all there is to save.
         augment: changes images [M, C, H, W] after they are gathered.
+        rotations: a class turned by 90, 180 or 270 degrees is a class of its own, in episodes and in plain
+            images, as Santoro et al. 2016 did with Omniglot. Images are turned after they are augmented. It is not
+            for data sets whose classes already are rotations of each other, as our Omniglot and digits.
 
     Raises:
-        DataError: the split has too few classes, or too few images in one.
+        DataError: the split has too few classes, or too few images in one, or `rotations` are asked of images
+            that are not square.
     """
 
     def __init__(
@@ -116,31 +121,52 @@ class EpisodeSampler:
         batch: int,
         generator: torch.Generator,
         augment: Augment | None = None,
+        rotations: bool = False,
     ) -> None:
         pool.dataset.require(pool.split, spec)
+        if rotations:
+            require_square(*pool.dataset.image_shape[1:])
         self._pool = pool
         self._spec = spec
         self._batch = batch
         self._generator = generator
         self._augment = augment
+        self._turns = TURNS if rotations else 1
+
+    @property
+    def classes(self) -> int:
+        """How many classes `images` draws from: those of the split, four times as many with rotations."""
+        return self._pool.classes * self._turns
 
     def episodes(self) -> EpisodeBatch:
         """The next B episodes."""
-        index = draw_episodes(self._pool, self._spec, self._batch, self._generator)
-        return _gathered(self._pool, self._spec, index, self._changed)
+        classes = _draw_classes(self.classes, self._spec.way, self._batch, self._generator)  # (B, N)
+        index = _draw_images(self._pool, self._spec, classes // self._turns, self._generator)
+        turns = (classes % self._turns)[..., None].expand_as(index).flatten()
+        return _gathered(self._pool, self._spec, index, lambda images: self._changed(images, turns))
 
     def images(self, count: int) -> tuple[Tensor, Tensor]:
-        """`count` images [count, C, H, W] of any classes, each image equally likely, and their classes [count]."""
+        """`count` images [count, C, H, W] of any classes, each image equally likely, and their classes [count].
+
+        With rotations, class c of the split turned by t quarter turns is class 4·c + t.
+        """
         counts = self._pool.counts
         ends = counts.cumsum(0)
-        device = self._generator.device
-        flat = torch.randint(int(ends[-1]), (count,), generator=self._generator, device=device).cpu()
+        flat = self._drawn(int(ends[-1]), count)
         classes = torch.searchsorted(ends, flat, right=True)
         index = self._pool.table[classes, flat - (ends - counts)[classes]]
-        return self._changed(self._pool.gather(index)), classes.to(self._pool.device)
+        turns = self._drawn(self._turns, count) if self._turns > 1 else torch.zeros_like(classes)
+        images = self._changed(self._pool.gather(index), turns)
+        return images, (classes * self._turns + turns).to(self._pool.device)
 
-    def _changed(self, images: Tensor) -> Tensor:
-        return self._augment(images, self._generator) if self._augment else images
+    def _drawn(self, below: int, count: int) -> Tensor:
+        device = self._generator.device
+        return torch.randint(below, (count,), generator=self._generator, device=device).cpu()
+
+    def _changed(self, images: Tensor, turns: Tensor) -> Tensor:
+        """Images [M, C, H, W] augmented, then rotated by their quarter turns [M]."""
+        images = self._augment(images, self._generator) if self._augment else images
+        return rotated(images, turns) if self._turns > 1 else images
 
 
 def fixed_episodes(pool: ImagePool, spec: EpisodeSpec, *, count: int, seed: int, batch: int) -> Iterator[EpisodeBatch]:
@@ -157,9 +183,18 @@ def fixed_episodes(pool: ImagePool, spec: EpisodeSpec, *, count: int, seed: int,
 
 def draw_episodes(pool: ImagePool, spec: EpisodeSpec, count: int, generator: torch.Generator) -> Tensor:
     """Indices of images [count, N, K + Q]: classes without repetition, images of a class likewise."""
-    device = generator.device
-    classes = torch.rand(count, pool.classes, generator=generator, device=device).topk(spec.way).indices.cpu()
-    drawn = torch.rand(count, spec.way, pool.table.shape[1], generator=generator, device=device).cpu()
+    return _draw_images(pool, spec, _draw_classes(pool.classes, spec.way, count, generator), generator)
+
+
+def _draw_classes(classes: int, way: int, count: int, generator: torch.Generator) -> Tensor:
+    """Classes [count, N], without repetition in a row."""
+    return torch.rand(count, classes, generator=generator, device=generator.device).topk(way).indices.cpu()
+
+
+def _draw_images(pool: ImagePool, spec: EpisodeSpec, classes: Tensor, generator: torch.Generator) -> Tensor:
+    """Indices of images [count, N, K + Q] of classes [count, N], without repetition in a row."""
+    shape = (*classes.shape, pool.table.shape[1])
+    drawn = torch.rand(shape, generator=generator, device=generator.device).cpu()
     padding = torch.arange(pool.table.shape[1]) >= pool.counts[classes][..., None]
     place = drawn.masked_fill_(padding, -1).topk(spec.shot + spec.query, dim=-1).indices
     return pool.table[classes[..., None], place]

@@ -60,3 +60,11 @@ def limit_gpu_memory(fraction: float) -> None:
 def seed_everything(seed: int) -> None:
     """Seed torch's global generators, which draw initial weights and dropout."""
     torch.manual_seed(seed)
+
+
+def global_generator(device: torch.device) -> torch.Generator:
+    """The generator that dropout draws from on this device; its state is part of a checkpoint."""
+    if device.type == "cuda":
+        torch.cuda.init()
+        return torch.cuda.default_generators[device.index or 0]
+    return torch.default_generator

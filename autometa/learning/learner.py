@@ -120,6 +120,11 @@ def class_means(features: Tensor, way: int) -> Tensor:
     return features.unflatten(1, (way, -1)).mean(2)
 
 
+def support_targets(episodes: EpisodeBatch, like: Tensor) -> Tensor:
+    """One-hot support labels [B, N·K, N] in the type of `like`."""
+    return F.one_hot(episodes.support_y, episodes.way).to(like)
+
+
 def query_loss(
     logits: Tensor, episodes: EpisodeBatch, label_smoothing: float = 0.0
 ) -> tuple[Tensor, dict[str, Tensor]]:

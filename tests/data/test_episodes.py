@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +12,7 @@ from hypothesis import strategies as st
 
 from autometa.data.dataset import FewShotDataset
 from autometa.data.episodes import EpisodeSampler, ImagePool, draw_episodes, fixed_episodes
+from autometa.data.rotation import rotated
 from autometa.errors import DataError
 from autometa.records import EpisodeSpec
 
@@ -100,3 +103,73 @@ def test_every_class_and_image_is_drawn_equally_often(digits: FewShotDataset) ->
 def test_a_split_that_is_too_small_says_what_to_change(digits: FewShotDataset, spec: EpisodeSpec, says: str) -> None:
     with pytest.raises(DataError, match=says):
         next(fixed_episodes(ImagePool(digits, "val"), spec, count=2, seed=0, batch=2))
+
+
+def rotating(digits: FewShotDataset, way: int, seed: int = 5) -> EpisodeSampler:
+    spec = EpisodeSpec(way=way, shot=2, query=3)
+    generator = torch.Generator().manual_seed(seed)
+    return EpisodeSampler(ImagePool(digits, "train"), spec, batch=4, generator=generator, rotations=True)
+
+
+def test_each_image_is_rotated_by_its_own_quarter_turns() -> None:
+    images, turns = torch.randn(9, 2, 5, 5), torch.tensor([0, 1, 2, 3, 3, 2, 1, 0, 5])
+    expected = torch.stack([image.rot90(int(turn), (1, 2)) for image, turn in zip(images, turns, strict=True)])
+    assert torch.equal(rotated(images, turns), expected)
+
+
+def test_a_rotated_class_is_a_class_of_its_own_in_episodes(digits: FewShotDataset) -> None:
+    # The digits' own classes are rotations of each other; noise is like itself alone.
+    noise = np.random.default_rng(0).integers(0, 256, digits.images.shape, dtype=np.uint8)
+    digits = dataclasses.replace(digits, images=noise)
+    way, pool = 20, ImagePool(digits, "train")
+    there = torch.arange(pool.table.shape[1]) < pool.counts[:, None]
+    train, owners = pool.gather(pool.table[there]), there.nonzero()[:, 0]
+    batch = rotating(digits, way).episodes()
+    shared = 0
+    for support, query in zip(batch.support_x, batch.query_x, strict=True):
+        images = torch.cat([support.unflatten(0, (way, 2)), query.unflatten(0, (way, 3))], 1)
+        kinds = [_kind(members, train, owners) for members in images]
+        assert all(len(common) == 1 for common in kinds)  # all five images: one class, turned alike
+        kind = [next(iter(common)) for common in kinds]
+        assert len(set(kind)) == way
+        shared += way - len({owner for owner, _ in kind})
+    assert shared > 0  # some class was in an episode in two positions
+
+
+def _kind(members: torch.Tensor, train: torch.Tensor, owners: torch.Tensor) -> set[tuple[int, int]]:
+    """Every (class, turn) of which all these images [n, C, H, W] are."""
+    found = [
+        {
+            (int(owners[i]), turn)
+            for turn in range(4)
+            for i in (train == image.rot90(-turn, (1, 2))).all(dim=(1, 2, 3)).nonzero()
+        }
+        for image in members
+    ]
+    return set.intersection(*found)
+
+
+def test_rotated_images_have_four_times_the_labels(digits: FewShotDataset) -> None:
+    source, pool = rotating(digits, 3), ImagePool(digits, "train")
+    assert source.classes == 4 * pool.classes == 96
+    images, labels = source.images(3000)
+    assert set(labels.tolist()) == set(range(96))
+    for image, label in zip(images[:20], labels[:20].tolist(), strict=True):
+        own = pool.gather(pool.table[label // 4, : pool.counts[label // 4]])
+        assert (own == image.rot90(-(label % 4), (1, 2))).all(dim=(1, 2, 3)).any()
+
+
+def test_without_rotations_the_classes_are_those_of_the_split(digits: FewShotDataset) -> None:
+    source = sampler(digits, EpisodeSpec(way=3, shot=1, query=2), seed=9)
+    assert source.classes == 24
+    # The stream as it was before rotations could be asked for.
+    episodes, (images, labels) = source.episodes(), source.images(5)
+    assert labels.tolist() == [10, 23, 8, 7, 15]
+    assert float(episodes.support_x.double().sum()) == pytest.approx(33.50283, abs=1e-3)
+    assert float(images.double().sum()) == pytest.approx(1.96988, abs=1e-3)
+
+
+def test_images_that_are_not_square_cannot_be_rotated(digits: FewShotDataset) -> None:
+    narrow = dataclasses.replace(digits, images=digits.images[..., :6])
+    with pytest.raises(DataError, match="8 × 6"):
+        rotating(narrow, 3)

@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+import copy
+import functools
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from autometa.data.episodes import EpisodeBatch
+from autometa.data.rotation import rotated
 from autometa.errors import ConfigError
 from autometa.learning.backbones.backbone import Backbone
-from autometa.learning.learner import Learner, Setting, TrainingSource, class_means, embed
+from autometa.learning.device import global_generator
+from autometa.learning.finetune import tuned_scores
+from autometa.learning.heads import Fit, logistic, nearest_mean, ridge
+from autometa.learning.learner import Learner, Setting, TrainingSource, embed, support_targets
+from autometa.learning.mixing import Mixed, cutmix, mixed_loss, mixup
+from autometa.learning.transduction import check_kind, transductive_scores
 
 _COSINE_SCALE = 10.0  # Gidaris & Komodakis 2018 start from 10; cosines alone are too flat for a softmax
-# Softmax regression on features of length one is smooth with constant 1/2: steps of 2 converge, and 100 of
-# them leave less than the interval of an accuracy.
-_FINETUNE_RATE = 2.0
+_RIDGE_SCALE = 10.0  # ridge regression of 0 and 1 gives scores of the same flatness
+_MIXING_ALPHA = 1.0  # as in both papers on CIFAR
+_TEACHER_DECAY = 0.999
+_DISTILLATION_TEMPERATURE = 4.0  # Tian et al. 2020
 
 
 class Pretrain(Learner):
@@ -22,13 +32,22 @@ class Pretrain(Learner):
     classification: a good embedding is all you need?
 
     Args:
-        head: how a new task is solved on frozen features of length one: "cosine" (nearest class mean) or
-            "finetune" (logistic regression with an L2 penalty, fitted to the support set).
+        head: how a new task is solved on features of length one: "cosine" (nearest class mean), "finetune"
+            (logistic regression with an L2 penalty) or "ridge", fitted to the support set.
         train_head: the classifier in pre-training, "linear" or "cosine" (Baseline++).
         batch_size: images of an outer step.
         finetune_steps: gradient steps of the "finetune" head.
-        finetune_penalty: its L2 penalty relative to one support image, 1 as in scikit-learn's default.
+        finetune_penalty: L2 penalty of the fitted heads, relative to one support image; 1 as in scikit-learn.
+        adapt: what a new task changes, the "head" alone or "all" weights, by `tune_steps` further gradient
+            steps of size `tune_rate` from the fitted "finetune" head.
+        rotation_weight: of telling by how many quarter turns an image was rotated (Gidaris et al. 2019).
+        distillation_weight: of agreeing with the running average of the own weights, in [0, 1) (Tarvainen &
+            Valpola 2017; the born-again form of Tian et al. needs a second training).
+        mixing: "none", "mixup" (Zhang et al. 2018) or "cutmix" (Yun et al. 2019) of training images.
+        transduction: a kind of `transduction.transductive_scores`.
     """
+
+    trains_on_episodes = False
 
     def __init__(
         self,
@@ -40,51 +59,131 @@ class Pretrain(Learner):
         batch_size: int = 64,
         finetune_steps: int = 100,
         finetune_penalty: float = 1.0,
+        adapt: str = "head",
+        tune_steps: int = 20,
+        tune_rate: float = 0.02,
+        rotation_weight: float = 0.0,
+        distillation_weight: float = 0.0,
+        mixing: str = "none",
+        transduction: str = "none",
     ) -> None:
         super().__init__(backbone, setting)
-        for option, value, allowed in (
-            ("head", head, ("cosine", "finetune")),
-            ("train_head", train_head, ("linear", "cosine")),
-        ):
-            if value not in allowed:
-                raise ConfigError(f"pretrain.{option} = {value!r}: it may be {' | '.join(allowed)}")
-        if batch_size < 2:
-            raise ConfigError(f"pretrain.batch_size = {batch_size}: it must be at least 2")
+        _one_of("head", head, ("cosine", "finetune", "ridge"))
+        _one_of("train_head", train_head, ("linear", "cosine"))
+        _one_of("adapt", adapt, ("head", "all"))
+        _one_of("mixing", mixing, ("none", "mixup", "cutmix"))
+        check_kind("pretrain.transduction", transduction)
+        _at_least("batch_size", batch_size, 2)
+        _at_least("finetune_steps", finetune_steps, 1)
+        _at_least("tune_steps", tune_steps, 1)
+        _at_least("rotation_weight", rotation_weight, 0)
+        if min(finetune_penalty, tune_rate) <= 0:
+            raise ConfigError("pretrain.finetune_penalty, pretrain.tune_rate: they must be positive")
+        if not 0 <= distillation_weight < 1:
+            raise ConfigError(f"pretrain.distillation_weight = {distillation_weight}: it must be in [0, 1)")
+        if adapt == "all" and (head != "finetune" or transduction != "none"):
+            raise ConfigError('pretrain.adapt = "all": only with head = "finetune" and transduction = "none"')
         self.classifier = nn.Linear(backbone.features, setting.train_classes)
-        self.head, self.train_head = head, train_head
-        self.batch_size = batch_size
+        self.turns = nn.Linear(backbone.features, 4) if rotation_weight else None
+        self.teacher = _frozen_copy(backbone, self.classifier) if distillation_weight else None
+        self.register_buffer("outer_steps", torch.zeros((), dtype=torch.int64))
+        self.outer_steps: Tensor
+        self.head, self.train_head, self.batch_size = head, train_head, batch_size
         self.finetune_steps, self.finetune_penalty = finetune_steps, finetune_penalty
+        self.adapt, self.tune_steps, self.tune_rate = adapt, tune_steps, tune_rate
+        self.rotation_weight, self.distillation_weight = rotation_weight, distillation_weight
+        self.mixing = mixing
+        self.transduction = transduction
+
+    @property
+    def transductive(self) -> bool:
+        return super().transductive or self.transduction != "none"
 
     def outer_step(self, source: TrainingSource) -> dict[str, Tensor]:
         images, labels = source.images(self.batch_size)
-        scores = self._train_scores(self.backbone(images))
-        loss = F.cross_entropy(scores, labels, label_smoothing=self.setting.label_smoothing)
+        loss, metrics = self.loss(images, labels)
         loss.backward()
-        accuracy = (scores.detach().argmax(-1) == labels).float().mean()
-        return {"loss": loss.detach(), "accuracy": accuracy}
+        self.outer_steps += 1
+        return {"loss": loss.detach(), **metrics}
+
+    def loss(self, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """The pre-training loss on images [M, C, H, W] with labels [M], and detached scalars."""
+        images, partner, share = self._mixed(images)
+        scores = self._train_scores(self.classifier, self.backbone(images))
+        loss = mixed_loss(scores, labels, partner, share, self.setting.label_smoothing)
+        metrics = {"accuracy": (scores.detach().argmax(-1) == labels).float().mean()}
+        if self.teacher is not None:
+            agreement = self._disagreement(scores, images)
+            loss = (1 - self.distillation_weight) * loss + self.distillation_weight * agreement
+            metrics["distillation"] = agreement.detach()
+        if self.turns is not None:
+            turns = torch.randint(4, (len(images),), device=images.device)
+            rotation = F.cross_entropy(self.turns(self.backbone(rotated(images, turns))), turns)
+            loss = loss + self.rotation_weight * rotation
+            metrics["rotation"] = rotation.detach()
+        return loss, metrics
+
+    def _mixed(self, images: Tensor) -> Mixed:
+        if self.mixing == "none":
+            return images, torch.arange(len(images), device=images.device), images.new_ones(len(images))
+        how = mixup if self.mixing == "mixup" else cutmix
+        return how(images, global_generator(images.device), _MIXING_ALPHA)
 
     def query_logits(self, episodes: EpisodeBatch) -> Tensor:
+        if self.adapt == "all":
+            return self._fully_tuned(episodes)
         support, query = (F.normalize(f, dim=-1) for f in embed(self.backbone, episodes))
+        return transductive_scores(self.transduction, self._fit(), support, support_targets(episodes, support), query)
+
+    def _fit(self) -> Fit:
         if self.head == "cosine":
-            means = F.normalize(class_means(support, episodes.way), dim=-1)
-            return _COSINE_SCALE * query @ means.mT
-        weight, bias = self._fitted(support, episodes.support_y, episodes.way)
-        return torch.baddbmm(bias[:, None], query, weight.mT)
+            return functools.partial(nearest_mean, metric="cosine", temperature=1 / _COSINE_SCALE)
+        if self.head == "finetune":
+            return functools.partial(logistic, steps=self.finetune_steps, penalty=self.finetune_penalty)
+        return functools.partial(ridge, penalty=self.finetune_penalty, scale=_RIDGE_SCALE)
 
-    def _train_scores(self, features: Tensor) -> Tensor:
+    def _fully_tuned(self, episodes: EpisodeBatch) -> Tensor:
+        tune = functools.partial(tuned_scores, self.backbone, self._fit(), steps=self.tune_steps, rate=self.tune_rate)
+        return torch.cat([tune(episodes.episode(index)) for index in range(episodes.batch)])
+
+    def _train_scores(self, classifier: nn.Linear, features: Tensor) -> Tensor:
         if self.train_head == "linear":
-            return self.classifier(features)
-        return _COSINE_SCALE * F.linear(F.normalize(features, dim=-1), F.normalize(self.classifier.weight, dim=-1))
+            return F.linear(features, classifier.weight, classifier.bias)
+        return _COSINE_SCALE * F.linear(F.normalize(features, dim=-1), F.normalize(classifier.weight, dim=-1))
 
-    def _fitted(self, support: Tensor, labels: Tensor, way: int) -> tuple[Tensor, Tensor]:
-        """Weight [B, N, D] and bias [B, N] of one logistic regression a task, fitted by gradient steps."""
-        batch, images, features = support.shape
-        weight, bias = support.new_zeros(batch, way, features), support.new_zeros(batch, way)
-        target = F.one_hot(labels, way).to(support.dtype)
-        penalty = self.finetune_penalty / images
-        rate = _FINETUNE_RATE / (1 + _FINETUNE_RATE * penalty)
-        for _ in range(self.finetune_steps):
-            error = (torch.baddbmm(bias[:, None], support, weight.mT).softmax(-1) - target) / images
-            weight = weight - rate * (error.mT @ support + penalty * weight)
-            bias = bias - rate * error.sum(1)
-        return weight, bias
+    def _disagreement(self, scores: Tensor, images: Tensor) -> Tensor:
+        """Divergence of the teacher's softened probabilities from these, after moving the teacher a step."""
+        assert self.teacher is not None
+        _follow(self.teacher, (self.backbone, self.classifier), int(self.outer_steps))
+        backbone, classifier = self.teacher
+        assert isinstance(classifier, nn.Linear)
+        with torch.no_grad():
+            wanted = self._train_scores(classifier, backbone.eval()(images)) / _DISTILLATION_TEMPERATURE
+        found = (scores / _DISTILLATION_TEMPERATURE).log_softmax(-1)
+        divergence = F.kl_div(found, wanted.log_softmax(-1), reduction="batchmean", log_target=True)
+        return _DISTILLATION_TEMPERATURE**2 * divergence
+
+
+def _frozen_copy(*modules: nn.Module) -> nn.ModuleList:
+    return nn.ModuleList(copy.deepcopy(module) for module in modules).requires_grad_(False)
+
+
+def _follow(teacher: nn.ModuleList, student: tuple[nn.Module, ...], steps: int) -> None:
+    """Move the average; in the first steps it follows fast, so that it never holds the random start."""
+    share = 1 - min(_TEACHER_DECAY, steps / (steps + 10))
+    with torch.no_grad():
+        for average, module in zip(teacher, student, strict=True):
+            for kept, weight in zip(average.parameters(), module.parameters(), strict=True):
+                kept.lerp_(weight, share)
+            for statistic, new in zip(average.buffers(), module.buffers(), strict=True):
+                statistic.copy_(new)
+
+
+def _one_of(option: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise ConfigError(f"pretrain.{option} = {value!r}: it may be {' | '.join(allowed)}")
+
+
+def _at_least(option: str, value: float, least: float) -> None:
+    if value < least:
+        raise ConfigError(f"pretrain.{option} = {value}: it must be at least {least}")

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from torch import Tensor
-from torch.nn import functional as F
+import functools
+import math
+
+import torch
+from torch import Tensor, nn
 
 from autometa.data.episodes import EpisodeBatch
 from autometa.errors import ConfigError
 from autometa.learning.backbones.backbone import Backbone
-from autometa.learning.learner import EpisodicLearner, Setting, class_means, embed
+from autometa.learning.heads import nearest_mean
+from autometa.learning.learner import EpisodicLearner, Setting, embed, support_targets
+from autometa.learning.transduction import check_kind, transductive_scores
 
 
 class Prototypical(EpisodicLearner):
@@ -17,25 +22,45 @@ class Prototypical(EpisodicLearner):
     Args:
         temperature: divides the scores; for squared distances it is in units of the root of the number of
             features (this project's choice, so that one range fits small and large backbones).
+        learned_temperature: learn it, from that start (as the scale in Lee et al. 2019).
         metric: "euclidean" (squared distance, as in the paper) or "cosine".
+        transduction: a kind of `transduction.scores`, used in evaluation only.
     """
 
     def __init__(
-        self, backbone: Backbone, setting: Setting, *, temperature: float = 0.1, metric: str = "euclidean"
+        self,
+        backbone: Backbone,
+        setting: Setting,
+        *,
+        temperature: float = 0.1,
+        learned_temperature: bool = False,
+        metric: str = "euclidean",
+        transduction: str = "none",
     ) -> None:
         super().__init__(backbone, setting)
         if temperature <= 0:
             raise ConfigError(f"prototypical.temperature = {temperature}: it must be positive")
         if metric not in ("euclidean", "cosine"):
             raise ConfigError(f"prototypical.metric = {metric!r}: it may be euclidean | cosine")
+        check_kind("prototypical.transduction", transduction)
+        log = torch.tensor(math.log(temperature))
+        self.log_temperature = nn.Parameter(log) if learned_temperature else None
         self.temperature = temperature
         self.metric = metric
+        self.transduction = transduction
+
+    @property
+    def transductive(self) -> bool:
+        return super().transductive or self.transduction != "none"
 
     def scores(self, episodes: EpisodeBatch) -> Tensor:
+        return self._scores(episodes, "none")
+
+    def query_logits(self, episodes: EpisodeBatch) -> Tensor:
+        return self._scores(episodes, self.transduction)
+
+    def _scores(self, episodes: EpisodeBatch, kind: str) -> Tensor:
         support, query = embed(self.backbone, episodes)
-        prototypes = class_means(support, episodes.way)  # (B, N, D)
-        if self.metric == "cosine":
-            return F.normalize(query, dim=-1) @ F.normalize(prototypes, dim=-1).mT / self.temperature
-        # |q - p|² without the term |q|², which is the same for every class.
-        distances = prototypes.square().sum(-1)[:, None] - 2 * query @ prototypes.mT  # (B, N·Q, N)
-        return -distances / (self.temperature * query.shape[-1] ** 0.5)
+        temperature = self.temperature if self.log_temperature is None else self.log_temperature.exp()
+        fit = functools.partial(nearest_mean, metric=self.metric, temperature=temperature)
+        return transductive_scores(kind, fit, support, support_targets(episodes, support), query)
