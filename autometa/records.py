@@ -179,6 +179,7 @@ class StudyRecord(Record):
     name: str
     dataset: str
     dataset_fingerprint: str
+    pretrain_dataset: str | None = None
     episodes: EpisodeSpec
     space: str
     space_version: str

@@ -6,11 +6,19 @@ import json
 import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+if TYPE_CHECKING:
+    from autometa.records import Accuracy
+
 Opt = typer.Option
+
+
+class _Attack(StrEnum):
+    fgsm = "fgsm"
+    pgd = "pgd"
 
 
 class _Kind(StrEnum):
@@ -92,6 +100,9 @@ def evaluate(
     shot: Annotated[int | None, Opt(min=1, help="[default: as trained]")] = None,
     query: Annotated[int | None, Opt(min=1, help="[default: as trained]")] = None,
     seed: Annotated[int, Opt(min=0, help="Seed of the episodes.")] = 0,
+    attack: Annotated[_Attack | None, Opt(help="Measure accuracy under attack as well.")] = None,
+    epsilon: Annotated[str, Opt(help="Largest change of a pixel, of 1 or as a fraction.")] = "8/255",
+    attack_steps: Annotated[int, Opt(min=1, help="Gradient steps of pgd.")] = 10,
     data_root: Annotated[Path | None, Opt(help="Where archives lie. [default: $AUTOMETA_DATA]")] = None,
     gpu: Annotated[bool | None, Opt("--gpu/--cpu", help="[default: a GPU where there is one]")] = None,
     as_json: Annotated[bool, Opt("--json", help="For machines.")] = False,
@@ -100,6 +111,7 @@ def evaluate(
     from autometa.cli.progress import episode_progress
     from autometa.cli.words import percent
     from autometa.errors import ConfigError
+    from autometa.trial.job import is_transductive
     from autometa.trial.run import evaluate_checkpoint, job_of
 
     if split not in ("train", "val", "test"):
@@ -108,30 +120,52 @@ def evaluate(
     changes = {k: v for k, v in {"way": way, "shot": shot, "query": query}.items() if v is not None}
     spec = job.episodes.model_copy(update=changes)
     root = job.dataset.model_copy(update={"root": str(data_root)} if data_root else {})
-    with episode_progress(episodes, quiet=as_json) as on_batch:
-        accuracy = evaluate_checkpoint(
-            checkpoint,
-            split=split,
-            episodes=episodes,
-            seed=seed,
-            use_gpu=gpu,
-            spec=spec,
-            dataset=root,
-            on_batch=on_batch,
-        )
-    facts: dict[str, Any] = {
-        "dataset": job.dataset.name,
-        "split": split,
-        **spec.model_dump(),
-        **accuracy.model_dump(),
-    }
+    steps = 1 if attack is _Attack.fgsm else attack_steps
+    strength = _fraction(epsilon)
+
+    def measure(under: tuple[float, int] | None) -> Accuracy:
+        with episode_progress(episodes, quiet=as_json) as on_batch:
+            return evaluate_checkpoint(
+                checkpoint,
+                split=split,
+                episodes=episodes,
+                seed=seed,
+                use_gpu=gpu,
+                spec=spec,
+                dataset=root,
+                on_batch=on_batch,
+                attack=under,
+            )
+
+    accuracy = measure(None)
+    robust = measure((strength, steps)) if attack else None
+    transductive = any(is_transductive(*item) for item in job.config.values.items())
     if as_json:
+        facts: dict[str, Any] = {"dataset": job.dataset.name, "split": split, **spec.model_dump()}
+        facts |= {**accuracy.model_dump(), "transductive": transductive}
+        if robust:
+            facts["robust"] = {**robust.model_dump(), "epsilon": strength, "steps": steps}
         print(json.dumps(facts))
-    else:
-        name = {"test": "meta-test", "val": "validation", "train": "meta-train"}[split]
-        print(f"{job.dataset.name} {spec.way}-way {spec.shot}-shot {name}: {percent(accuracy)}")
-        over = f"{episodes} episodes of {spec.query} queries a class, seed {seed}"
-        print(f"  95 % interval over {over}; chance {100 * spec.chance:.1f} %")
+        return
+    name = {"test": "meta-test", "val": "validation", "train": "meta-train"}[split]
+    marked = " (transductive)" if transductive else ""
+    print(f"{job.dataset.name} {spec.way}-way {spec.shot}-shot {name}{marked}: {percent(accuracy)}")
+    if robust:
+        print(f"  under {attack} with ε = {epsilon}, {steps} steps: {percent(robust)}")
+    over = f"{episodes} episodes of {spec.query} queries a class, seed {seed}"
+    print(f"  95 % interval over {over}; chance {100 * spec.chance:.1f} %")
+
+
+def _fraction(text: str) -> float:
+    """Read `8/255` or `0.03`."""
+    from fractions import Fraction
+
+    from autometa.errors import ConfigError
+
+    try:
+        return float(Fraction(text))
+    except (ValueError, ZeroDivisionError):
+        raise ConfigError(f"--epsilon {text}: give a number or a fraction, such as 8/255") from None
 
 
 def dashboard(

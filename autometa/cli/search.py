@@ -37,6 +37,12 @@ def search(
     seed: Annotated[int, Opt(min=0, help="Same seed, same episodes and first proposals.")] = 0,
     data_root: Annotated[Path | None, Opt(help="Where archives lie. [default: $AUTOMETA_DATA]")] = None,
     image_size: Annotated[int | None, Opt(min=8, help="Pixels a side. [default: the data set's]")] = None,
+    pretrain_dataset: Annotated[
+        str | None, Opt(help="Train on this data set's classes instead, for example cifar-10 for cifar-fs.")
+    ] = None,
+    transductive: Annotated[
+        bool, Opt("--transductive", help="Rank transductive candidates of the space among inductive ones.")
+    ] = False,
     as_json: Annotated[bool, Opt("--json", help="One JSON object a line, for machines.")] = False,
 ) -> None:
     """Search a data set for its best few-shot learner; the same command again continues it."""
@@ -68,6 +74,8 @@ def search(
             seed=seed,
             data_root=data_root,
             image_size=image_size,
+            pretrain_dataset=pretrain_dataset,
+            transductive=transductive,
             on_event=view,
         )
     _print_result(result, as_json, storage)
@@ -94,7 +102,8 @@ def _print_winner(result: SearchResult, storage: str | None) -> None:
     assert won is not None
     chance = 100 * result.study.episodes.chance
     print(f"\n{_count(result)}")
-    print(f"winner: trial {trial.number}: {summary(trial.config.values)}")
+    marked = " (transductive)" if trial.facts.get("transductive") else ""
+    print(f"winner: trial {trial.number}{marked}: {summary(trial.config.values)}")
     print(
         f"  validation  {percent(won.validation)} of fresh episodes ({won.validation.episodes}); chance {chance:.1f} %"
     )

@@ -55,6 +55,11 @@ def _classes(train: int, val: int, test: int) -> dict[str, int]:
 
 _CIFAR = Archive("cifar100.zip", "https://zenodo.org/records/7978538/files/cifar100.zip")
 _CIFAR_CONTENT = "c4a2a5ff562ef8a58557429a62b70039804d53c41bf40bcfb5e6829b52849295"
+_CIFAR10 = Archive(
+    "cifar-10-binary.tar.gz",
+    "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz",
+    "c32a1d4ab5d03f1284b67883e8d87530",
+)
 _OMNIGLOT_URL = "https://raw.githubusercontent.com/brendenlake/omniglot/master/python"
 _OMNIGLOT = (
     Archive("images_background.zip", f"{_OMNIGLOT_URL}/images_background.zip", "68d2efa1b9178cc56df9314c21c6e718"),
@@ -94,6 +99,17 @@ SOURCES: dict[str, Source] = {
         image_size=32,
         archives=(_CIFAR,),
         content=_CIFAR_CONTENT,
+    ),
+    "cifar-10": Source(
+        title="CIFAR-10, all ten classes for --pretrain-dataset",
+        licence="CIFAR-10 by its authors' terms",
+        citation="Krizhevsky 2009, Learning multiple layers of features from tiny images",
+        read=readers.read_cifar10,
+        classes=_classes(10, 0, 0),
+        images=60_000,
+        channels=3,
+        image_size=32,
+        archives=(_CIFAR10,),
     ),
     "fc100": Source(
         title="FC100, CIFAR-100 split by superclass",

@@ -11,6 +11,7 @@ import io
 import itertools
 import json
 import struct
+import tarfile
 import zipfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -26,6 +27,8 @@ from autometa.errors import DataError
 
 IMAGE_ENDINGS = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
 _FOUR_TURNS = 4
+_CIFAR10_BYTES = 1 + 3 * 32 * 32  # label, then red, green and blue planes
+_CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,17 @@ def read_mnist(files: Sequence[Path], _size: int) -> Decoded:
     pixels = np.concatenate([_idx(file) for file in files if "images" in file.name])[:, None]
     labels = np.concatenate([_idx(file) for file in files if "labels" in file.name])
     return _turned_digits(pixels, labels)
+
+
+def read_cifar10(files: Sequence[Path], _size: int) -> Decoded:
+    """CIFAR-10 in its binary form, all 60,000 images; its ten classes are for pre-training, so all are train.
+
+    None of them is a class of CIFAR-100 (Krizhevsky 2009 chose them apart).
+    """
+    records = np.concatenate([part.reshape(-1, _CIFAR10_BYTES) for part in _tar_members(files[0], ".bin")])
+    images = zip(records[:, 1:].reshape(-1, 3, 32, 32), records[:, 0].astype(int).tolist(), strict=True)
+    splits = {"train": list(range(len(_CIFAR10_CLASSES))), "val": [], "test": []}
+    return Decoded(len(records), (3, 32, 32), _CIFAR10_CLASSES, splits, images)
 
 
 def read_cifar_fs(files: Sequence[Path], _size: int) -> Decoded:
@@ -158,6 +172,20 @@ def _idx(file: Path) -> np.ndarray:
         return np.frombuffer(data, np.uint8, offset=4 + 4 * axes).reshape(sizes)
     except (OSError, EOFError, ValueError, IndexError, struct.error) as error:
         raise DataError(f"{file}: not a complete IDX file: {error}") from None
+
+
+def _tar_members(file: Path, ending: str) -> list[np.ndarray]:
+    """Bytes of the files of that ending in a gzipped tar, by name; read in memory, nothing is extracted."""
+    try:
+        with tarfile.open(file, "r:gz") as archive:
+            members = sorted((m for m in archive if m.isfile() and m.name.endswith(ending)), key=lambda m: m.name)
+            parts = [archive.extractfile(member) for member in members]
+            data = [np.frombuffer(part.read(), np.uint8) for part in parts if part]
+    except (OSError, EOFError, tarfile.TarError) as error:
+        raise DataError(f"{file}: not a complete archive: {error}") from None
+    if not data or any(len(part) % _CIFAR10_BYTES for part in data):
+        raise DataError(f"{file}: not CIFAR-10 in its binary form: {ending} files of whole records are expected")
+    return data
 
 
 def _class_zip(file: Path, split_names: dict[str, list[str]]) -> Decoded:

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from autometa.errors import ConfigError, DivergedError, did_you_mean
@@ -36,6 +36,20 @@ class TrainingOptions:
     weight_decay: float = 0.0
     schedule: str = "cosine"
     clip_norm: float = 10.0
+
+
+def optimizer_for(options: TrainingOptions, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+    """The optimiser these options describe; raises `ConfigError` where one of them is not possible."""
+    if options.schedule not in SCHEDULES:
+        raise ConfigError(f"schedule = {options.schedule!r}: {did_you_mean(options.schedule, SCHEDULES)}")
+    if not options.clip_norm > 0:
+        raise ConfigError(f"clip_norm = {options.clip_norm}: it must be positive")
+    return make_optimizer(
+        parameters,
+        optimizer=options.optimizer,
+        outer_rate=options.outer_rate,
+        weight_decay=options.weight_decay,
+    )
 
 
 class Training:
@@ -65,10 +79,6 @@ class Training:
         generator: torch.Generator,
         objective: Objective | None = None,
     ) -> None:
-        if options.schedule not in SCHEDULES:
-            raise ConfigError(f"schedule = {options.schedule!r}: {did_you_mean(options.schedule, SCHEDULES)}")
-        if not options.clip_norm > 0:
-            raise ConfigError(f"clip_norm = {options.clip_norm}: it must be positive")
         self.learner = learner
         self.source = source
         self.options = options
@@ -76,12 +86,7 @@ class Training:
         self.validate = validate
         self.generator = generator
         self.objective = objective
-        self.optimizer = make_optimizer(
-            learner.parameters(),
-            optimizer=options.optimizer,
-            outer_rate=options.outer_rate,
-            weight_decay=options.weight_decay,
-        )
+        self.optimizer = optimizer_for(options, learner.parameters())
         self.curve: list[RungReport] = []
         self.steps = 0
         self.seconds = 0.0

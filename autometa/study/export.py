@@ -43,6 +43,7 @@ def _recipe(about: StudyRecord, trial: TrialRecord, seed: int) -> Recipe:
     assert trial.last is not None
     return Recipe(
         dataset=about.dataset,
+        pretrain_dataset=about.pretrain_dataset,
         episodes=about.episodes,
         image_size=int(about.dataset_facts["image_size"]) if "image_size" in about.dataset_facts else None,
         budget=Budget(steps=max(1, trial.last.steps), rungs=about.budget.rungs),

@@ -21,7 +21,7 @@ from autometa.space.space import SearchSpace
 from autometa.study import bridge, settings
 from autometa.study.pruning import make_pruner
 from autometa.study.storage import open_storage
-from autometa.trial.job import DatasetRef
+from autometa.trial.job import DatasetRef, is_transductive
 
 # With halving about half of all budgets is trained in a long search; the first trials of each worker have
 # nobody to be compared with and run to their end. Validation comes on top.
@@ -37,6 +37,7 @@ class Plan:
 
     dataset: FewShotDataset
     ref: DatasetRef
+    pretrain: DatasetRef | None
     space: SearchSpace
     episodes: EpisodeSpec
     budget: Budget | None
@@ -75,6 +76,8 @@ def make_plan(
     seed: int,
     data_root: str | Path | None,
     image_size: int | None,
+    pretrain_dataset: str | None,
+    transductive: bool,
     runs: Path,
     validation_episodes: int,
 ) -> Plan:
@@ -95,12 +98,16 @@ def make_plan(
 
         check_space(space, data.image_shape)
     spec = _episode_spec(name, episodes)
-    for split in ("train", "val", "test"):
+    for split in ("val", "test") if pretrain_dataset else ("train", "val", "test"):
         data.require(split, spec)
     ref = DatasetRef(name=_portable(name), root=root, image_size=image_size)
+    pretrain = _pretrain_ref(pretrain_dataset, data, root) if pretrain_dataset else None
+    if not transductive:
+        _check_inductive(space)
     plan = Plan(
         dataset=data,
         ref=ref,
+        pretrain=pretrain,
         space=space,
         episodes=spec,
         budget=budget,
@@ -111,7 +118,7 @@ def make_plan(
         url=storage,
         storage=open_storage(storage),
         runs=runs,
-        name=study or _study_name(data.name, spec, space, seed),
+        name=study or _study_name(data.name, spec, space, seed, pretrain),
         validation_episodes=validation_episodes,
     )
     existing = existing_record(plan)
@@ -129,13 +136,35 @@ def _episode_spec(name: str, episodes: tuple[int | None, int | None, int | None]
     return EpisodeSpec(way=way, shot=shot, query=query)
 
 
+def _pretrain_ref(name: str, target: FewShotDataset, root: str | None) -> DatasetRef:
+    """The data set to train on, checked to have images like the target's."""
+    size = target.image_shape[1] if catalog.is_folder(name) else None
+    data = load_dataset(name, data_root=root, image_size=size, seed=0)
+    if data.image_shape != target.image_shape:
+        have, need = ("×".join(map(str, shape)) for shape in (data.image_shape, target.image_shape))
+        raise ConfigError(f"--pretrain-dataset {name}: its images are {have}, those of {target.name} {need}")
+    return DatasetRef(name=_portable(name), root=root, image_size=size)
+
+
+def _check_inductive(space: SearchSpace) -> None:
+    """Refuse to rank transductive candidates among inductive ones unless that was asked for."""
+    for parameter in space:
+        for value in getattr(parameter, "choices", ()):
+            if is_transductive(parameter.name, value):
+                raise ConfigError(
+                    f"{space.source}: {parameter.name} = {value!r} is transductive, and its accuracy does not compare "
+                    "with inductive ones: add --transductive to rank them together, or take it out"
+                )
+
+
 def _portable(name: str) -> str:
     """An image folder is found from any working folder."""
     return str(Path(name).resolve()) if catalog.is_folder(name) else name
 
 
-def _study_name(dataset: str, spec: EpisodeSpec, space: SearchSpace, seed: int) -> str:
+def _study_name(dataset: str, spec: EpisodeSpec, space: SearchSpace, seed: int, pretrain: DatasetRef | None) -> str:
     extras = [space.name] if space.name != "few_shot" else []
+    extras += [f"from-{Path(pretrain.name).name}"] if pretrain else []
     extras += [f"seed{seed}"] if seed else []
     return "-".join([dataset, str(spec), *extras])
 
@@ -154,6 +183,7 @@ def study_record(plan: Plan, budget: Budget, share: bridge.Share | None = None) 
         name=plan.name,
         dataset=plan.ref.name,
         dataset_fingerprint=plan.dataset.fingerprint,
+        pretrain_dataset=plan.pretrain.name if plan.pretrain else None,
         episodes=plan.episodes,
         space=plan.space.name,
         space_version=plan.space.version,

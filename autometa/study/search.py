@@ -81,6 +81,8 @@ def search(
     seed: int = 0,
     data_root: str | Path | None = None,
     image_size: int | None = None,
+    pretrain_dataset: str | None = None,
+    transductive: bool = False,
     runs: str | Path = RUNS,
     archives: str | Path = archive.ARCHIVES,
     validation_episodes: int = VALIDATION_EPISODES,
@@ -101,6 +103,8 @@ def search(
         address: an existing Ray cluster; a private one on this machine by default.
         storage: an Optuna storage URL; `runs/autometa.db` by default.
         seed: trial n trains with seed + n, and all trials see the same validation episodes.
+        pretrain_dataset: train on the train classes of this data set in place of `dataset`'s own.
+        transductive: let the space hold transductive candidates, ranked among the inductive ones.
 
     Raises:
         AutometaError: anything that is wrong with the arguments, the data, the storage or the study;
@@ -122,6 +126,8 @@ def search(
         seed=seed,
         data_root=data_root,
         image_size=image_size,
+        pretrain_dataset=pretrain_dataset,
+        transductive=transductive,
         runs=Path(runs),
         validation_episodes=validation_episodes,
     )
@@ -211,6 +217,7 @@ def _run_trials(plan: Plan, ledger: Ledger, record: StudyRecord, share: bridge.S
         return Job(
             config=TrialConfig(values=asked.values),
             dataset=plan.ref,
+            pretrain=plan.pretrain,
             episodes=plan.episodes,
             budget=record.budget,
             seed=asked.seed,

@@ -22,6 +22,7 @@ _KEY = "autometa"
 _MUST_AGREE = (
     "dataset",
     "dataset_fingerprint",
+    "pretrain_dataset",
     "episodes",
     "space",
     "space_version",

@@ -16,8 +16,14 @@ from typing import Any
 
 from autometa.errors import ConfigError, did_you_mean
 from autometa.learning.backbones.backbone import Backbone, Shape
+from autometa.learning.backbones.blocks import Blocks
 from autometa.learning.backbones.conv import Conv
+from autometa.learning.backbones.mlp import Mlp
 from autometa.learning.backbones.resnet12 import ResNet12
+from autometa.learning.backbones.resnet18 import ResNet18
+from autometa.learning.backbones.timm_model import TimmModel
+from autometa.learning.backbones.vit import ViT
+from autometa.learning.backbones.wrn import WideResNet
 from autometa.learning.learner import Learner, Setting
 from autometa.learning.learners.anil import Anil
 from autometa.learning.learners.maml import Maml
@@ -37,16 +43,25 @@ LEARNERS: dict[str, type[Learner]] = {
 BACKBONES: dict[str, type[Backbone]] = {
     "conv": Conv,
     "resnet12": ResNet12,
+    "resnet18": ResNet18,
+    "wrn": WideResNet,
+    "vit": ViT,
+    "mlp": Mlp,
+    "blocks": Blocks,
+    "timm": TimmModel,
 }
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """How training episodes are drawn. `train_way` 0 means the way of the evaluation episodes."""
+    """How training images are drawn. `train_way` 0 means the way of the evaluation episodes; with `rotations`
+    a class under each quarter turn is a class of its own.
+    """
 
     episodes_per_step: int = 4
     train_way: int = 0
     augment: str = "none"
+    rotations: bool = False
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,9 @@ from dataclasses import fields
 import torch
 
 from autometa.errors import ConfigError, SpaceError, did_you_mean
+from autometa.learning.augment import make_augment
 from autometa.learning.backbones.backbone import Shape
+from autometa.learning.training import optimizer_for
 from autometa.records import Scalar, TrialConfig
 from autometa.space.parameters import Choice, Parameter, Range
 from autometa.space.space import SearchSpace
@@ -73,8 +75,10 @@ def _check_choices(space: SearchSpace, parameter: Choice, table: Mapping[str, ty
 def _build_without_memory(config: TrialConfig, image_shape: Shape) -> None:
     with torch.device("meta"):
         setting = build.setting_of(config, way=5, train_classes=64)
-        build.build_learner(config, image_shape=image_shape, setting=setting)
+        learner = build.build_learner(config, image_shape=image_shape, setting=setting)
+        optimizer_for(build.training_options(config), learner.parameters())
     build.objective_options(config)
+    make_augment(build.sampling(config).augment)
 
 
 def _ancestors(space: SearchSpace, parameter: Parameter) -> dict[str, Scalar]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from autometa.records import Budget, EpisodeSpec, Record, TrialConfig
+from autometa.records import Budget, EpisodeSpec, Record, Scalar, TrialConfig
 
 
 class DatasetRef(Record):
@@ -19,11 +19,21 @@ class DatasetRef(Record):
     seed: int = 0
 
 
+def is_transductive(name: str, value: Scalar) -> bool:
+    """Whether this value of this option lets query images influence each other's predictions."""
+    option = name.rpartition(".")[2]
+    return (option == "norm" and value == "transductive") or (option == "transduction" and value != "none")
+
+
 class Job(Record):
-    """One candidate to train. `folder` is where its checkpoint is, or will be."""
+    """One candidate to train. `folder` is where its checkpoint is, or will be.
+
+    With `pretrain` the train classes come from that data set, validation and meta-test from `dataset`.
+    """
 
     config: TrialConfig
     dataset: DatasetRef
+    pretrain: DatasetRef | None = None
     episodes: EpisodeSpec
     budget: Budget
     seed: int = Field(ge=0)

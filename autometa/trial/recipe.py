@@ -28,6 +28,7 @@ class Recipe(Record):
 
     dataset: str
     image_size: int | None = None
+    pretrain_dataset: str | None = None
     episodes: EpisodeSpec
     budget: Budget
     seed: int = Field(0, ge=0)
@@ -41,6 +42,7 @@ class Recipe(Record):
         return Job(
             config=TrialConfig(values=self.config),
             dataset=DatasetRef(name=self.dataset, root=data_root, image_size=self.image_size),
+            pretrain=DatasetRef(name=self.pretrain_dataset, root=data_root) if self.pretrain_dataset else None,
             episodes=self.episodes,
             budget=self.budget,
             seed=self.seed,

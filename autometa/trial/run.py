@@ -16,6 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from autometa.data.dataset import FewShotDataset
 from autometa.data.episodes import EpisodeBatch, EpisodeSampler, ImagePool, fixed_episodes
 from autometa.data.load import load_dataset
+from autometa.data.rotation import TURNS
 from autometa.errors import CheckpointError, DivergedError
 from autometa.learning import checkpoints
 from autometa.learning.attacks import Attack, PixelRange
@@ -72,16 +73,18 @@ def prepare(job: Job) -> Training:
     device = pick_device(job.use_gpu)
     seed_everything(job.seed)
     dataset = open_dataset(job.dataset)
-    learner = new_learner(job, dataset).to(device)
+    train_on = open_dataset(job.pretrain) if job.pretrain else dataset
     generator = torch.Generator(device).manual_seed(job.seed)
+    source = _training_source(job, train_on, device, generator)
+    learner = new_learner(job, dataset, source.classes).to(device)
     return Training(
         learner,
-        _training_source(job, dataset, device, generator),
+        source,
         options=build.training_options(job.config),
         budget=job.budget,
         validate=_Validation(ImagePool(dataset, "val", device), job),
         generator=generator,
-        objective=_objective(job, dataset, device, generator),
+        objective=_objective(job, train_on, device, generator),
     )
 
 
@@ -90,9 +93,9 @@ def open_dataset(ref: DatasetRef) -> FewShotDataset:
     return load_dataset(ref.name, data_root=ref.root, image_size=ref.image_size, seed=ref.seed)
 
 
-def new_learner(job: Job, dataset: FewShotDataset) -> Learner:
+def new_learner(job: Job, dataset: FewShotDataset, train_classes: int) -> Learner:
     """The job's learner with fresh weights."""
-    setting = build.setting_of(job.config, way=job.episodes.way, train_classes=len(dataset.splits["train"]))
+    setting = build.setting_of(job.config, way=job.episodes.way, train_classes=train_classes)
     return build.build_learner(job.config, image_shape=dataset.image_shape, setting=setting)
 
 
@@ -106,12 +109,13 @@ def evaluate_checkpoint(
     spec: EpisodeSpec | None = None,
     dataset: DatasetRef | None = None,
     on_batch: Callable[[int], None] | None = None,
-    attack: Attack | None = None,
+    attack: tuple[float, int] | None = None,
 ) -> Accuracy:
     """Accuracy of a trained checkpoint on `episodes` episodes of one split, by default of the task it was trained for.
 
     The same seed gives the same episodes to every model. `spec` is another way, shot or query; `dataset`
-    another place to find the data; `attack` makes the query images adversarial first.
+    another place to find the data. `attack` (ε as a share of the intensity range, steps; one step is FGSM, more
+    are PGD) makes the query images adversarial first.
 
     Raises:
         CheckpointError: there is none, or it is damaged.
@@ -121,11 +125,11 @@ def evaluate_checkpoint(
     job = job_of(folder)
     device = pick_device(use_gpu)
     data = open_dataset(dataset or job.dataset)
-    learner = new_learner(job, data)
+    learner = new_learner(job, data, _train_classes(folder, data))
     checkpoints.load_weights(folder, learner)
     pool = ImagePool(data, split, device)
     batches = fixed_episodes(pool, spec or job.episodes, count=episodes, seed=seed, batch=_EVALUATION_BATCH)
-    change = _attacker(attack, data, device, seed) if attack else None
+    change = _attacker(Attack(*attack), data, device, seed) if attack else None
     return evaluate(learner.to(device), batches, seed=seed, on_batch=on_batch, change=change)
 
 
@@ -145,11 +149,17 @@ def job_of(folder: Path) -> Job:
     return checked(Job, extra["job"], where=str(folder))
 
 
+def _train_classes(folder: Path, data: FewShotDataset) -> int:
+    """How many classes the model in the folder was trained on; the data of its training need not be here."""
+    return int(read_facts(folder)["extra"].get("train_classes", len(data.splits["train"])))
+
+
 def _train(training: Training, job: Job, on_rung: OnRung | None, on_step: OnStep | None) -> str | None:
     """Train to the end of the budget; returns why it failed, if it did."""
     try:
         for report in training.rungs(on_step):
-            checkpoints.save(Path(job.folder), training, extra={"job": job.model_dump(mode="json")})
+            extra = {"job": job.model_dump(mode="json"), "train_classes": training.learner.setting.train_classes}
+            checkpoints.save(Path(job.folder), training, extra=extra)
             if on_rung:
                 on_rung(report)
     except DivergedError as error:
@@ -163,19 +173,19 @@ def _training_source(
     job: Job, dataset: FewShotDataset, device: torch.device, generator: torch.Generator
 ) -> EpisodeSampler:
     how = build.sampling(job.config)
-    way = min(how.train_way or job.episodes.way, len(dataset.splits["train"]))
+    classes = len(dataset.splits["train"]) * (TURNS if how.rotations else 1)
+    way = min(how.train_way or job.episodes.way, classes)
     return EpisodeSampler(
         ImagePool(dataset, "train", device),
         job.episodes.model_copy(update={"way": way}),
         batch=how.episodes_per_step,
         generator=generator,
         augment=make_augment(how.augment),
+        rotations=how.rotations,
     )
 
 
-def _objective(
-    job: Job, dataset: FewShotDataset, device: torch.device, generator: torch.Generator
-) -> Objective | None:
+def _objective(job: Job, dataset: FewShotDataset, device: torch.device, generator: torch.Generator) -> Objective | None:
     options = build.objective_options(job.config)
     if options == ObjectiveOptions():
         return None
@@ -219,8 +229,8 @@ def forward_flops(learner: Learner, image_shape: tuple[int, int, int]) -> int:
 
 def _check_same(job: Job, folder: Path) -> None:
     """A checkpoint may be continued only by the job it belongs to, wherever its folder was moved."""
-    before = job_of(folder).model_dump(exclude={"folder", "use_gpu", "dataset"})
-    now = job.model_dump(exclude={"folder", "use_gpu", "dataset"})
+    before = job_of(folder).model_dump(exclude={"folder", "use_gpu", "dataset", "pretrain"})
+    now = job.model_dump(exclude={"folder", "use_gpu", "dataset", "pretrain"})
     changed = [name for name in now if now[name] != before[name]]
     if changed:
         raise CheckpointError(

@@ -77,6 +77,8 @@ def test_help_answers_within_a_second_and_loads_neither_torch_nor_ray() -> None:
         (["search", "--time-budget", "12 parsecs"], "time '12 parsecs'"),
         (["search", "--pruner", "halvin"], "unknown pruner 'halvin'; did you mean 'halving'"),
         (["search", "--workers", "no"], "--workers"),
+        (["search", "--space", "peeking.toml"], "prototypical.transduction = 'knn' is transductive"),
+        (["search", "--pretrain-dataset", "./one"], "one class only"),
         (["serch"], "serch"),
         (["export", "nothing"], "no studies yet"),
         (["train", "nothing.toml"], "nothing.toml: cannot be read"),
@@ -103,6 +105,7 @@ def test_what_is_wrong_is_one_line_and_exit_code_2_and_nothing_is_written(
     (folder / "when.toml").write_text(TINY + 'when = { lerner = "prototypical" }\n')
     (folder / "low.toml").write_text(TINY + '[parameters."conv.depth"]\nlow = 2\nhigh = 1\n')
     (folder / "alien.toml").write_text(TINY.replace("conv.width", "conv.widht"))
+    (folder / "peeking.toml").write_text(TINY + '[parameters."prototypical.transduction"]\nchoices = ["none", "knn"]\n')
     before = sorted(p.name for p in folder.iterdir())
     code, out, err = run(capsys, monkeypatch, *arguments)
     assert code == 2
@@ -165,6 +168,14 @@ def test_from_a_search_to_an_evaluated_model_as_the_readme_has_it(
     tested = json.loads(out)
     assert (tested["split"], tested["episodes"]) == ("test", 200)
     assert abs(tested["mean"] - won["test"]["mean"]) <= tested["half_width"] + won["test"]["half_width"]
+
+    attacked = ("evaluate", "model", "--episodes", "50", "--attack", "pgd", "--epsilon", "16/255")
+    code, out, _ = run(capsys, monkeypatch, *attacked)
+    assert code == 0
+    assert "under pgd with ε = 16/255, 10 steps" in out
+    code, _, err = run(capsys, monkeypatch, *attacked[:-1], "eight")
+    assert code == 2
+    assert "--epsilon eight" in err
 
     code, out, err = run(capsys, monkeypatch, "train", "best.toml", "-o", "model", "--seed", "9")
     assert code == 2

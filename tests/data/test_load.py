@@ -8,6 +8,7 @@ import itertools
 import struct
 import subprocess
 import sys
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -110,6 +111,34 @@ def test_mnist_is_read_from_idx(tmp_path: Path) -> None:
     broken.write_bytes(broken.read_bytes()[:100])
     with pytest.raises(DataError, match="not a complete IDX file"):
         load_dataset("mnist", data_root=tmp_path)
+
+
+def test_cifar_10_is_read_from_its_binary_form(tmp_path: Path) -> None:
+    from autometa.data.readers import read_cifar10
+
+    generator = np.random.default_rng(8)
+    batches = [generator.integers(0, 256, (5, 3073), dtype=np.uint8) for _ in range(2)]
+    for records in batches:
+        records[:, 0] %= 10
+    file = tmp_path / "cifar-10-binary.tar.gz"
+    with tarfile.open(file, "w:gz") as archive:
+        for name, data in (
+            ("data_batch_2.bin", batches[1].tobytes()),
+            ("data_batch_1.bin", batches[0].tobytes()),
+            ("batches.meta.txt", b"airplane"),
+        ):
+            member = tarfile.TarInfo(f"cifar-10-batches-bin/{name}")
+            member.size = len(data)
+            archive.addfile(member, io.BytesIO(data))
+    decoded = read_cifar10([file], 32)
+    assert decoded.count == 10
+    assert len(decoded.splits["train"]) == 10
+    image, label = next(decoded.images)
+    assert label == int(batches[0][0, 0])
+    assert image[2, 31, 31] == batches[0][0, -1], "planes of red, green, blue, row by row"
+    file.write_bytes(file.read_bytes()[:200])
+    with pytest.raises(DataError, match="not a complete archive"):
+        read_cifar10([file], 32)
 
 
 def test_an_image_folder_is_split_by_class_with_a_seed(tmp_path: Path) -> None:

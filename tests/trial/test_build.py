@@ -1,0 +1,128 @@
+"""Names become objects, and what does not fit together is refused when a space is read."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from autometa.errors import ConfigError, SpaceError
+from autometa.learning.learner import Setting
+from autometa.records import Scalar, TrialConfig
+from autometa.space.files import load_space
+from autometa.trial import build
+from autometa.trial.check import cases, check_config, check_space
+
+SETTING = Setting(way=5, train_classes=8)
+
+
+def config(**values: Scalar) -> TrialConfig:
+    return TrialConfig(values={name.replace("__", "."): value for name, value in values.items()})
+
+
+def space(tmp_path: Path, **parameters: list[Any]) -> Any:
+    lines = ['name = "tried"']
+    for name, choices in parameters.items():
+        text = ", ".join(f'"{c}"' if isinstance(c, str) else str(c).lower() for c in choices)
+        lines += [f'[parameters."{name.replace("__", ".")}"]', f"choices = [{text}]"]
+    file = tmp_path / "tried.toml"
+    file.write_text("\n".join(lines))
+    return load_space(file)
+
+
+@pytest.mark.parametrize("name", list(build.tables()["learner"]))
+def test_every_learner_can_be_had_by_its_name_alone(name: str) -> None:
+    learner = build.build_learner(config(learner=name), image_shape=(1, 8, 8), setting=SETTING)
+    assert type(learner) is build.tables()["learner"][name]
+
+
+@pytest.mark.parametrize("name", [name for name in build.tables()["backbone"] if name != "timm"])
+def test_every_backbone_can_be_had_by_its_name_alone(name: str) -> None:
+    learner = build.build_learner(config(backbone=name), image_shape=(3, 32, 32), setting=SETTING)
+    assert type(learner.backbone) is build.tables()["backbone"][name]
+
+
+def test_the_learners_norm_wins_over_the_common_one() -> None:
+    values = config(learner="maml", norm="running", maml__norm="group")
+    learner = build.build_learner(values, image_shape=(1, 8, 8), setting=SETTING)
+    assert {m.mode for m in learner.modules() if hasattr(m, "mode")} == {"group"}
+
+
+@pytest.mark.parametrize(
+    ("parameters", "says"),
+    [
+        (
+            {"learner": ["prototypical"], "prototypical__first_order": [True]},
+            "'prototypical.first_order' is not an option",
+        ),
+        ({"learner": ["maml"], "maml__transduction": ["knn"]}, "'maml.transduction' is not an option"),
+        ({"backbone": ["vit"], "vit__patch": [4, 16]}, "vit.patch = 16"),
+        ({"backbone": ["vit"], "norm": ["group"]}, "vit has no option 'norm'"),
+        ({"learner": ["pretrain"], "attack_epsilon": [0.0, 0.03]}, "pretrain is not trained on episodes"),
+        ({"learner": ["maml"], "maml__inner_steps": [3, 0]}, "maml.inner_steps = 0"),
+        ({"label_smoothing": [0.0, 1.0]}, "label_smoothing = 1.0"),
+        ({"learner": ["maml"], "conv__width": ["wide"]}, "conv"),
+        ({"optimizer": ["adma"]}, "optimizer"),
+        ({"augment": ["crops"]}, "augment"),
+    ],
+)
+def test_what_cannot_be_is_found_when_the_space_is_read(tmp_path: Path, parameters: dict[str, Any], says: str) -> None:
+    with pytest.raises(SpaceError, match=says):
+        check_space(space(tmp_path, **parameters), (1, 8, 8))
+
+
+def test_the_cases_of_a_space_show_every_choice_and_both_ends() -> None:
+    chosen = load_space("few_shot")
+    seen: dict[str, set[Any]] = {}
+    for case in cases(chosen):
+        chosen.check(case, where="case")
+        for name, value in case.items():
+            seen.setdefault(name, set()).add(value)
+    for parameter in chosen:
+        assert len(seen[parameter.name]) >= len(getattr(parameter, "choices", (0, 1))), parameter.name
+
+
+def test_a_name_that_means_nothing_gets_the_nearest() -> None:
+    with pytest.raises(ConfigError, match=r"did you mean .conv\.width."):
+        check_config(config(learner="maml", conv__widht=32))
+
+
+OUTSIDE = '''
+from torch.nn import functional as F
+from autometa.learning.learner import EpisodicLearner, embed
+
+class Nearest(EpisodicLearner):
+    """Soft nearest neighbour."""
+
+    def __init__(self, backbone, setting, *, temperature: float = 0.1):
+        super().__init__(backbone, setting)
+        self.temperature = temperature
+
+    def scores(self, episodes):
+        support, query = (F.normalize(f, dim=-1) for f in embed(self.backbone, episodes))
+        similar = query @ support.mT / self.temperature
+        return similar.unflatten(-1, (episodes.way, -1)).logsumexp(-1)
+'''
+
+
+def test_another_package_adds_a_learner_that_a_search_uses(tmp_path: Path) -> None:
+    """Installed as any package would be: a module and the entry point in its metadata."""
+    site = tmp_path / "site"
+    (site / "others-1.0.dist-info").mkdir(parents=True)
+    (site / "others.py").write_text(OUTSIDE)
+    (site / "others-1.0.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: others\nVersion: 1.0\n")
+    (site / "others-1.0.dist-info" / "entry_points.txt").write_text("[autometa.learners]\nnearest = others:Nearest\n")
+    (tmp_path / "own.toml").write_text(
+        'name = "own"\n[parameters.learner]\nchoices = ["nearest"]\n'
+        '[parameters."nearest.temperature"]\nlow = 0.05\nhigh = 0.5\n[parameters."conv.width"]\nchoices = [4]\n'
+    )
+    environment = {**os.environ, "PYTHONPATH": str(site)}
+    command = [sys.executable, "-m", "autometa", "search", "--space", "own.toml", "--trials", "2", "--budget", "20"]
+    done = subprocess.run([*command, "--workers", "1"], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "nearest" in done.stdout
+    assert "winner" in done.stdout

@@ -1,0 +1,91 @@
+"""One trial from its job: other train classes, rotated classes, facts, and accuracy under attack."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from autometa.records import Budget, EpisodeSpec, Scalar, TrialConfig
+from autometa.trial.job import DatasetRef, Job, is_transductive
+from autometa.trial.run import evaluate_checkpoint, open_dataset, prepare, run
+
+
+def job(folder: Path, *, dataset: str = "digits", pretrain: str | None = None, **values: Scalar) -> Job:
+    size = 16 if dataset != "digits" else None
+    return Job(
+        config=TrialConfig(values={"conv.width": 8, **{k.replace("__", "."): v for k, v in values.items()}}),
+        dataset=DatasetRef(name=dataset, image_size=size),
+        pretrain=DatasetRef(name=pretrain, image_size=16) if pretrain else None,
+        episodes=EpisodeSpec(way=2, shot=1, query=2),
+        budget=Budget(steps=3, rungs=1),
+        seed=4,
+        folder=str(folder),
+        validation_episodes=20,
+    )
+
+
+def photographs(root: Path, classes: int, seed: int) -> str:
+    generator = np.random.default_rng(seed)
+    for c in range(classes):
+        (root / f"class{c}").mkdir(parents=True)
+        for i in range(4):
+            pixels = generator.integers(0, 256, (16, 16, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(root / f"class{c}" / f"{i}.png")
+    return str(root)
+
+
+def test_a_trial_reports_its_size_and_operations(tmp_path: Path) -> None:
+    record = run(job(tmp_path / "m", conv__depth=1, norm="none"))
+    # one 3 × 3 convolution of 1 to 8 channels with bias over 8 × 8 pixels, scale and shift
+    assert record.facts["parameters"] == 1 * 8 * 9 + 8 + 2 * 8
+    assert record.facts["flops"] == 2 * 8 * 9 * 64
+    assert record.facts["transductive"] is False
+
+
+def test_another_data_set_gives_the_train_classes(tmp_path: Path) -> None:
+    target = photographs(tmp_path / "target", 10, 1)
+    other = photographs(tmp_path / "other", 30, 2)
+    asked = job(tmp_path / "m", dataset=target, pretrain=other, learner="pretrain", pretrain__batch_size=8)
+    assert prepare(asked).learner.setting.train_classes == len(
+        open_dataset(asked.pretrain or asked.dataset).splits["train"]
+    )
+    assert run(asked).state == "complete"
+    for folder in (tmp_path / "other").iterdir():
+        for file in folder.iterdir():
+            file.unlink()
+    accuracy = evaluate_checkpoint(tmp_path / "m", episodes=10)  # the data of pre-training is not needed any more
+    assert accuracy.episodes == 10
+
+
+def test_rotations_make_four_classes_of_one(tmp_path: Path) -> None:
+    asked = job(tmp_path / "m", learner="pretrain", rotations=True, pretrain__batch_size=8)
+    training = prepare(asked)
+    assert training.learner.setting.train_classes == 4 * 24
+    assert run(asked).state == "complete"
+    assert evaluate_checkpoint(tmp_path / "m", episodes=10).episodes == 10
+
+
+def test_accuracy_under_attack_is_lower_and_repeatable(tmp_path: Path) -> None:
+    run(job(tmp_path / "m", learner="prototypical", conv__depth=2, norm="group"))
+    clean = evaluate_checkpoint(tmp_path / "m", episodes=40)
+    robust = evaluate_checkpoint(tmp_path / "m", episodes=40, attack=(0.2, 3))
+    assert robust.mean < clean.mean - 0.1
+    assert evaluate_checkpoint(tmp_path / "m", episodes=40, attack=(0.2, 3)) == robust
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "is_it"),
+    [
+        ("norm", "transductive", True),
+        ("maml.norm", "transductive", True),
+        ("norm", "support", False),
+        ("prototypical.transduction", "knn", True),
+        ("pretrain.transduction", "none", False),
+        ("learner", "maml", False),
+    ],
+)
+def test_which_values_are_transductive_is_known_by_name(name: str, value: str, is_it: bool) -> None:
+    assert is_transductive(name, value) is is_it
