@@ -104,6 +104,15 @@ class TaskLearner(Learner):
         return self.query_scores({name: weight.detach() for name, weight in weights.items()}, task)
 
 
+def renewed(weights: Weights) -> Weights:
+    """The same weights as new tensors of the graph, to begin an inner step with.
+
+    A gradient in them is then partial. The first step leaves the backbone's tensors as they are while the head
+    becomes a function of them: a gradient in those would count what the head owes them a second time.
+    """
+    return {name: weight.view_as(weight) for name, weight in weights.items()}
+
+
 def gradients(loss: Tensor, weights: Weights, names: list[str], *, create_graph: bool) -> Weights:
     """The gradient of `loss` in each of the named weights."""
     found = torch.autograd.grad(loss, [weights[name] for name in names], create_graph=create_graph)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from autometa.data.episodes import EpisodeBatch
 from autometa.errors import ConfigError
 from autometa.learning.backbones.backbone import Backbone
-from autometa.learning.inner_loop import HEAD, TaskLearner, Weights, gradients
+from autometa.learning.inner_loop import HEAD, TaskLearner, Weights, gradients, renewed
 from autometa.learning.learner import Setting, TrainingSource, query_loss
 
 
@@ -57,8 +57,10 @@ class Maml(TaskLearner):
         self.multi_step_loss = multi_step_loss
         self.first_order_steps = first_order_steps
         tensors = len(list(backbone.parameters())) + len(HEAD)
-        shape = (inner_steps, tensors) if rates_per_step else (tensors,)  # one a weight tensor, the head's last
-        self.rates = nn.Parameter(torch.full(shape, float(inner_rate)), requires_grad=learned_rates)
+        # One vector, since the outer optimiser's weight decay spares vectors only: (steps or 1) · tensors, head last.
+        count = tensors * (inner_steps if rates_per_step else 1)
+        self.rates = nn.Parameter(torch.full((count,), float(inner_rate)), requires_grad=learned_rates)
+        self.rates_per_step = rates_per_step
         self.register_buffer("outer_steps", torch.zeros((), dtype=torch.int64))
         self.outer_steps: Tensor
 
@@ -72,7 +74,7 @@ class Maml(TaskLearner):
         return metrics
 
     def task_loss(self, task: EpisodeBatch) -> tuple[Tensor, dict[str, Tensor]]:
-        create_graph = not self.first_order and int(self.outer_steps) >= self.first_order_steps
+        create_graph = not (self.first_order or self.warms_up())
         shares = self.loss_shares()
         total = task.query_x.new_zeros(())
         for step, weights in enumerate(self.trajectory(task, create_graph=create_graph)):
@@ -85,13 +87,23 @@ class Maml(TaskLearner):
     def trajectory(self, task: EpisodeBatch, *, create_graph: bool) -> Iterator[Weights]:
         weights = self.initial_weights(task.way)
         for step in range(self.inner_steps):
+            weights = renewed(weights)
             loss = self.support_loss(weights, task, step)
             names = list(HEAD) if step == 0 else list(weights)
             found = gradients(loss, weights, names, create_graph=create_graph)
-            rates = (self.rates if self.rates.ndim == 1 else self.rates[step])[-len(names) :]
+            rates = self.rates_of_step(step)[-len(names) :]
             moved = {name: weights[name] - rate * found[name] for name, rate in zip(names, rates, strict=True)}
             weights = weights | moved
             yield weights
+
+    def rates_of_step(self, step: int) -> Tensor:
+        """The inner rates [weight tensors] of this inner step, the head's last."""
+        return self.rates.unflatten(0, (self.inner_steps, -1))[step] if self.rates_per_step else self.rates
+
+    def warms_up(self) -> bool:
+        """Whether this outer step is one of the first, without second derivatives."""
+        # Outer steps are counted on the device: they are read where an option asks for them only.
+        return self.first_order_steps > 0 and int(self.outer_steps) < self.first_order_steps
 
     def loss_shares(self) -> list[float]:
         """What the query loss after each inner step counts for in this outer step; they sum to one."""

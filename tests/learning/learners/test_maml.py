@@ -7,7 +7,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from autometa.learning.learners.boil import Boil
 from autometa.learning.learners.maml import Maml
+from autometa.learning.learners.meta_sgd import MetaSgd
 from tests.conftest import make_episodes
 from tests.learning.small import SETTING, Fixed, Smooth, double
 
@@ -60,3 +62,107 @@ def test_an_inner_step_of_maml_is_a_step_of_sgd() -> None:
     adapted = learner.adapt(task, create_graph=False)
     torch.testing.assert_close(adapted["backbone.first.weight"], plain[0].first.weight)
     torch.testing.assert_close(adapted["head.weight"], plain[1].weight)
+
+
+@pytest.mark.parametrize("kind", [Maml, MetaSgd, Boil])
+def test_tasks_are_adapted_to_in_training_as_in_evaluation(kind: type[Maml | MetaSgd | Boil]) -> None:
+    torch.manual_seed(10)
+    learner = kind(Smooth(), SETTING, inner_rate=0.3, inner_steps=4).double()
+    task = double(make_episodes(batch=1))
+    with_graph, without = (list(learner.trajectory(task, create_graph=c)) for c in (True, False))
+    torch.testing.assert_close(with_graph, without)
+
+
+def test_shares_of_the_loss_sum_to_one_and_move_to_the_last_step() -> None:
+    learner = Maml(Smooth(), SETTING, inner_steps=4, multi_step_loss=10)
+    assert learner.loss_shares() == pytest.approx([0.25] * 4)
+    last = []
+    for step in range(13):
+        learner.outer_steps.fill_(step)
+        shares = learner.loss_shares()
+        assert sum(shares) == pytest.approx(1)
+        assert shares[0] == shares[1] == shares[2]
+        last.append(shares[3])
+    assert last == sorted(last)
+    assert last[5] == pytest.approx(0.625)
+    assert last[10:] == [1.0, 1.0, 1.0]
+    assert Maml(Smooth(), SETTING, inner_steps=3).loss_shares() == [0, 0, 1]
+
+
+def test_multi_step_loss_starts_as_the_mean_of_the_query_losses_after_each_step() -> None:
+    torch.manual_seed(7)
+    learner = Maml(Smooth(), SETTING, inner_rate=0.25, inner_steps=3, multi_step_loss=2).double()
+    task = double(make_episodes(batch=1))
+    plain = nn.Sequential(Smooth(), nn.Linear(5, 3)).double()
+    plain[0].load_state_dict(learner.backbone.state_dict())
+    nn.init.zeros_(plain[1].weight)
+    nn.init.zeros_(plain[1].bias)
+    optimizer = torch.optim.SGD(plain.parameters(), lr=0.25)
+    losses = []
+    for _ in range(3):
+        optimizer.zero_grad()
+        F.cross_entropy(plain(task.support_x[0]), task.support_y[0]).backward()
+        optimizer.step()
+        losses.append(float(F.cross_entropy(plain(task.query_x[0]), task.query_y[0]).detach()))
+    reported = [float(learner.outer_step(Fixed(task))["loss"]) for _ in range(4)]  # no optimiser: weights stay
+    assert reported[0] == pytest.approx(sum(losses) / 3)
+    assert reported[1] == pytest.approx((losses[0] + losses[1]) / 6 + losses[2] * 4 / 6)
+    assert reported[2:] == pytest.approx([losses[2]] * 2)
+
+
+def test_gradients_in_rates_per_step_agree_with_finite_differences() -> None:
+    torch.manual_seed(8)
+    learner = Maml(
+        Smooth(), SETTING, inner_rate=0.3, inner_steps=3, learned_rates=True, rates_per_step=True, multi_step_loss=9
+    ).double()
+    task = double(make_episodes(batch=1))
+    learner.outer_step(Fixed(task))
+    learner.outer_steps.zero_()
+    gradient = learner.rates.grad
+    assert gradient is not None
+    for index in range(len(learner.rates)):
+        losses = []
+        for change in (1e-5, -1e-5):
+            with torch.no_grad():
+                learner.rates[index] += change
+            losses.append(float(learner.task_loss(task)[0].detach()))
+            with torch.no_grad():
+                learner.rates[index] -= change
+        assert float(gradient[index]) == pytest.approx((losses[0] - losses[1]) / 2e-5, rel=1e-5, abs=1e-8)
+
+
+def test_each_step_has_its_own_rates_and_none_of_them_decays() -> None:
+    learner = Maml(Smooth(), SETTING, inner_steps=3, learned_rates=True, rates_per_step=True)
+    assert learner.rates.ndim == 1  # `make_optimizer` decays what has more
+    with torch.no_grad():
+        learner.rates.copy_(torch.arange(18.0))
+    assert [learner.rates_of_step(step).tolist() for step in (0, 2)] == [[*range(6)], [*range(12, 18)]]
+
+
+def test_second_derivatives_come_after_the_first_order_steps() -> None:
+    torch.manual_seed(9)
+    warm = Maml(Smooth(), SETTING, inner_rate=0.3, inner_steps=3, first_order_steps=2).double()
+    source = Fixed(double(make_episodes()))
+    expected = {}
+    for first_order in (True, False):
+        plain = Maml(Smooth(), SETTING, inner_rate=0.3, inner_steps=3, first_order=first_order).double()
+        plain.backbone.load_state_dict(warm.backbone.state_dict())
+        plain.outer_step(source)
+        expected[first_order] = plain.backbone.first.weight.grad
+    assert not torch.allclose(expected[True], expected[False])
+    for step in range(4):
+        warm.zero_grad()
+        warm.outer_step(source)
+        torch.testing.assert_close(warm.backbone.first.weight.grad, expected[step < 2])
+
+
+def test_the_count_of_outer_steps_is_part_of_the_state() -> None:
+    learner = Maml(Smooth(), SETTING, inner_steps=2, multi_step_loss=4)
+    for _ in range(2):
+        learner.outer_step(Fixed(make_episodes()))
+    other = Maml(Smooth(), SETTING, inner_steps=2, multi_step_loss=4)
+    other.load_state_dict(learner.state_dict())
+    assert int(other.outer_steps) == 2
+    assert other.loss_shares() == learner.loss_shares() == pytest.approx([0.25, 0.75])
+    other.eval().query_logits(make_episodes())
+    assert int(other.outer_steps) == 2

@@ -1,0 +1,103 @@
+"""Matching networks: a query image attends to the support images, and its class is what it attends to."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from autometa.data.episodes import EpisodeBatch
+from autometa.errors import ConfigError
+from autometa.learning.backbones.backbone import Backbone
+from autometa.learning.learner import EpisodicLearner, Setting, embed
+
+
+class Matching(EpisodicLearner):
+    """Vinyals et al. 2016, Matching networks for one shot learning.
+
+    P(class) is the sum of a softmax over the support set, of cosine similarities, at the class's images.
+
+    With full context, support and query are first embedded in the light of the whole support set, by networks
+    that do not see labels. The one for the support set reads it as a sequence, so scores depend on its order:
+    in training a random one for each batch, from torch's global generator; in evaluation that of the labels.
+
+    Args:
+        scale: multiplies the cosines; 1 in the paper, where it makes a flat softmax.
+        learned_scale: learn it, starting from `scale`.
+        full_context: full context embeddings; their weights are quadratic in the number of features.
+        context_steps: how often a query image reads the support set, with `full_context`, 1 to 16.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        setting: Setting,
+        *,
+        scale: float = 10.0,
+        learned_scale: bool = False,
+        full_context: bool = False,
+        context_steps: int = 3,
+    ) -> None:
+        super().__init__(backbone, setting)
+        if scale <= 0:
+            raise ConfigError(f"matching.scale = {scale}: it must be positive")
+        if not 1 <= context_steps <= 16:
+            raise ConfigError(f"matching.context_steps = {context_steps}: it may be 1 … 16")
+        self.log_scale = nn.Parameter(torch.tensor(math.log(scale)), requires_grad=learned_scale)
+        self.context = FullContext(backbone.features, context_steps) if full_context else None
+
+    def scores(self, episodes: EpisodeBatch) -> Tensor:
+        shots = self.log_attention(episodes).unflatten(-1, (episodes.way, -1))  # (B, N·Q, N, K)
+        return shots.logsumexp(-1)
+
+    def log_attention(self, episodes: EpisodeBatch) -> Tensor:
+        """Logarithm of the attention of each query image to each support image: [B, N·Q, N·K]."""
+        support, query = embed(self.backbone, episodes)
+        if self.context is not None:
+            support, query = self.context(support, query)
+        cosines = F.normalize(query, dim=-1) @ F.normalize(support, dim=-1).mT
+        return (self.log_scale.exp() * cosines).log_softmax(-1)
+
+
+class FullContext(nn.Module):
+    """Embeds features of support and query in the context of the support set (appendix A.1 and A.2).
+
+    Names are the paper's: g of the support, f of the query, h the state of the LSTM that makes f, c its
+    cell, r what it reads from the support.
+    """
+
+    def __init__(self, features: int, steps: int) -> None:
+        super().__init__()
+        self.steps = steps
+        self.of_support = nn.LSTM(features, features, bidirectional=True, batch_first=True)
+        # The paper's cell has the input f' and the state [h, r]; with input [f', r] and state h it is the same.
+        self.of_query = nn.LSTMCell(2 * features, features)
+
+    def forward(self, support: Tensor, query: Tensor) -> tuple[Tensor, Tensor]:
+        """Support [B, N·K, D] and query [B, N·Q, D], and the same shapes out."""
+        g = self.in_context(support)
+        return g, self.reading(query, g)
+
+    def in_context(self, support: Tensor) -> Tensor:
+        """g(x_i) = →h_i + ←h_i + g'(x_i), reading the support set in a random order while training."""
+        images = support.shape[1]
+        indices = torch.arange(images, device=support.device)
+        order = torch.randperm(images, device=support.device) if self.training else indices
+        states = self.of_support(support[:, order])[0][:, order.argsort()]  # (B, N·K, 2·D)
+        forward, backward = states.chunk(2, dim=-1)
+        return forward + backward + support
+
+    def reading(self, query: Tensor, g: Tensor) -> Tensor:
+        """f(x): `steps` times, r = Σ softmax(h·g_i) g_i and then h = LSTM(f'(x), [h, r]) + f'(x).
+
+        The LSTM's state starts from zero, so the first r is read with h = f'(x).
+        """
+        flat = query.flatten(0, 1)  # (B·N·Q, D)
+        h, c = query, torch.zeros_like(flat)
+        for _ in range(self.steps):
+            r = (h @ g.mT).softmax(-1) @ g  # (B, N·Q, D)
+            state, c = self.of_query(torch.cat([flat, r.flatten(0, 1)], -1), (h.flatten(0, 1), c))
+            h = state.unflatten(0, query.shape[:2]) + query
+        return h

@@ -1,0 +1,114 @@
+"""Meta networks: support gradients become fast weights, which a query image recalls by attention.
+
+Symbols: B episodes, N way, M support images, R query images, D features, H hidden units.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from autometa.data.episodes import EpisodeBatch
+from autometa.errors import ConfigError
+from autometa.learning.backbones.backbone import Backbone
+from autometa.learning.learner import EpisodicLearner, Setting, embed
+from autometa.learning.learners.lstm import preprocessed
+
+_COSINE_SCALE = 10.0  # of the representation loss, as in `Pretrain`
+_GENERATOR_UNITS = 20
+_SMALL = 0.01  # bound of a generator's last layer at the start, so that fast weights are small
+
+
+class MetaNetworks(EpisodicLearner):
+    """Munkhdalai & Yu 2017, Meta networks (algorithm 1).
+
+    The representation learner u is a slow layer Q beside a fast layer Q*, which the generator d makes from the
+    gradient that a contrastive loss of one support image a class has in Q. The base learner b is a slow hidden
+    layer and a softmax layer; m makes from each support image's gradient in the softmax layer fast weights for it,
+    kept in a memory under u of that image. A query image uses their mean, weighted by attention with u of itself.
+
+    Where this is not the paper: fast weights for dense layers only; u and b share one backbone; d is a network for
+    each coordinate as m is, its outputs averaged over the images, instead of an LSTM over them, so that their order
+    does not matter; the slow softmax layer is zero (what symmetry between classes makes of it), so any way can be
+    evaluated; attention is sharpened by `attention_scale`.
+
+    Args:
+        hidden: units H of u and of b's hidden layer, 1 to 1024.
+        attention_scale: multiplies the cosines before attention's softmax; 1 in the paper, which with few support
+            images leaves attention almost even.
+    """
+
+    def __init__(
+        self, backbone: Backbone, setting: Setting, *, hidden: int = 64, attention_scale: float = 10.0
+    ) -> None:
+        super().__init__(backbone, setting)
+        if not 1 <= hidden <= 1024:
+            raise ConfigError(f"meta_networks.hidden = {hidden}: it may be 1 … 1024")
+        if attention_scale <= 0:
+            raise ConfigError(f"meta_networks.attention_scale = {attention_scale}: it must be positive")
+        self.attention_scale = attention_scale
+        self.slow = nn.Linear(backbone.features, hidden, bias=False)  # Q
+        self.base = nn.Linear(backbone.features, hidden)
+        self.fast_of_representation = Generator()  # d
+        self.fast_of_base = Generator()  # m
+
+    def scores(self, episodes: EpisodeBatch) -> Tensor:
+        support, query = embed(self.backbone, episodes)  # (B, M, D), (B, R, D)
+        fast = self.representation_weights(support, episodes.way)
+        keys, wanted = self.represent(support, fast), self.represent(query, fast)
+        attention = self.attention(keys, wanted)
+        memory = self.base_weights(support, episodes.support_y, episodes.way)
+        weights = (attention @ memory.flatten(2)).unflatten(2, memory.shape[2:])  # (B, R, N, H)
+        return (weights @ self.base(query).relu()[..., None]).squeeze(-1)
+
+    def represent(self, features: Tensor, fast: Tensor) -> Tensor:
+        """u: features [B, M, D] under the slow and under fast weights [B, H, D], added up: [B, M, H]."""
+        return self.slow(features).relu() + (features @ fast.mT).relu()
+
+    def attention(self, keys: Tensor, wanted: Tensor) -> Tensor:
+        """How much of each support image's fast weights a query image takes, [B, R, M]; each row sums to one."""
+        cosines = F.normalize(wanted, dim=-1) @ F.normalize(keys, dim=-1).mT
+        return (self.attention_scale * cosines).softmax(-1)
+
+    def representation_weights(self, support: Tensor, way: int) -> Tensor:
+        """Q*: [B, H, D], from the first support image of each class."""
+        first = support.unflatten(1, (way, -1))[:, :, 0]  # (B, N, D)
+        return self.fast_of_representation(representation_gradients(first, self.slow.weight)).mean(1)
+
+    def base_weights(self, support: Tensor, labels: Tensor, way: int) -> Tensor:
+        """The memory's W*, [B, M, N, H], from the gradient of each support image's loss in a softmax layer of zeros."""
+        hidden = self.base(support).relu()
+        error = 1 / way - F.one_hot(labels, way).to(hidden.dtype)  # (B, M, N), the gradient in the scores
+        return self.fast_of_base(error[..., None] * hidden[..., None, :])
+
+
+class Generator(nn.Module):
+    """Fast weights from gradients, each coordinate by itself with the same small network: [...] to [...]."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        last = nn.Linear(_GENERATOR_UNITS, 1)
+        nn.init.uniform_(last.weight, -_SMALL, _SMALL)
+        nn.init.zeros_(last.bias)
+        self.layers = nn.Sequential(nn.Linear(2, _GENERATOR_UNITS), nn.ReLU(), last)
+
+    def forward(self, gradient: Tensor) -> Tensor:
+        """Fast weights like `gradient`, which is an input: nothing is differentiated through it."""
+        return self.layers(preprocessed(gradient.detach())).squeeze(-1)
+
+
+def representation_gradients(features: Tensor, slow: Tensor) -> Tensor:
+    """What each of N images [B, N, D], one a class, adds to the gradient of the contrastive loss in Q [H, D].
+
+    The loss is the cross-entropy of telling the N images apart by the cosine of their representations, summed over
+    them; the addends are [B, N, H, D], the outer products of its gradient in Q x with x.
+    """
+    features = features.detach()
+    with torch.enable_grad():
+        before = F.linear(features, slow.detach()).requires_grad_()  # (B, N, H), Q x
+        unit = F.normalize(before.relu(), dim=-1)
+        similar = _COSINE_SCALE * unit @ unit.mT  # (B, N, N)
+        loss = -similar.log_softmax(-1).diagonal(dim1=1, dim2=2).sum()
+        (found,) = torch.autograd.grad(loss, before)
+    return found[..., None] * features[:, :, None]
