@@ -58,16 +58,17 @@ def logistic(features: Tensor, targets: Tensor, *, steps: int, penalty: float) -
     return lambda query: torch.baddbmm(bias[:, None], query, weight.mT)
 
 
-def ridge(features: Tensor, targets: Tensor, *, penalty: float | Tensor, scale: float = 1.0) -> Head:
+def ridge(features: Tensor, targets: Tensor, *, penalty: float | Tensor, scale: float | Tensor = 1.0) -> Head:
     """Ridge regression of the targets without intercept, through the smaller of two equal systems; times `scale`.
 
     With the Woodbury identity W = Xᵀ (X Xᵀ + λ I)⁻¹ Y needs only an M × M system (Bertinetto et al. 2019,
-    equation 6). Soft targets weigh as numbers, not as counts.
+    equations 5 and 6). Soft targets weigh as numbers, not as counts.
     """
     images, width = features.shape[1:]
+    # `solve_ex`, since what is singular in float32 shall give a diverged loss, not an exception.
     identity = torch.eye(min(images, width), dtype=features.dtype, device=features.device)
-    if images <= width:
-        weight = features.mT @ torch.linalg.solve(features @ features.mT + penalty * identity, targets)
+    if images < width:
+        weight = features.mT @ torch.linalg.solve_ex(features @ features.mT + penalty * identity, targets).result
     else:
-        weight = torch.linalg.solve(features.mT @ features + penalty * identity, features.mT @ targets)
-    return lambda query: scale * query @ weight
+        weight = torch.linalg.solve_ex(features.mT @ features + penalty * identity, features.mT @ targets).result
+    return lambda query: scale * (query @ weight)

@@ -5,6 +5,7 @@ Reading one never executes code. What the parameters mean is not known here.
 
 from __future__ import annotations
 
+import dataclasses
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, StrictBool, StrictFloat, StrictInt, 
 
 from autometa import shipped
 from autometa.errors import SpaceError, did_you_mean
-from autometa.space.parameters import Choice, Parameter, Range, Scalar
+from autometa.space.parameters import Choice, Parameter, Range, Scalar, same
 from autometa.space.space import SearchSpace
 
 _Value = StrictBool | StrictInt | StrictFloat | StrictStr
@@ -48,23 +49,22 @@ def load_space(name_or_file: str | Path) -> SearchSpace:
     """Load a shipped space by name (`few_shot`) or any TOML file by path.
 
     A file may say `extends = "few_shot"` (a shipped name, or a file beside it): it then starts from that
-    space, and each parameter it names replaces the one there.
+    space, and each parameter it names replaces the one there. What the other space has for values that are no
+    longer taken is left out; its starts stay where they fit, with the first choice of what is new.
 
     Raises:
         SpaceError: no such space, or anything in the file is wrong; names the file and the field.
     """
     path = _find(str(name_or_file))
-    table = _read(path, seen=())
+    table, is_inherited = _read(path, seen=())
     parameters = tuple(_parameter(name, p, path.name) for name, p in table.parameters.items())
     if not parameters:
         raise SpaceError(f"{path.name}: no [parameters.NAME] table; a space needs at least one")
-    return SearchSpace(
-        name=table.name,
-        parameters=parameters,
-        start=tuple(table.start or ()),
-        description=table.description,
-        source=path.name,
-    )
+    space = SearchSpace(table.name, parameters, description=table.description, source=path.name)
+    starts = table.start or []
+    if is_inherited:
+        starts = [fitting for start in starts if (fitting := space.fitted(start))]
+    return dataclasses.replace(space, start=tuple(starts))
 
 
 def _find(name: str, *, beside: Path | None = None) -> Path:
@@ -79,19 +79,41 @@ def _find(name: str, *, beside: Path | None = None) -> Path:
     return known[name]
 
 
-def _read(path: Path, *, seen: tuple[Path, ...]) -> _SpaceTable:
+def _read(path: Path, *, seen: tuple[Path, ...]) -> tuple[_SpaceTable, bool]:
+    """The table of a file with what it extends, and whether its starts come from there."""
     if path.resolve() in seen:
         raise SpaceError(f"{path.name}: `extends` leads back to itself")
     table = _validated(_toml(path), path.name)
     if table.extends is None:
-        return table
-    base = _read(_find(table.extends, beside=path.parent), seen=(*seen, path.resolve()))
-    return table.model_copy(
-        update={
-            "parameters": {**base.parameters, **table.parameters},
-            "start": base.start if table.start is None else table.start,
-        }
-    )
+        return table, False
+    base, _ = _read(_find(table.extends, beside=path.parent), seen=(*seen, path.resolve()))
+    start = base.start if table.start is None else table.start
+    update = {"parameters": _merged(base.parameters, table.parameters), "start": start}
+    return table.model_copy(update=update), table.start is None
+
+
+def _merged(base: dict[str, _ParameterTable], own: dict[str, _ParameterTable]) -> dict[str, _ParameterTable]:
+    """Both, less the base's parameters that could never be active any more."""
+    merged = {**base, **own}
+    while True:
+        narrowed = {n: p if n in own else _narrowed(p, merged) for n, p in merged.items()}
+        kept = {n: p for n, p in narrowed.items() if p is not None}
+        if kept == merged:
+            return merged
+        merged = kept
+
+
+def _narrowed(table: _ParameterTable, others: Mapping[str, _ParameterTable]) -> _ParameterTable | None:
+    """The parameter with only those values in `when` that its parents can have; None where one has none."""
+    when: dict[str, _Value | list[_Value]] = {}
+    for parent, wanted in table.when.items():
+        values = wanted if isinstance(wanted, list) else [wanted]
+        choices = others[parent].choices if parent in others else []
+        possible = values if choices is None else [v for v in values if any(same(v, c) for c in choices)]
+        if not possible:
+            return None
+        when[parent] = possible
+    return table.model_copy(update={"when": when})
 
 
 def _toml(path: Path) -> dict[str, Any]:

@@ -27,6 +27,11 @@ class Parameter(ABC):
     def width(self) -> int:
         """Numbers needed to encode one value."""
 
+    @property
+    @abstractmethod
+    def first(self) -> Scalar:
+        """The first choice, or the lowest value."""
+
     @abstractmethod
     def suggest(self, trial: Any) -> Scalar:
         """Ask an Optuna-like trial for a value."""
@@ -58,6 +63,10 @@ class Choice(Parameter):
     def width(self) -> int:
         return len(self.choices)
 
+    @property
+    def first(self) -> Scalar:
+        return self.choices[0]
+
     def suggest(self, trial: Any) -> Scalar:
         value: Scalar = trial.suggest_categorical(self.name, list(self.choices))
         return value
@@ -85,6 +94,10 @@ class Range(Parameter):
     @property
     def width(self) -> int:
         return 1
+
+    @property
+    def first(self) -> Scalar:
+        return int(self.low) if self.integer else float(self.low)
 
     def suggest(self, trial: Any) -> Scalar:
         if self.integer:

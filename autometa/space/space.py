@@ -90,6 +90,20 @@ class SearchSpace:
             if name not in active:
                 raise error(f"{where}: {name!r} plays no part here; it needs {_condition(self[name])}")
 
+    def fitted(self, values: Mapping[str, Scalar]) -> dict[str, Scalar] | None:
+        """Values of a related space made complete for this one, or None where one of them is not allowed here.
+
+        What is new takes its first choice or lowest value; what plays no part is left out.
+        """
+        found: dict[str, Scalar] = {}
+        for parameter in self.parameters:
+            if parameter.is_active(found):
+                value = values.get(parameter.name, parameter.first)
+                if not parameter.contains(value):
+                    return None
+                found[parameter.name] = value
+        return found
+
     def encode(self, values: Mapping[str, Scalar]) -> list[float]:
         """A fixed-length vector for surrogates: each parameter's activity (0 or 1), then its numbers.
 

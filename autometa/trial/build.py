@@ -26,17 +26,41 @@ from autometa.learning.backbones.vit import ViT
 from autometa.learning.backbones.wrn import WideResNet
 from autometa.learning.learner import Learner, Setting
 from autometa.learning.learners.anil import Anil
+from autometa.learning.learners.boil import Boil
+from autometa.learning.learners.cnaps import Cnaps
+from autometa.learning.learners.lstm import LstmMetaLearner
 from autometa.learning.learners.maml import Maml
+from autometa.learning.learners.matching import Matching
+from autometa.learning.learners.meta_networks import MetaNetworks
+from autometa.learning.learners.meta_sgd import MetaSgd
 from autometa.learning.learners.pretrain import Pretrain
 from autometa.learning.learners.prototypical import Prototypical
+from autometa.learning.learners.reader import Reader
+from autometa.learning.learners.relation import Relation
+from autometa.learning.learners.reptile import Reptile
+from autometa.learning.learners.ridge import Ridge
+from autometa.learning.learners.siamese import Siamese
+from autometa.learning.learners.svm import Svm
 from autometa.learning.objective import ObjectiveOptions
 from autometa.learning.training import TrainingOptions
 from autometa.records import Scalar, TrialConfig
 
 LEARNERS: dict[str, type[Learner]] = {
     "prototypical": Prototypical,
+    "matching": Matching,
+    "siamese": Siamese,
+    "relation": Relation,
+    "ridge": Ridge,
+    "svm": Svm,
+    "cnaps": Cnaps,
     "maml": Maml,
     "anil": Anil,
+    "boil": Boil,
+    "meta_sgd": MetaSgd,
+    "reptile": Reptile,
+    "lstm": LstmMetaLearner,
+    "meta_networks": MetaNetworks,
+    "reader": Reader,
     "pretrain": Pretrain,
 }
 

@@ -220,11 +220,11 @@ def forward_flops(learner: Learner, image_shape: tuple[int, int, int]) -> int:
     """Floating-point operations of the backbone for one image, forward only."""
     backbone = learner.backbone
     was_training = backbone.training
-    image = torch.zeros(1, *image_shape, device=next(learner.parameters()).device)
+    images = torch.zeros(2, *image_shape, device=next(learner.parameters()).device)  # one has no batch statistics
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        backbone.eval()(image)
+        backbone.eval()(images)
     backbone.train(was_training)
-    return int(counter.get_total_flops())
+    return int(counter.get_total_flops()) // len(images)
 
 
 def _check_same(job: Job, folder: Path) -> None:

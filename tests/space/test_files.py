@@ -89,9 +89,19 @@ def test_extends_replaces_single_parameters(tmp_path: Path) -> None:
     narrow = load_space(
         write(tmp_path, text + '[parameters."conv.width"]\nchoices = [8]\nwhen = { backbone = "conv" }')
     )
-    assert len(narrow.parameters) == len(base.parameters)
+    gone = {p.name for p in base} - {p.name for p in narrow}
+    assert gone == {p.name for p in base if p.name.startswith(("resnet18.", "wrn.", "vit.", "mlp."))}
     assert narrow["conv.width"].allowed() == "8"
+    assert set(narrow["norm"].when["backbone"]) == {"conv", "resnet12"}
     assert narrow.version != base.version
+
+
+def test_extending_keeps_the_starts_that_fit_and_completes_them(tmp_path: Path) -> None:
+    base = load_space("few_shot")
+    text = 'name = "more"\nextends = "few_shot"\n[parameters.learner]\nchoices = ["prototypical", "maml"]\n'
+    more = load_space(write(tmp_path, text + "[parameters.gradient_penalty]\nchoices = [0.3, 0.0]\n"))
+    assert [start["learner"] for start in more.start] == ["prototypical", "maml"]
+    assert more.start[0] == {**base.start[0], "gradient_penalty": 0.3}
 
 
 def test_a_start_that_does_not_fit_the_space_is_refused(tmp_path: Path) -> None:

@@ -45,6 +45,10 @@ def test_a_trial_reports_its_size_and_operations(tmp_path: Path) -> None:
     assert record.facts["transductive"] is False
 
 
+def test_a_map_of_one_pixel_is_no_obstacle(tmp_path: Path) -> None:
+    assert run(job(tmp_path / "m", conv__depth=4, norm="support")).state == "complete"
+
+
 def test_another_data_set_gives_the_train_classes(tmp_path: Path) -> None:
     target = photographs(tmp_path / "target", 10, 1)
     other = photographs(tmp_path / "other", 30, 2)

@@ -17,6 +17,7 @@ from autometa.learning.learner import Setting
 
 _SHARPNESS = 10.0  # p of Andrychowicz et al. 2016, appendix A
 _FORGET_BIAS = 5.0  # the middle of the authors' 4 to 6: a weight keeps 99.3 % of itself
+_MOST_WEIGHTS = 1_000_000  # about 0.3 GB an inner step
 _SMALL = 0.01  # the authors' bound for the other weights at the start
 
 
@@ -54,6 +55,11 @@ class LstmMetaLearner(TaskLearner):
         inner_rate: float = 0.01,
     ) -> None:
         super().__init__(backbone, setting)
+        weights = sum(weight.numel() for weight in backbone.parameters())
+        if weights > _MOST_WEIGHTS:
+            raise ConfigError(
+                f"lstm: the backbone has {weights:,} weights, more than {_MOST_WEIGHTS:,} take too much memory"
+            )
         if not 1 <= inner_steps <= 64:
             raise ConfigError(f"lstm.inner_steps = {inner_steps}: it may be 1 … 64")
         if not 1 <= hidden <= 256:

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from autometa.data.episodes import EpisodeBatch
 from autometa.errors import ConfigError
 from autometa.learning.backbones.backbone import Backbone
+from autometa.learning.heads import ridge
 from autometa.learning.learner import EpisodicLearner, Setting, embed, support_targets
 
 
@@ -50,22 +51,9 @@ class Ridge(EpisodicLearner):
         support, query = embed(self.backbone, episodes)
         if self.normalize:
             support, query = F.normalize(support, dim=-1), F.normalize(query, dim=-1)
-        target = support_targets(episodes, support)
-        weight = ridge_regression(_with_ones(support), target, self.log_regularization.exp())
-        return self.log_scale.exp() * (_with_ones(query) @ weight)
-
-
-def ridge_regression(x: Tensor, y: Tensor, penalty: Tensor) -> Tensor:
-    """W [B, D, N] that minimises |x W - y|² + penalty |W|², for x [B, M, D] and y [B, M, N].
-
-    Solves for as many unknowns as the smaller of M and D (equations 5 and 6 of the paper).
-    """
-    # `solve_ex`, since what is singular in float32 shall give a diverged loss, not an exception.
-    images, features = x.shape[1:]
-    ridge = penalty * torch.eye(min(images, features), dtype=x.dtype, device=x.device)
-    if images < features:
-        return x.mT @ torch.linalg.solve_ex(x @ x.mT + ridge, y).result
-    return torch.linalg.solve_ex(x.mT @ x + ridge, x.mT @ y).result
+        targets = support_targets(episodes, support)
+        penalty, scale = self.log_regularization.exp(), self.log_scale.exp()
+        return ridge(_with_ones(support), targets, penalty=penalty, scale=scale)(_with_ones(query))
 
 
 def _with_ones(features: Tensor) -> Tensor:

@@ -12,7 +12,8 @@ from torch.nn import functional as F
 
 from autometa.data.episodes import EpisodeBatch
 from autometa.errors import ConfigError
-from autometa.learning.learners.ridge import Ridge, ridge_regression
+from autometa.learning.heads import ridge
+from autometa.learning.learners.ridge import Ridge
 from tests.conftest import make_episodes
 from tests.learning.small import SETTING, Fixed, Identity, Smooth, double
 
@@ -47,7 +48,7 @@ def test_both_forms_are_the_same_regression(images: int) -> None:
     torch.manual_seed(18)
     x, y = torch.randn(2, images, 6).double(), torch.randn(2, images, 3).double()
     penalty = torch.tensor(0.4, dtype=torch.float64)
-    weight = ridge_regression(x, y, penalty)
+    weight = ridge(x, y, penalty=penalty)(torch.eye(6).double().expand(2, 6, 6))
     gradient = x.mT @ (x @ weight - y) + penalty * weight  # of half the objective, which is convex
     torch.testing.assert_close(gradient, torch.zeros_like(gradient))
 
@@ -57,7 +58,8 @@ def test_gradients_through_the_solution_agree_with_finite_differences(images: in
     torch.manual_seed(19)
     x, y = torch.randn(2, images, 5).double().requires_grad_(), torch.randn(2, images, 2).double()
     penalty = torch.tensor(0.3, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(lambda x, p: ridge_regression(x, y, p), (x, penalty))
+    query = torch.randn(2, 3, 5).double()
+    assert torch.autograd.gradcheck(lambda x, p: ridge(x, y, penalty=p)(query), (x, penalty))
 
 
 @pytest.mark.parametrize("learned", [True, False])
