@@ -16,7 +16,6 @@ from torch.utils.flop_counter import FlopCounterMode
 from autometa.data.dataset import FewShotDataset
 from autometa.data.episodes import EpisodeBatch, EpisodeSampler, ImagePool, fixed_episodes
 from autometa.data.load import load_dataset
-from autometa.data.rotation import TURNS
 from autometa.errors import CheckpointError, DivergedError
 from autometa.learning import checkpoints
 from autometa.learning.attacks import Attack, PixelRange
@@ -173,8 +172,7 @@ def _training_source(
     job: Job, dataset: FewShotDataset, device: torch.device, generator: torch.Generator
 ) -> EpisodeSampler:
     how = build.sampling(job.config)
-    classes = len(dataset.splits["train"]) * (TURNS if how.rotations else 1)
-    way = min(how.train_way or job.episodes.way, classes)
+    way = min(how.train_way or job.episodes.way, len(dataset.splits["train"]))
     return EpisodeSampler(
         ImagePool(dataset, "train", device),
         job.episodes.model_copy(update={"way": way}),

@@ -55,7 +55,8 @@ LEARNERS: list[tuple[type[Learner], dict[str, Any]]] = [
     (Reptile, {}),
     (LstmMetaLearner, {"inner_steps": 2, "inner_rate": 0.1}),
     (MetaNetworks, {}),
-    (Reader, {}),
+    (Reader, {"dim": 32}),
+    (Reader, {"dim": 32, "depth": 1, "heads": 2}),
     (Pretrain, {"head": "cosine", "mixing": "mixup"}),
     (Pretrain, {"head": "finetune", "train_head": "cosine"}),
     (Pretrain, {"head": "ridge", "rotation_weight": 0.5, "distillation_weight": 0.1}),
@@ -128,10 +129,10 @@ def test_an_option_out_of_range_names_itself(make: Any) -> None:
         make()
 
 
-# But in Boil, which has a head of its own for each class of the training task, and with full context embeddings,
-# whose recurrent network reads the support set in order.
+# But in Boil and Reader, which have a head or an embedding of their own for each label, and with full context
+# embeddings, whose recurrent network reads the support set in order.
 @pytest.mark.parametrize(
-    ("kind", "options"), [(k, o) for k, o in LEARNERS if k is not Boil and "full_context" not in o]
+    ("kind", "options"), [(k, o) for k, o in LEARNERS if k not in (Boil, Reader) and "full_context" not in o]
 )
 def test_the_order_of_class_labels_does_not_matter(kind: type[Learner], options: dict[str, Any]) -> None:
     torch.manual_seed(9)
