@@ -60,7 +60,7 @@ def train(
 ) -> None:
     """Train a recipe in full; the same command again goes on from its last checkpoint."""
     from autometa.cli.progress import training_progress
-    from autometa.cli.words import percent
+    from autometa.cli.words import percent, size
     from autometa.errors import ConfigError
     from autometa.records import parse_budget
     from autometa.trial.recipe import read_recipes
@@ -88,7 +88,9 @@ def train(
     if not as_json:
         assert record.last is not None
         steps, accuracy = record.last.steps, percent(record.last.accuracy)
-        print(f"trained {steps} steps in {record.last.seconds:.0f} s: validation {accuracy}, saved in {folder}")
+        marked = " (transductive)" if record.facts["transductive"] else ""
+        print(f"trained {steps} steps in {record.last.seconds:.0f} s: validation{marked} {accuracy}, saved in {folder}")
+        print(f"  {size(record.facts)}")
         print(f"next: autometa evaluate {folder}")
 
 

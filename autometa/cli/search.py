@@ -95,15 +95,16 @@ def _print_result(result: SearchResult, as_json: bool, storage: str | None) -> N
 
 
 def _print_winner(result: SearchResult, storage: str | None) -> None:
-    from autometa.cli.words import percent, summary
+    from autometa.cli.words import percent, size, summary
 
     trial, won, name = result.winning_trial, result.winner, result.study.name
     assert trial is not None
     assert won is not None
     chance = 100 * result.study.episodes.chance
     print(f"\n{_count(result)}")
-    marked = " (transductive)" if trial.facts.get("transductive") else ""
-    print(f"winner: trial {trial.number}{marked}: {summary(trial.config.values)}")
+    print(f"winner: trial {trial.number}: {summary(trial.config.values)}")
+    if {"parameters", "flops"} <= set(trial.facts):
+        print(f"  {size(trial.facts)}")
     print(
         f"  validation  {percent(won.validation)} of fresh episodes ({won.validation.episodes}); chance {chance:.1f} %"
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from autometa.records import Accuracy, Scalar
+from autometa.trial.job import is_transductive
 
 
 def percent(accuracy: Accuracy) -> str:
@@ -13,12 +14,22 @@ def percent(accuracy: Accuracy) -> str:
 
 
 def summary(values: Mapping[str, Scalar], limit: int | None = None) -> str:
-    """A configuration in one line: learner and backbone, then what belongs to them, then the rest."""
+    """A configuration in one line: learner and backbone, then what belongs to them, then the rest.
+
+    A transductive one says so first, since its accuracy does not compare with others.
+    """
     heads = [str(values[k]) for k in ("learner", "backbone") if k in values]
+    if any(is_transductive(name, value) for name, value in values.items()):
+        heads.insert(0, "transductive")
     own = [_item(k.split(".", 1)[1], v) for k, v in values.items() if "." in k]
     rest = [_item(k, v) for k, v in values.items() if "." not in k and k not in ("learner", "backbone")]
     line = " ".join([" · ".join(heads), *own, *rest])
     return line if limit is None or len(line) <= limit else line[: limit - 1] + "…"
+
+
+def size(facts: Mapping[str, Scalar]) -> str:
+    """`112,832 parameters, 28.3 MFLOP an image`, of a trial's facts."""
+    return f"{facts['parameters']:,} parameters, {float(facts['flops']) / 1e6:.3g} MFLOP an image"
 
 
 def seconds(duration: float) -> str:

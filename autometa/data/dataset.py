@@ -57,6 +57,21 @@ class FewShotDataset:
         classes = {f"{split}_classes": len(self.splits[split]) for split in SPLITS}
         return {"images": len(self.labels), "channels": channels, "image_size": height, **classes}
 
+    def require_new_to(self, other: FewShotDataset) -> None:
+        """Raise `DataError` where validation or meta-test classes here, by name, are train classes of the other.
+
+        Quarter turns of one class (`a@90`) count as that class.
+        """
+        seen = {other.class_names[c].split("@")[0] for c in other.splits["train"]}
+        here = [self.class_names[c].split("@")[0] for split in ("val", "test") for c in self.splits[split]]
+        known = sorted(seen & set(here))
+        if known:
+            some = ", ".join(known[:3])
+            raise DataError(
+                f"{other.name} trains on {len(known)} classes by which {self.name} is validated or tested ({some} …): "
+                "its accuracy would mean nothing"
+            )
+
     def require(self, split: str, spec: EpisodeSpec) -> None:
         """Raise `DataError` unless episodes of this kind can be drawn from the split."""
         ids = self.splits[split]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,9 +11,9 @@ import optuna
 from autometa import shipped
 from autometa.errors import AutometaError, StudyError
 from autometa.priors import archive
-from autometa.records import Accuracy, StudyRecord
+from autometa.records import Accuracy, StudyRecord, TrialRecord
 from autometa.study import confirm, settings
-from autometa.study.ledger import ended
+from autometa.study.ledger import ended, record_of
 from autometa.study.storage import default_url, masked, open_storage, storage_exists
 
 
@@ -28,6 +28,7 @@ class StudyLine:
     winner: int | None
     validation: Accuracy | None
     test: Accuracy | None
+    transductive: bool
     where: str
 
 
@@ -37,9 +38,9 @@ def archived_studies() -> Iterator[StudyLine]:
         try:
             past = archive.read(folder)
         except AutometaError as error:
-            yield StudyLine(folder.name, "?", "?", 0, None, None, None, f"broken: {error}")
+            yield StudyLine(folder.name, "?", "?", 0, None, None, None, False, f"broken: {error}")
         else:
-            yield _line(past.study, len(past.trials), _where(folder))
+            yield _line(past.study, past.trials, _where(folder))
 
 
 def stored_studies(url: str | None = None) -> Iterator[StudyLine]:
@@ -53,22 +54,24 @@ def stored_studies(url: str | None = None) -> Iterator[StudyLine]:
     for summary in storage.get_all_studies():
         study = optuna.load_study(study_name=summary.study_name, storage=storage)
         if settings.is_ours(study):
-            yield _line(settings.read(study), len(ended(study)), masked(chosen))
+            yield _line(settings.read(study), [record_of(t) for t in ended(study)], masked(chosen))
 
 
 def _where(folder: Path) -> str:
     return "came with autometa" if folder.parent == shipped.folder("studies") else str(folder)
 
 
-def _line(study: StudyRecord, trials: int, where: str) -> StudyLine:
+def _line(study: StudyRecord, trials: Sequence[TrialRecord], where: str) -> StudyLine:
     won = confirm.winner(study.confirmed)
+    model = next((t for t in trials if won and t.number == won.trial), None)
     return StudyLine(
         name=study.name,
         dataset=Path(study.dataset).name,
         task=str(study.episodes),
-        trials=trials,
+        trials=len(trials),
         winner=won.trial if won else None,
         validation=won.validation if won else None,
         test=won.test if won else None,
+        transductive=bool(model and model.facts.get("transductive")),
         where=where,
     )

@@ -143,6 +143,7 @@ def _pretrain_ref(name: str, target: FewShotDataset, root: str | None) -> Datase
     if data.image_shape != target.image_shape:
         have, need = ("×".join(map(str, shape)) for shape in (data.image_shape, target.image_shape))
         raise ConfigError(f"--pretrain-dataset {name}: its images are {have}, those of {target.name} {need}")
+    target.require_new_to(data)
     return DatasetRef(name=_portable(name), root=root, image_size=size)
 
 

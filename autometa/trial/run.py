@@ -73,6 +73,8 @@ def prepare(job: Job) -> Training:
     seed_everything(job.seed)
     dataset = open_dataset(job.dataset)
     train_on = open_dataset(job.pretrain) if job.pretrain else dataset
+    if job.pretrain:
+        dataset.require_new_to(train_on)
     generator = torch.Generator(device).manual_seed(job.seed)
     source = _training_source(job, train_on, device, generator)
     learner = new_learner(job, dataset, source.classes).to(device)

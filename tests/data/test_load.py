@@ -84,6 +84,12 @@ def test_real_omniglot_is_split_by_character(shared_data: Path) -> None:
     assert dataset.images.mean() < 40, "ink is bright on a dark ground"
 
 
+def test_fc100_may_not_teach_what_cifar_fs_tests(shared_data: Path) -> None:
+    root = shared_data / "cifar-fs"
+    with pytest.raises(DataError, match=r"fc100 trains on 2[0-9] classes by which cifar-fs is validated or tested"):
+        load_dataset("cifar-fs", data_root=root).require_new_to(load_dataset("fc100", data_root=root))
+
+
 def test_fc100_keeps_superclasses_apart() -> None:
     from autometa.data.readers import _split_list
 

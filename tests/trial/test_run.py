@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from autometa.errors import DataError
 from autometa.records import Budget, EpisodeSpec, Scalar, TrialConfig
 from autometa.trial.job import DatasetRef, Job, is_transductive
 from autometa.trial.run import evaluate_checkpoint, open_dataset, prepare, run
@@ -27,13 +28,13 @@ def job(folder: Path, *, dataset: str = "digits", pretrain: str | None = None, *
     )
 
 
-def photographs(root: Path, classes: int, seed: int) -> str:
+def photographs(root: Path, classes: int, seed: int, prefix: str = "class") -> str:
     generator = np.random.default_rng(seed)
     for c in range(classes):
-        (root / f"class{c}").mkdir(parents=True)
+        (root / f"{prefix}{c}").mkdir(parents=True)
         for i in range(4):
             pixels = generator.integers(0, 256, (16, 16, 3), dtype=np.uint8)
-            Image.fromarray(pixels).save(root / f"class{c}" / f"{i}.png")
+            Image.fromarray(pixels).save(root / f"{prefix}{c}" / f"{i}.png")
     return str(root)
 
 
@@ -49,9 +50,16 @@ def test_a_map_of_one_pixel_is_no_obstacle(tmp_path: Path) -> None:
     assert run(job(tmp_path / "m", conv__depth=4, norm="support")).state == "complete"
 
 
+def test_train_classes_that_are_tested_are_refused(tmp_path: Path) -> None:
+    same = photographs(tmp_path / "same", 10, 1)
+    other = photographs(tmp_path / "other", 12, 2)
+    with pytest.raises(DataError, match=r"other trains on .* by which same is validated or tested"):
+        prepare(job(tmp_path / "m", dataset=same, pretrain=other))
+
+
 def test_another_data_set_gives_the_train_classes(tmp_path: Path) -> None:
     target = photographs(tmp_path / "target", 10, 1)
-    other = photographs(tmp_path / "other", 30, 2)
+    other = photographs(tmp_path / "other", 30, 2, prefix="other")
     asked = job(tmp_path / "m", dataset=target, pretrain=other, learner="pretrain", pretrain__batch_size=8)
     assert prepare(asked).learner.setting.train_classes == len(
         open_dataset(asked.pretrain or asked.dataset).splits["train"]
