@@ -169,15 +169,17 @@ class EpisodeSampler:
         return rotated(images, turns) if self._turns > 1 else images
 
 
-def fixed_episodes(pool: ImagePool, spec: EpisodeSpec, *, count: int, seed: int, batch: int) -> Iterator[EpisodeBatch]:
-    """The same `count` episodes for the same seed, on every device and for every `batch`.
+def fixed_episodes(
+    pool: ImagePool, spec: EpisodeSpec, *, count: int, seed: int, batch: int, first: int | None = None
+) -> Iterator[EpisodeBatch]:
+    """The same `count` episodes for the same seed, on every device and for every `batch`; or the `first` of them.
 
     Raises:
         DataError: the split has too few classes, or too few images in one.
     """
     pool.dataset.require(pool.split, spec)
     index = draw_episodes(pool, spec, count, torch.Generator().manual_seed(seed))
-    for part in index.split(batch):
+    for part in index[:first].split(batch):
         yield _gathered(pool, spec, part, lambda images: images)
 
 

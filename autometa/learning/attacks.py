@@ -63,8 +63,10 @@ class Attack:
 
         The learner keeps its mode, and no gradient is left in its parameters.
         """
-        clean = episodes.query_x
         radius = self.epsilon * (pixels.high - pixels.low)  # (C, 1, 1), in normalised units
+        # Colour jitter may have left the range; then the image itself is the bound.
+        clean = episodes.query_x
+        pixels = PixelRange(torch.minimum(pixels.low, clean), torch.maximum(pixels.high, clean))
         changed = clean
         if self.steps > 1:
             drawn = torch.rand(clean.shape, generator=generator, device=generator.device).to(clean)

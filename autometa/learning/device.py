@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import os
 import sys
+from collections.abc import Iterator, Sequence
 
 import torch
 
@@ -60,6 +61,23 @@ def limit_gpu_memory(fraction: float) -> None:
 def seed_everything(seed: int) -> None:
     """Seed torch's global generators, which draw initial weights and dropout."""
     torch.manual_seed(seed)
+
+
+def random_states(device: torch.device) -> list[tuple[torch.Generator, torch.Tensor]]:
+    """The global generators that a step on this device may draw from, and their states."""
+    generators = {id(g): g for g in (torch.default_generator, global_generator(device))}
+    return [(generator, generator.get_state()) for generator in generators.values()]
+
+
+@contextlib.contextmanager
+def replayed(states: Sequence[tuple[torch.Generator, torch.Tensor]]) -> Iterator[None]:
+    """Draw inside what was drawn after these states; afterwards the generators go on as if nothing was."""
+    after = [(generator, generator.get_state()) for generator, _ in states]
+    for generator, state in states:
+        generator.set_state(state)
+    yield
+    for generator, state in after:
+        generator.set_state(state)
 
 
 def global_generator(device: torch.device) -> torch.Generator:

@@ -6,7 +6,7 @@ which learner it is.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -17,11 +17,13 @@ from torch.nn import functional as F
 from autometa.data.episodes import EpisodeBatch
 from autometa.errors import ConfigError
 from autometa.learning.attacks import Attack, PixelRange
+from autometa.learning.device import random_states, replayed
 from autometa.learning.learner import Learner, TrainingSource
 from autometa.learning.normalization import Layout
 
 # How far the weights go uphill before the second gradient is taken; Zhao et al. 2022 use 0.05 on CIFAR.
 _ASCENT_RADIUS = 0.05
+_LEAST_VARIATION = 1e-5
 
 
 @dataclass(frozen=True)
@@ -74,12 +76,13 @@ class Objective:
     def outer_step(self, learner: Learner, source: TrainingSource) -> dict[str, Tensor]:
         """Leave the whole gradient in every parameter's `.grad`; returns detached scalars with `loss`."""
         batch = _Batch(source, learner, self)
+        drawn = random_states(next(learner.parameters()).device)
         metrics = self._step(learner, batch)
         share = self._options.gradient_penalty
         if share:
             here = {p: p.grad.clone() for p in learner.parameters() if p.grad is not None}
             learner.zero_grad(set_to_none=True)
-            with _moved_uphill(learner, here):
+            with _moved_uphill(learner, here), replayed(drawn):
                 self._step(learner, batch)
             for parameter, gradient in here.items():
                 assert parameter.grad is not None
@@ -132,14 +135,17 @@ def supervised_contrastive(features: Tensor, labels: Tensor, temperature: float)
 def correlation_penalty(features: Tensor) -> Tensor:
     """Mean squared correlation between different features of [M, D], in [0, 1].
 
+    Through the smaller of two Gram matrices, which have the same norm.
+
     The covariance term of VICReg (Bardes et al. 2022) on standardised features, as in Barlow Twins (Zbontar
     et al. 2021), so that it cannot be lowered by making all features small.
     """
     width = features.shape[1]
     centred = features - features.mean(0)
-    unit = F.normalize(centred, dim=0)
-    correlation = unit.mT @ unit
-    off_diagonal = correlation.square().sum() - correlation.diagonal().square().sum()
+    # A feature that is almost constant does not count: its gradient would be without bound.
+    unit = centred / (centred.square().sum(0) + _LEAST_VARIATION).sqrt()
+    gram = unit.mT @ unit if width <= len(unit) else unit @ unit.mT
+    off_diagonal = gram.square().sum() - unit.square().sum(0).square().sum()
     return off_diagonal / max(1, width * (width - 1))
 
 
@@ -147,10 +153,17 @@ def correlation_penalty(features: Tensor) -> Tensor:
 def _moved_uphill(learner: Learner, gradient: Mapping[nn.Parameter, Tensor]) -> Iterator[None]:
     """Weights moved along the gradient by a fixed length; they and all buffers are put back afterwards."""
     norm = torch.stack([g.square().sum() for g in gradient.values()]).sum().sqrt().clamp(min=1e-12)
-    before = [(tensor, tensor.detach().clone()) for tensor in (*gradient, *learner.buffers())]
-    with torch.no_grad():
-        for parameter, slope in gradient.items():
-            parameter.add_(slope * (_ASCENT_RADIUS / norm))
+    with _restored([*learner.parameters(), *learner.buffers()]):
+        with torch.no_grad():
+            for parameter, slope in gradient.items():
+                parameter.add_(slope * (_ASCENT_RADIUS / norm))
+        yield
+
+
+@contextmanager
+def _restored(tensors: Iterable[Tensor]) -> Iterator[None]:
+    """What happens to these tensors inside is undone."""
+    before = [(tensor, tensor.detach().clone()) for tensor in tensors]
     yield
     with torch.no_grad():
         for tensor, value in before:
@@ -158,7 +171,10 @@ def _moved_uphill(learner: Learner, gradient: Mapping[nn.Parameter, Tensor]) -> 
 
 
 class _Batch:
-    """Passes one batch on to a learner, attacked if asked, and keeps it for a second look."""
+    """Passes one batch on to a learner, attacked if asked, and keeps it for a second look.
+
+    Attacks leave no trace in running statistics.
+    """
 
     def __init__(self, source: TrainingSource, learner: Learner, objective: Objective) -> None:
         self._source = source
@@ -169,7 +185,9 @@ class _Batch:
 
     def episodes(self) -> EpisodeBatch:
         if self._episodes is None:
-            self._episodes = self._objective.attacked(self._learner, self._source.episodes())
+            clean = self._source.episodes()
+            with _restored(self._learner.buffers()):
+                self._episodes = self._objective.attacked(self._learner, clean)
         return self._episodes
 
     def images(self, count: int) -> tuple[Tensor, Tensor]:

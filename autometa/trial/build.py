@@ -143,6 +143,8 @@ def objective_options(config: TrialConfig) -> ObjectiveOptions:
     learner: type[Learner] = tables()["learner"][name]
     if options.attack_epsilon and not learner.trains_on_episodes:
         raise ConfigError(f"attack_epsilon = {options.attack_epsilon}: {name} is not trained on episodes")
+    if sampling(config).rotations and config.values.get("pretrain.rotation_weight"):
+        raise ConfigError("pretrain.rotation_weight: with rotations = true no image says which way is up")
     return options
 
 

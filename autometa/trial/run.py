@@ -6,8 +6,8 @@ Ray or Optuna exist.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
@@ -33,9 +33,13 @@ from autometa.trial.job import DatasetRef, Job
 OnRung = Callable[[RungReport], None]
 OnStep = Callable[[int, float, dict[str, torch.Tensor]], None]
 
-# Episodes scored in one pass. Results do not depend on it; memory does: 8 x 80 images of 32 x 32 through
-# 64 channels are about 170 MB.
-_EVALUATION_BATCH = 8
+# Images scored in one pass. Results do not depend on it; memory does: 640 of 32 x 32 through 64 channels are
+# about 170 MB.
+_EVALUATION_IMAGES = 640
+# Of a budget, for all rungs together; what is measured even if it costs more; and what is tried to know the cost.
+_VALIDATION_SHARE = 0.25
+_FEWEST_EPISODES = 20
+_TRIED_EPISODES = 2
 
 
 def run(job: Job, *, on_rung: OnRung | None = None, on_step: OnStep | None = None, number: int = 0) -> TrialRecord:
@@ -128,10 +132,15 @@ def evaluate_checkpoint(
     data = open_dataset(dataset or job.dataset)
     learner = new_learner(job, data, _train_classes(folder, data))
     checkpoints.load_weights(folder, learner)
-    pool = ImagePool(data, split, device)
-    batches = fixed_episodes(pool, spec or job.episodes, count=episodes, seed=seed, batch=_EVALUATION_BATCH)
+    pool, spec = ImagePool(data, split, device), spec or job.episodes
+    batches = fixed_episodes(pool, spec, count=episodes, seed=seed, batch=_at_once(spec))
     change = _attacker(Attack(*attack), data, device, seed) if attack else None
     return evaluate(learner.to(device), batches, seed=seed, on_batch=on_batch, change=change)
+
+
+def _at_once(spec: EpisodeSpec) -> int:
+    """How many episodes are scored in one pass."""
+    return max(1, _EVALUATION_IMAGES // (spec.way * (spec.shot + spec.query)))
 
 
 def _attacker(
@@ -192,18 +201,39 @@ def _objective(job: Job, dataset: FewShotDataset, device: torch.device, generato
     return Objective(options, PixelRange.of(dataset.mean, dataset.std, device), generator)
 
 
-@dataclass(frozen=True)
 class _Validation:
-    """Scores a learner on the fixed validation episodes, the same for every trial of a study."""
+    """Scores a learner on the fixed validation episodes, the same for every trial of a study.
 
-    pool: ImagePool
-    job: Job
+    A learner whose adaptation costs more than validation's share of a budget of operations or seconds gets the
+    first of those episodes only, and a wider interval. With a budget of steps it gets them all.
+    """
+
+    def __init__(self, pool: ImagePool, job: Job) -> None:
+        self._pool = pool
+        self._job = job
+        self._count: int | None = None
 
     def __call__(self, learner: Learner) -> Accuracy:
-        job = self.job
-        seed, count = job.validation_seed, job.validation_episodes
-        batches = fixed_episodes(self.pool, job.episodes, count=count, seed=seed, batch=_EVALUATION_BATCH)
-        return evaluate(learner, batches, seed=seed)
+        if self._count is None:
+            self._count = self._affordable(learner)
+        return evaluate(learner, self._first(self._count), seed=self._job.validation_seed)
+
+    def _first(self, count: int) -> Iterator[EpisodeBatch]:
+        job = self._job
+        how = {"count": job.validation_episodes, "seed": job.validation_seed, "batch": _at_once(job.episodes)}
+        return fixed_episodes(self._pool, job.episodes, first=count, **how)
+
+    def _affordable(self, learner: Learner) -> int:
+        """How many episodes cost no more than validation's share of the budget."""
+        wanted, budget = self._job.validation_episodes, self._job.budget
+        started = time.perf_counter()
+        with FlopCounterMode(display=False) as counter:
+            evaluate(learner, self._first(_TRIED_EPISODES), seed=0)
+        seconds, operations = time.perf_counter() - started, max(1, counter.get_total_flops())
+        parts = [budget.teraflops * 1e12 / operations] if budget.teraflops else []
+        parts += [budget.seconds / seconds] if budget.seconds else []
+        shares = [_VALIDATION_SHARE * part * _TRIED_EPISODES / budget.rungs for part in parts]
+        return min(wanted, max(_FEWEST_EPISODES, int(min(shares, default=wanted))))
 
 
 def _facts(learner: Learner, image_shape: tuple[int, int, int]) -> dict[str, int | float | str | bool]:

@@ -37,6 +37,14 @@ def test_drawn_images_are_distinct_and_of_their_class(
         assert len(set(episode.ravel())) == episode.size
 
 
+def test_the_first_fixed_episodes_are_those_of_all(digits: FewShotDataset) -> None:
+    pool, spec = ImagePool(digits, "val"), EpisodeSpec(way=3, shot=2, query=2)
+    everything = list(fixed_episodes(pool, spec, count=9, seed=5, batch=4))
+    some = list(fixed_episodes(pool, spec, count=9, seed=5, batch=4, first=6))
+    assert [part.batch for part in some] == [4, 2]
+    torch.testing.assert_close(some[1].query_x, everything[1].query_x[:2])
+
+
 def test_a_batch_has_the_shapes_and_labels_it_promises(digits: FewShotDataset) -> None:
     batch = sampler(digits, EpisodeSpec(way=4, shot=2, query=3)).episodes()
     assert batch.support_x.shape == (3, 8, 1, 8, 8)

@@ -17,7 +17,7 @@ class Smooth(Backbone):
     """A tiny backbone without kinks, so that finite differences are exact enough."""
 
     def __init__(self) -> None:
-        super().__init__((5, 1, 1), "flatten")
+        super().__init__((2, 8, 8), (5, 1, 1), "flatten")
         self.first = nn.Linear(2 * 8 * 8, 6)
         self.second = nn.Linear(6, 5)
 
@@ -29,7 +29,7 @@ class Identity(Backbone):
     """Features are the pixels."""
 
     def __init__(self) -> None:
-        super().__init__((2, 8, 8), "flatten")
+        super().__init__((2, 8, 8), (2, 8, 8), "flatten")
 
     def maps(self, images: torch.Tensor, layout: Layout | None = None) -> torch.Tensor:
         return images

@@ -56,8 +56,8 @@ def test_the_correlation_penalty_is_the_mean_squared_correlation() -> None:
     features[:, 1] += features[:, 0]
     correlation = np.corrcoef(features.numpy().T)
     expected = (np.square(correlation).sum() - 3) / 6
-    assert float(correlation_penalty(features)) == pytest.approx(expected, rel=1e-9)
-    assert float(correlation_penalty(10 * features)) == pytest.approx(expected, rel=1e-9)
+    assert float(correlation_penalty(features)) == pytest.approx(expected, rel=1e-5)
+    assert float(correlation_penalty(10 * features)) == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize("kind", [Prototypical, Maml, Pretrain])
@@ -103,6 +103,34 @@ def test_a_gradient_penalty_leaves_weights_and_statistics_as_they_were() -> None
     step(learners[1], gradient_penalty=0.5)
     for a, b in zip(learners[0].state_dict().values(), learners[1].state_dict().values(), strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("mixing", ["mixup", "cutmix"])
+def test_the_second_look_sees_what_the_first_saw(mixing: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With no way uphill both gradients are one, whatever the learner draws on its way."""
+    monkeypatch.setattr("autometa.learning.objective._ASCENT_RADIUS", 0.0)
+    torch.manual_seed(9)
+    learner = Pretrain(Smooth(), SETTING, mixing=mixing, rotation_weight=1.0, distillation_weight=0.5)
+    torch.manual_seed(1)
+    step(learner)
+    plain = gradients(learner)
+    learner.outer_steps.zero_()
+    torch.manual_seed(1)
+    step(learner, gradient_penalty=1.0)
+    torch.testing.assert_close(gradients(learner), plain)
+    after = torch.rand(1)
+    torch.manual_seed(1)
+    step(learner)
+    torch.testing.assert_close(torch.rand(1), after, rtol=0, atol=0)
+
+
+def test_an_attack_leaves_running_statistics_alone() -> None:
+    torch.manual_seed(10)
+    learners = [Prototypical(Conv((2, 8, 8), depth=1, width=4), SETTING) for _ in range(2)]
+    learners[1].load_state_dict(learners[0].state_dict())
+    step(learners[0], attack_epsilon=1e-9, attack_steps=3)
+    step(learners[1])
+    torch.testing.assert_close(learners[0].state_dict(), learners[1].state_dict())
 
 
 def test_adversarial_episodes_are_harder() -> None:

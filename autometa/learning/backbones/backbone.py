@@ -20,6 +20,7 @@ class Backbone(nn.Module, ABC):
     may influence which.
 
     Args:
+        image_shape: (channels, height, width) of the images it takes.
         map_shape: (channels, height, width) of the last feature map.
         readout: "flatten" the map to a vector, or take its spatial "mean".
 
@@ -27,10 +28,11 @@ class Backbone(nn.Module, ABC):
         features: length D of a feature vector.
     """
 
-    def __init__(self, map_shape: Shape, readout: str) -> None:
+    def __init__(self, image_shape: Shape, map_shape: Shape, readout: str) -> None:
         super().__init__()
         if readout not in READOUTS:
             raise ConfigError(f"readout = {readout!r}: it may be {' | '.join(READOUTS)}")
+        self.image_shape = image_shape
         self.map_shape = map_shape
         self.readout = readout
         channels, height, width = map_shape

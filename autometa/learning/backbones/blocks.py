@@ -88,7 +88,7 @@ class Blocks(Backbone):
         for number, choices in enumerate(zip(widths, depths, kernels, kinds, strict=True), 1):
             _check_stage(number, *choices)
         channels, height, side = image_shape
-        super().__init__((widths[-1], *pooled_sides(height, side, stages)), readout)
+        super().__init__(image_shape, (widths[-1], *pooled_sides(height, side, stages)), readout)
         self.pooling = pooling
         self.stem = _Stem(channels, widths[0], kernels[0], norm) if kinds[0] in ("depthwise", "convnext") else None
         inputs = (channels if self.stem is None else widths[0], *widths)

@@ -46,7 +46,7 @@ class Conv(Backbone):
         if pooling not in POOLINGS:
             raise ConfigError(f"conv.pooling = {pooling!r}: it may be {' | '.join(POOLINGS)}")
         channels, height, side = image_shape
-        super().__init__((width, *pooled_sides(height, side, depth)), readout)
+        super().__init__(image_shape, (width, *pooled_sides(height, side, depth)), readout)
         sizes = [channels, *[width] * depth]
         self.blocks = nn.ModuleList(_Block(i, o, pooling, norm) for i, o in itertools.pairwise(sizes))
 

@@ -41,7 +41,7 @@ class Mlp(Backbone):
             raise ConfigError(f"mlp.width = {width}: it may be 1 … 4096")
         if not 0 <= drop_rate < 1:
             raise ConfigError(f"mlp.drop_rate = {drop_rate}: it must be in [0, 1)")
-        super().__init__((width, 1, 1), "flatten")
+        super().__init__(image_shape, (width, 1, 1), "flatten")
         sizes = [math.prod(image_shape), *[width] * depth]
         # The norm shifts: a bias before it would do the same again, or nothing.
         self.linears = nn.ModuleList(nn.Linear(i, o, bias=False) for i, o in itertools.pairwise(sizes))

@@ -43,7 +43,7 @@ class ResNet12(Backbone):
         if drop_block < 1:
             raise ConfigError(f"resnet12.drop_block = {drop_block}: it must be at least 1")
         sizes = [image_shape[0], *(int(width * factor) for factor in (_WIDE if wide else _PLAIN))]
-        super().__init__((sizes[-1], *pooled_sides(*image_shape[1:], _STAGES)), "mean")
+        super().__init__(image_shape, (sizes[-1], *pooled_sides(*image_shape[1:], _STAGES)), "mean")
         self.stages = nn.ModuleList(
             _Stage(sizes[i], sizes[i + 1], norm, drop_rate, drop_block if i >= 2 else 1) for i in range(_STAGES)
         )

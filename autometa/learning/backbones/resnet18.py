@@ -36,7 +36,7 @@ class ResNet18(Backbone):
         channels, *sides = image_shape
         is_small = max(sides) <= _SMALL
         height, side = (-(-s // (8 if is_small else 32)) for s in sides)
-        super().__init__((8 * width, height, side), "mean")
+        super().__init__(image_shape, (8 * width, height, side), "mean")
         kernel, stride = (3, 1) if is_small else (7, 2)
         self.stem = nn.Conv2d(channels, width, kernel, stride, kernel // 2, bias=False)
         self.stem_norm = Norm(width, norm)

@@ -60,7 +60,7 @@ class TimmModel(Backbone):
             raise ConfigError(f"timm.image_size = {image_size}: it may be 0 (as is) … 1024")
         network = _created(model, weights)
         sides = [image_size] * 2 if image_size else sides
-        super().__init__(_map_shape(network, model, sides), "mean")
+        super().__init__(image_shape, _map_shape(network, model, sides), "mean")
         self.network = _without_parameters(network) if frozen else network
         self.scale = Norm(self.map_shape[0], "none")
         self.frozen, self.image_size = frozen, image_size

@@ -10,6 +10,8 @@ from autometa.errors import ConfigError
 from autometa.learning.backbones.backbone import Backbone, Shape
 from autometa.learning.normalization import Layout
 
+_MOST_TOKENS = 256  # about 2.5 MB an image, layer and four heads, kept for the gradient; 35 MB with 1024
+
 
 class ViT(Backbone):
     """Vision transformer (Dosovitskiy et al. 2021, An image is worth 16x16 words), with learned positions.
@@ -20,7 +22,8 @@ class ViT(Backbone):
 
     Args:
         image_shape: (channels, height, width).
-        patch: side of a patch in pixels; it must divide height and width.
+        patch: side of a patch in pixels; it must divide height and width, and leave at most 256 patches: what
+            attention keeps for the gradient is quadratic in their number.
         dim: length of a token.
         depth: transformer layers.
         heads: of attention; they must divide `dim`.
@@ -43,9 +46,15 @@ class ViT(Backbone):
         _check_sizes(dim, depth, heads, mlp_ratio, drop_rate)
         if patch < 1 or height % patch or width % patch:
             raise ConfigError(f"vit.patch = {patch}: must divide the image's sides ({height} x {width})")
-        super().__init__((dim, height // patch, width // patch), "mean")
+        tokens = (height // patch) * (width // patch)
+        if tokens > _MOST_TOKENS:
+            raise ConfigError(
+                f"vit.patch = {patch}: makes {tokens} tokens of {height} x {width}, more than {_MOST_TOKENS} take "
+                "too much memory; choose a larger patch or smaller images"
+            )
+        super().__init__(image_shape, (dim, height // patch, width // patch), "mean")
         self.embedding = nn.Conv2d(channels, dim, patch, stride=patch)
-        self.positions = nn.Parameter(torch.empty(height * width // patch**2, dim))  # (T, D), T tokens
+        self.positions = nn.Parameter(torch.empty(tokens, dim))  # (T, D), T tokens
         self.layers = nn.ModuleList(_Layer(dim, heads, int(mlp_ratio * dim), drop_rate) for _ in range(depth))
         self.norm = nn.LayerNorm(dim)
         self.drop_rate = drop_rate
@@ -90,12 +99,18 @@ class _Layer(nn.Module):
             part.unflatten(2, (self.heads, -1)).transpose(1, 2)  # (M, heads, T, D / heads)
             for part in self.query_key_value(tokens).chunk(3, -1)
         )
-        # Written out: the fused kernels of F.scaled_dot_product_attention have no second derivative (torch 2.13).
-        weights = (query @ key.mT * query.shape[-1] ** -0.5).softmax(-1)  # (M, heads, T, T)
-        return (weights @ value).transpose(1, 2).flatten(2)
+        # With gradients it is written out: fused kernels have no second derivative (torch 2.13).
+        attend = _attention if torch.is_grad_enabled() else F.scaled_dot_product_attention
+        return attend(query, key, value).transpose(1, 2).flatten(2)
 
     def _dropped(self, x: Tensor) -> Tensor:
         return F.dropout(x, self.drop_rate, self.training)
+
+
+def _attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """`F.scaled_dot_product_attention` of [M, heads, T, D / heads], differentiable any number of times."""
+    weights = (query @ key.mT * query.shape[-1] ** -0.5).softmax(-1)  # (M, heads, T, T)
+    return weights @ value
 
 
 def _check_sizes(dim: int, depth: int, heads: int, mlp_ratio: float, drop_rate: float) -> None:

@@ -47,7 +47,7 @@ class WideResNet(Backbone):
             raise ConfigError(f"wrn.drop_rate = {drop_rate}: it must be in [0, 1)")
         channels, height, side = image_shape
         sizes = [_STEM, *(width * factor for width in _WIDTHS)]
-        super().__init__((sizes[-1], -(-height // 4), -(-side // 4)), "mean")
+        super().__init__(image_shape, (sizes[-1], -(-height // 4), -(-side // 4)), "mean")
         self.stem = nn.Conv2d(channels, _STEM, 3, padding=1, bias=False)
         self.blocks = nn.ModuleList(
             _Block(inputs if n == 0 else outputs, outputs, stride if n == 0 else 1, drop_rate, norm)

@@ -17,7 +17,7 @@ from autometa.learning.learner import Setting
 
 _SHARPNESS = 10.0  # p of Andrychowicz et al. 2016, appendix A
 _FORGET_BIAS = 5.0  # the middle of the authors' 4 to 6: a weight keeps 99.3 % of itself
-_MOST_WEIGHTS = 1_000_000  # about 0.3 GB an inner step
+_MOST_WEIGHTS = 200_000  # about 70 MB an inner step; a step of a large ResNet-12 would take minutes on a CPU
 _SMALL = 0.01  # the authors' bound for the other weights at the start
 
 

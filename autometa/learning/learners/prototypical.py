@@ -24,7 +24,7 @@ class Prototypical(EpisodicLearner):
             features (this project's choice, so that one range fits small and large backbones).
         learned_temperature: learn it, from that start (as the scale in Lee et al. 2019).
         metric: "euclidean" (squared distance, as in the paper) or "cosine".
-        transduction: a kind of `transduction.scores`, used in evaluation only.
+        transduction: a kind of `transductive_scores`, used where queries are scored, not in the training loss.
     """
 
     def __init__(
