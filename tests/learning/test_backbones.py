@@ -55,7 +55,8 @@ SMALL: dict[str, Make] = {
 
 
 def small_vit(shape: Shape, **more: Any) -> Backbone:
-    return ViT(shape, **{"patch": 4, "dim": 12, "depth": 2, "heads": 3, "mlp_ratio": 1.5, "drop_rate": 0.1, **more})
+    patch = 4 if shape[1] < 64 else 12
+    return ViT(shape, **{"patch": patch, "dim": 12, "depth": 2, "heads": 3, "mlp_ratio": 1.5, "drop_rate": 0.1, **more})
 
 
 ALL = {**SMALL, "vit": small_vit}
@@ -178,6 +179,7 @@ def test_dropout_ends_with_training(name: str) -> None:
         (lambda s: WideResNet(s, depth=4), "wrn.depth = 4: it must be 6n + 4"),
         (lambda s: WideResNet(s, factor=17), "wrn.factor = 17: it may be 1 … 16"),
         (lambda s: ViT(s, patch=16), "vit.patch = 16: must divide the image's sides (8 x 8)"),
+        (lambda s: ViT((1, 64, 64), patch=2), "vit.patch = 2: makes 1024 tokens of 64 x 64, more than 256"),
         (lambda s: ViT(s, dim=50, heads=4), "vit.heads = 4: it must divide vit.dim = 50"),
         (lambda s: ViT(s, mlp_ratio=0), "vit.mlp_ratio = 0: it must be in (0, 8]"),
         (lambda s: Mlp(s, depth=0), "mlp.depth = 0: it may be 1 … 16"),
@@ -232,6 +234,13 @@ def test_the_attention_of_a_vision_transformer_is_that_of_torch() -> None:
     query, key, value = (p.unflatten(2, (3, 4)).transpose(1, 2) for p in layer.query_key_value(tokens).chunk(3, -1))
     expected = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
     torch.testing.assert_close(layer._attended(tokens), expected)
+
+
+def test_a_vision_transformer_is_the_same_with_and_without_gradients() -> None:
+    vit, images = small_vit((2, 12, 20)).eval(), torch.randn(3, 2, 12, 20)
+    with torch.no_grad():
+        fused = vit(images)
+    torch.testing.assert_close(vit(images), fused)
 
 
 def test_images_of_a_vision_transformer_leave_each_other_alone() -> None:

@@ -58,6 +58,17 @@ def test_the_ridge_head_is_scikit_learns(images: int) -> None:
     np.testing.assert_allclose(ours.numpy(), 3 * theirs.predict(features[0].numpy()), atol=1e-9)
 
 
+@pytest.mark.parametrize("images", [4, 30])
+def test_an_image_without_targets_does_not_count_in_the_ridge_head(images: int) -> None:
+    """Both with fewer and with more images than features."""
+    features, targets = labelled(images, width=9)
+    generator = torch.Generator().manual_seed(6)
+    unlabelled = 3 * torch.randn(1, 3, 9, generator=generator, dtype=torch.float64)
+    nothing = torch.zeros(1, 3, 3, dtype=torch.float64)
+    ours = ridge(torch.cat([features, unlabelled], 1), torch.cat([targets, nothing], 1), penalty=0.4)
+    torch.testing.assert_close(ours(features), ridge(features, targets, penalty=0.4)(features))
+
+
 def test_soft_k_means_moves_the_prototypes_as_in_ren_et_al() -> None:
     support, targets = labelled(6, way=3)
     query = labelled(9, seed=5)[0]

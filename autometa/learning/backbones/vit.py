@@ -10,7 +10,7 @@ from autometa.errors import ConfigError
 from autometa.learning.backbones.backbone import Backbone, Shape
 from autometa.learning.normalization import Layout
 
-_MOST_TOKENS = 256  # about 2.5 MB an image, layer and four heads, kept for the gradient; 35 MB with 1024
+_MOST_TOKENS = 256  # of which attention by four heads keeps 3 MB an image and layer for the gradient; of 1024, 24 MB
 
 
 class ViT(Backbone):

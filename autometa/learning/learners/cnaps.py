@@ -37,7 +37,7 @@ class Cnaps(EpisodicLearner):
         head: the distance to class means, "euclidean" or "mahalanobis".
 
     Raises:
-        ConfigError: the backbone has no `Norm` to scale and shift, or no convolution.
+        ConfigError: the backbone has no `Norm` to scale and shift.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class Cnaps(EpisodicLearner):
             raise ConfigError(f"cnaps.head = {head!r}: it may be euclidean | mahalanobis")
         self.temperature, self.head = temperature, head
         self.adapters = nn.ModuleList(_adapter(task_features, norm.channels) for norm in _norms(backbone))
-        self.encoder = _encoder(_image_channels(backbone), task_features)
+        self.encoder = _encoder(backbone.image_shape[0], task_features)
 
     def task_point(self, episodes: EpisodeBatch) -> Tensor:
         """Where each task lies in the space of tasks, by its support images alone: [B, Z]."""
@@ -90,13 +90,16 @@ def squared_mahalanobis(support: Tensor, query: Tensor, way: int) -> Tensor:
 
     The covariance of class k is λ S_k + (1 - λ) S + I with λ = K / (K + 1), where S_k is that of its support
     features, zero for one shot, and S that of the whole support set. With AᵀA for the first two terms, A of
-    R = N·K + K rows, its inverse is I - Aᵀ (I + A Aᵀ)⁻¹ A: only R × R matrices are made, never D × D.
+    R = N·K + K rows, its inverse is I - Aᵀ (I + A Aᵀ)⁻¹ A: only R × R matrices are made, never D × D. Features so
+    large, or not finite, that I + A Aᵀ is not positive definite in floating point give NaN.
     """
     factor = _covariance_factor(support, way)  # (B, N, R, D)
     offset = query[:, None] - class_means(support, way)[:, :, None]  # (B, N, N·Q, D)
     seen = factor @ offset.mT  # (B, N, R, N·Q)
     inner = factor @ factor.mT + _RIDGE * torch.eye(factor.shape[2], dtype=factor.dtype, device=factor.device)
-    explained = torch.linalg.solve_triangular(torch.linalg.cholesky(inner), seen, upper=False).square().sum(2)
+    root, failed = torch.linalg.cholesky_ex(inner)  # which raises nothing: a diverged trial ends at its loss
+    explained = torch.linalg.solve_triangular(root, seen, upper=False).square().sum(2)  # (B, N, N·Q)
+    explained = explained.masked_fill(failed[..., None] > 0, torch.nan)
     return ((offset.square().sum(-1) - explained) / _RIDGE).mT
 
 
@@ -115,17 +118,9 @@ def _norms(backbone: Backbone) -> list[Norm]:
     if not found:
         raise ConfigError(
             f"cnaps scales and shifts the norms of a backbone, and {type(backbone).__name__.lower()} has none: "
-            "choose a convolutional backbone"
+            "choose one with norms, as conv, resnet12 or mlp"
         )
     return found
-
-
-def _image_channels(backbone: Backbone) -> int:
-    """Of the images a backbone takes: what its first convolution reads."""
-    for module in backbone.modules():
-        if isinstance(module, nn.Conv2d):
-            return module.in_channels
-    raise ConfigError(f"cnaps needs a convolutional backbone, and {type(backbone).__name__.lower()} has no convolution")
 
 
 def _encoder(channels: int, task_features: int) -> nn.Sequential:

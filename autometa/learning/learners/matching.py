@@ -13,6 +13,8 @@ from autometa.errors import ConfigError
 from autometa.learning.backbones.backbone import Backbone
 from autometa.learning.learner import EpisodicLearner, Setting, embed
 
+_MOST_FEATURES = 1024  # D with full context: its 28 D² weights are then 29 M, and would be 1 G at D = 6144
+
 
 class Matching(EpisodicLearner):
     """Vinyals et al. 2016, Matching networks for one shot learning.
@@ -26,7 +28,7 @@ class Matching(EpisodicLearner):
     Args:
         scale: multiplies the cosines; 1 in the paper, where it makes a flat softmax.
         learned_scale: learn it, starting from `scale`.
-        full_context: full context embeddings; their weights are quadratic in the number of features.
+        full_context: full context embeddings, of at most 1024 features, since they have 28 D² weights.
         context_steps: how often a query image reads the support set, with `full_context`, 1 to 16.
     """
 
@@ -45,6 +47,11 @@ class Matching(EpisodicLearner):
             raise ConfigError(f"matching.scale = {scale}: it must be positive")
         if not 1 <= context_steps <= 16:
             raise ConfigError(f"matching.context_steps = {context_steps}: it may be 1 … 16")
+        if full_context and backbone.features > _MOST_FEATURES:
+            raise ConfigError(
+                f"matching.full_context = true: the backbone gives {backbone.features:,} features, more than "
+                f"{_MOST_FEATURES:,} make networks of too many weights"
+            )
         self.log_scale = nn.Parameter(torch.tensor(math.log(scale)), requires_grad=learned_scale)
         self.context = FullContext(backbone.features, context_steps) if full_context else None
 

@@ -11,12 +11,16 @@ from autometa.learning.backbones.backbone import Backbone, Shape, pooled_sides
 from autometa.learning.learner import EpisodicLearner, Setting, embed_maps, query_loss
 from autometa.learning.normalization import Norm
 
+_MOST_SIDE = 5  # of a map in a pair
+
 
 class Relation(EpisodicLearner):
     """Sung et al. 2018, Learning to compare: relation network for few-shot learning.
 
     A class is the mean of its support maps (the paper's sum grows with the shots), so that any number of shots
-    can be evaluated.
+    can be evaluated. Maps larger than 5 × 5, the paper's of Omniglot, are averaged to that size before they are
+    put side by side, since there are as many pairs as query images times classes: with maps of 16 × 16 they would
+    take ten times the memory.
 
     Args:
         hidden: units of the relation module's hidden linear layer.
@@ -71,7 +75,8 @@ class RelationModule(nn.Module):
     def __init__(self, map_shape: Shape, hidden: int, width: int) -> None:
         super().__init__()
         channels, height, side = map_shape
-        pooled_height, pooled_side = pooled_sides(height, side, 2)
+        self.sides = min(height, _MOST_SIDE), min(side, _MOST_SIDE)
+        pooled_height, pooled_side = pooled_sides(*self.sides, 2)
         self.first = nn.Conv2d(2 * channels, width, 3, padding=1, bias=False)
         self.first_norm = Norm(width, "running")
         self.second = nn.Conv2d(width, width, 3, padding=1, bias=False)
@@ -81,11 +86,15 @@ class RelationModule(nn.Module):
 
     def forward(self, classes: Tensor, query: Tensor) -> Tensor:
         """Scores [B, M, N] of M query maps [B, M, C, H, W] with N class maps [B, N, C, H, W]."""
-        pairs = self._first(classes, query)  # (B, M, N, width, H, W)
+        pairs = self._first(self._averaged(classes), self._averaged(query))  # (B, M, N, width, ≤ 5, ≤ 5)
         x = _pooled(self.first_norm(pairs.flatten(0, 2)))
         x = _pooled(self.second_norm(self.second(x)))
         x = F.relu(self.hidden(x.flatten(1)))
         return self.score(x).view(pairs.shape[:3])
+
+    def _averaged(self, maps: Tensor) -> Tensor:
+        """Maps [B, M, C, H, W] at the size in which they meet."""
+        return F.adaptive_avg_pool2d(maps.flatten(0, 1), self.sides).unflatten(0, maps.shape[:2])
 
     def _first(self, classes: Tensor, query: Tensor) -> Tensor:
         """The first convolution of all pairs; that of a concatenation is the sum of those of its parts."""

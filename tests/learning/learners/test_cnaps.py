@@ -13,20 +13,21 @@ from autometa.data.episodes import EpisodeBatch
 from autometa.errors import ConfigError
 from autometa.learning.backbones.backbone import Backbone
 from autometa.learning.backbones.conv import Conv
+from autometa.learning.backbones.mlp import Mlp
 from autometa.learning.backbones.resnet12 import ResNet12
 from autometa.learning.learner import embed
 from autometa.learning.learners.cnaps import Cnaps, squared_mahalanobis
 from autometa.learning.learners.prototypical import Prototypical
 from autometa.learning.normalization import Layout, Norm
 from tests.conftest import make_episodes
-from tests.learning.small import SETTING, Identity, double
+from tests.learning.small import SETTING, Fixed, Identity, double
 
 
 class Single(Backbone):
     """A convolution and one norm."""
 
     def __init__(self) -> None:
-        super().__init__((4, 8, 8), "flatten")
+        super().__init__((2, 8, 8), (4, 8, 8), "flatten")
         self.conv = nn.Conv2d(2, 4, 3, padding=1)
         self.norm = Norm(4, "group")
 
@@ -113,6 +114,33 @@ def test_mahalanobis_distances_are_those_of_shrunk_class_covariances(way: int, s
         expected[:, k] = np.einsum("qi,ij,qj->q", offset, precision, offset)
     ours = squared_mahalanobis(torch.tensor(support)[None], torch.tensor(query)[None], way)
     np.testing.assert_allclose(ours[0].numpy(), expected, rtol=1e-10)
+
+
+@pytest.mark.parametrize("factor", [1e25, float("inf"), float("nan")])
+def test_features_that_are_too_large_end_in_a_loss_that_is_not_finite(factor: float) -> None:
+    learner = Cnaps(Conv((2, 8, 8), depth=1, width=8), SETTING, head="mahalanobis")
+    nn.init.constant_(learner.backbone.blocks[0].norm.weight, factor)  # type: ignore[union-attr, index]
+    loss, _ = learner.loss(make_episodes())
+    loss.backward()
+    assert not loss.isfinite()
+
+
+def test_a_covariance_without_a_root_gives_nan_to_its_class_alone() -> None:
+    support, query = torch.randn(2, 6, 5), torch.randn(2, 4, 5)
+    expected = squared_mahalanobis(support, query, 3)
+    support[1] = 1e30  # its products are infinite
+    found = squared_mahalanobis(support, query, 3)
+    torch.testing.assert_close(found[0], expected[0])
+    assert found[1].isnan().all()
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_the_encoder_reads_images_whatever_the_backbone_makes_of_them(channels: int) -> None:
+    shape = (channels, 8, 8)
+    learner = Cnaps(Mlp(shape, depth=1, width=12), SETTING)
+    learner.outer_step(Fixed(make_episodes(shape=shape)))
+    assert learner.task_point(make_episodes(shape=shape)).shape == (2, 32)
+    assert all(p.grad is not None for p in learner.parameters())
 
 
 def test_a_trained_adapter_places_different_tasks_apart() -> None:

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from autometa.data.episodes import EpisodeBatch
 from autometa.errors import ConfigError
+from autometa.learning.backbones.mlp import Mlp
 from autometa.learning.learners.matching import FullContext, Matching
 from tests.conftest import make_episodes
 from tests.learning.small import SETTING, Fixed, Identity, Smooth, double
@@ -149,6 +150,14 @@ def test_full_context_learns() -> None:
 def test_options_of_matching_name_themselves(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         Matching(Identity(), SETTING, **options)
+
+
+def test_full_context_is_refused_for_many_features() -> None:
+    with torch.device("meta"):
+        assert Matching(Mlp((1, 8, 8), width=1024), SETTING, full_context=True).context is not None
+        with pytest.raises(ConfigError, match=r"matching\.full_context = true: the backbone gives 1,025 features"):
+            Matching(Mlp((1, 8, 8), width=1025), SETTING, full_context=True)
+        Matching(Mlp((1, 8, 8), width=1025), SETTING)
 
 
 def test_attention_ignores_the_length_of_features() -> None:

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from autometa.data.episodes import EpisodeBatch
+from autometa.learning.backbones.conv import Conv
 from autometa.learning.learners.lstm import preprocessed
 from autometa.learning.learners.meta_networks import MetaNetworks, representation_gradients
 from tests.conftest import make_episodes
@@ -39,10 +40,10 @@ def by_equations(learner: MetaNetworks, task: EpisodeBatch) -> Tensor:
         loss = F.cross_entropy((W @ learner.base(image).relu().detach())[None], label[None])
         (gradient,) = torch.autograd.grad(loss, W)
         memory.append(m(preprocessed(gradient))[..., 0])
-        keys.append((Q @ image).relu() + (fast @ image).relu())
+        keys.append(F.leaky_relu((Q + fast) @ image, 0.1))
     rows = []
     for image in x:
-        r = (Q @ image).relu() + (fast @ image).relu()
+        r = F.leaky_relu((Q + fast) @ image, 0.1)
         a = torch.stack([3.0 * F.cosine_similarity(r, key, dim=0) for key in keys]).softmax(0)
         W = sum((weight * part for weight, part in zip(a, memory, strict=True)), torch.zeros(way, 7).double())
         rows.append(W @ learner.base(image).relu())
@@ -68,7 +69,7 @@ def test_the_addends_of_the_representation_gradient_sum_to_it() -> None:
     assert found.shape == (2, 4, 5, 6)
     for task in range(2):
         Q = slow.clone().requires_grad_()
-        r = [(Q @ x).relu() for x in features[task]]
+        r = [F.leaky_relu(Q @ x, 0.1) for x in features[task]]
         loss = torch.zeros(()).double()
         for own in range(4):
             cosines = torch.stack([F.cosine_similarity(r[own], other, dim=0) for other in r])
@@ -92,7 +93,8 @@ def test_without_fast_weights_the_slow_network_is_left() -> None:
         torch.nn.init.zeros_(generator.layers[2].bias)
     features = torch.randn(2, 6, 5).double()
     fast = learner.representation_weights(features, way=3)
-    torch.testing.assert_close(learner.represent(features, fast), (features @ learner.slow.weight.T).relu())
+    slow = F.leaky_relu(features @ learner.slow.weight.T, 0.1)
+    torch.testing.assert_close(learner.represent(features, fast), slow)
     # The slow softmax layer is zero: all classes are equally likely.
     assert not learner.scores(double(make_episodes())).any()
 
@@ -105,6 +107,27 @@ def test_any_way_can_be_evaluated_without_gradients() -> None:
     assert scores.shape == (2, 16, 4)
     assert not scores.requires_grad
     torch.testing.assert_close(scores, learner.query_logits(episodes).detach())
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_representation_generator_goes_on_learning(seed: int) -> None:
+    """On features that are not negative, where fast weights turn negative together and a ReLU would be dead."""
+    torch.manual_seed(seed)
+    learner = MetaNetworks(Conv((2, 8, 8), depth=2, width=8), SETTING, hidden=16)
+    optimizer = torch.optim.Adam(learner.parameters(), lr=2e-3)
+    for step in range(60):
+        optimizer.zero_grad()
+        learner.outer_step(Fixed(make_episodes(seed=100 * seed + step)))
+        optimizer.step()
+    assert all(p.grad is not None and p.grad.any() for p in learner.fast_of_representation.parameters())
+
+
+def test_a_step_keeps_nothing_of_the_representation_generators_units() -> None:
+    learner, way = make_learner(9), 6
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x.numel()) or x, lambda x: x):
+        learner.representation_weights(torch.randn(2, way, 5).double(), way)
+    assert sum(kept) < 5 * (2 * way * 7 * 5)  # of 22 and more for each coordinate of (B, N, H, D)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

@@ -11,17 +11,18 @@ from torch import nn
 from torch.nn import functional as F
 
 from autometa.errors import ConfigError
-from autometa.learning.backbones.backbone import Backbone
+from autometa.learning.backbones.backbone import Backbone, Shape
 from autometa.learning.learner import Setting
-from autometa.learning.learners.relation import Relation
+from autometa.learning.learners.relation import Relation, RelationModule
 from tests.conftest import make_episodes
 from tests.learning.small import SETTING, Fixed, Identity, Smooth, double
 
 
 def relation_of(learner: Relation, width: int) -> nn.Sequential:
-    """The paper's relation module, for 8 × 8 maps, of torch's own layers, with the learner's weights."""
+    """The paper's relation module, of torch's own layers, with the learner's weights, on maps averaged to 5 × 5."""
     module = learner.relation
     of_class_and_query = nn.Sequential(
+        nn.AdaptiveAvgPool2d(5),
         nn.Conv2d(4, width, 3, padding=1, bias=False),
         nn.BatchNorm2d(width),
         nn.ReLU(),
@@ -31,7 +32,7 @@ def relation_of(learner: Relation, width: int) -> nn.Sequential:
         nn.ReLU(),
         nn.MaxPool2d(2),
         nn.Flatten(),
-        nn.Linear(width * 2 * 2, module.hidden.out_features),
+        nn.Linear(width, module.hidden.out_features),
         nn.ReLU(),
         nn.Linear(module.hidden.out_features, 1),
     ).double()
@@ -63,6 +64,15 @@ def test_scores_are_the_relation_of_a_class_and_a_query_side_by_side() -> None:
     torch.testing.assert_close(learner.scores(episodes), relation(pairs).view(2, 6, 3))
 
 
+@pytest.mark.parametrize(("shape", "met"), [((2, 8, 8), (5, 5)), ((2, 3, 7), (3, 5)), ((2, 4, 5), (4, 5))])
+def test_large_maps_meet_at_five_by_five(shape: Shape, met: tuple[int, int]) -> None:
+    module = RelationModule(shape, hidden=4, width=6)
+    seen = []
+    module.first_norm.register_forward_hook(lambda _m, inputs, _y: seen.append(inputs[0].shape))
+    assert module(torch.randn(1, 3, *shape), torch.randn(1, 5, *shape)).shape == (1, 5, 3)
+    assert seen == [(15, 6, *met)]
+
+
 @pytest.mark.parametrize("smoothing", [0.0, 0.3])
 def test_the_loss_is_the_mean_squared_error_of_relation_scores(smoothing: float) -> None:
     learner = Relation(Identity(), Setting(way=3, train_classes=6, label_smoothing=smoothing), width=8).double()
@@ -85,7 +95,7 @@ class Odd(Identity):
     """Maps of 2 × 3 × 7, whose sides cannot be halved without rest."""
 
     def __init__(self) -> None:
-        Backbone.__init__(self, (2, 3, 7), "flatten")
+        Backbone.__init__(self, (2, 3, 7), (2, 3, 7), "flatten")
 
 
 @pytest.mark.parametrize(("backbone", "shape"), [(Smooth, (2, 8, 8)), (Odd, (2, 3, 7))])
