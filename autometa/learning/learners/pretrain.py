@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -38,6 +39,8 @@ class Pretrain(Learner):
         batch_size: images of an outer step.
         finetune_steps: gradient steps of the "finetune" head.
         finetune_penalty: L2 penalty of the fitted heads, relative to one support image; 1 as in scikit-learn.
+        flip_support: give each support image its mirror image as a second one, a plain form of the augmented
+            copies with which Tian et al. evaluate.
         adapt: what a new task changes, the "head" alone or "all" weights, by `tune_steps` further gradient
             steps of size `tune_rate` from the fitted "finetune" head.
         rotation_weight: of telling by how many quarter turns an image was rotated (Gidaris et al. 2019).
@@ -59,6 +62,7 @@ class Pretrain(Learner):
         batch_size: int = 64,
         finetune_steps: int = 100,
         finetune_penalty: float = 1.0,
+        flip_support: bool = False,
         adapt: str = "head",
         tune_steps: int = 20,
         tune_rate: float = 0.02,
@@ -90,6 +94,7 @@ class Pretrain(Learner):
         self.outer_steps: Tensor
         self.head, self.train_head, self.batch_size = head, train_head, batch_size
         self.finetune_steps, self.finetune_penalty = finetune_steps, finetune_penalty
+        self.flip_support = flip_support
         self.adapt, self.tune_steps, self.tune_rate = adapt, tune_steps, tune_rate
         self.rotation_weight, self.distillation_weight = rotation_weight, distillation_weight
         self.mixing = mixing
@@ -130,6 +135,10 @@ class Pretrain(Learner):
         return how(images, global_generator(images.device), _MIXING_ALPHA)
 
     def query_logits(self, episodes: EpisodeBatch) -> Tensor:
+        if self.flip_support:
+            mirrored = episodes.support_x.flip(-1)
+            images, labels = torch.cat([episodes.support_x, mirrored], 1), episodes.support_y.repeat(1, 2)
+            episodes = replace(episodes, support_x=images, support_y=labels)
         if self.adapt == "all":
             return self._fully_tuned(episodes)
         support, query = (F.normalize(f, dim=-1) for f in embed(self.backbone, episodes))

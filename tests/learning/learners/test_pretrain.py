@@ -34,6 +34,18 @@ def test_the_finetuned_head_is_a_logistic_regression() -> None:
     np.testing.assert_allclose(ours.detach().numpy(), theirs.predict_proba(query), atol=1e-3)
 
 
+@pytest.mark.parametrize("head", ["cosine", "finetune", "ridge"])
+def test_a_mirrored_support_is_a_support_of_twice_as_many(head: str) -> None:
+    torch.manual_seed(0)
+    backbone = Smooth()
+    flipping = Pretrain(backbone, SETTING, head=head, flip_support=True).double()
+    plain = Pretrain(backbone, SETTING, head=head).double()
+    task = double(make_episodes(batch=1, shot=1))
+    both = torch.stack([task.support_x, task.support_x.flip(-1)], 2).flatten(1, 2)  # class by class
+    given = type(task)(both, task.support_y.repeat_interleave(2, 1), task.query_x, task.query_y, task.way)
+    torch.testing.assert_close(flipping.query_logits(task), plain.query_logits(given))
+
+
 def test_plain_pre_training_is_cross_entropy_with_label_smoothing() -> None:
     torch.manual_seed(1)
     learner = Pretrain(Smooth(), Setting(3, 6, label_smoothing=0.2)).double()
