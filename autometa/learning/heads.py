@@ -66,7 +66,7 @@ def ridge(features: Tensor, targets: Tensor, *, penalty: float | Tensor, scale: 
     equations 5 and 6). Soft targets weigh as numbers, not as counts, but an image whose targets are all zero is
     left out.
     """
-    features = features * (targets.sum(-1, keepdim=True) > 0)
+    features = features * (targets != 0).any(-1, keepdim=True)
     images, width = features.shape[1:]
     # `solve_ex`, since what is singular in float32 shall give a diverged loss, not an exception.
     identity = torch.eye(min(images, width), dtype=features.dtype, device=features.device)

@@ -266,6 +266,8 @@ def test_the_budget_of_a_trial_fits_the_time_given(folder: Path) -> None:
         seed=0,
         data_root=None,
         image_size=None,
+        pretrain_dataset=None,
+        transductive=False,
         runs=folder,
         validation_episodes=20,
     )
