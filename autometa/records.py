@@ -174,7 +174,10 @@ class Confirmation(Record):
 
 
 class StudyRecord(Record):
-    """What a study searched: everything its trials have in common."""
+    """What a study searched: everything its trials have in common.
+
+    `features` are of its data set, as in `priors.features`; empty where nobody computed them.
+    """
 
     name: str
     dataset: str
@@ -189,6 +192,7 @@ class StudyRecord(Record):
     versions: dict[str, str] = {}
     hardware: dict[str, Scalar] = {}
     dataset_facts: dict[str, Scalar] = {}
+    features: dict[str, float] = {}
     date: str | None = None
     confirmed: list[Confirmation] = []
 

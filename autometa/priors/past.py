@@ -35,11 +35,15 @@ class PastReport:
 
 @dataclass(frozen=True)
 class PastTrial:
-    """One ended trial: its active parameters, and what it showed rung by rung (nothing, if it failed at once)."""
+    """One ended trial: its active parameters, and what it showed rung by rung (nothing, if it failed at once).
+
+    Its number is the study's own, for people.
+    """
 
     values: Mapping[str, Scalar]
     curve: tuple[PastReport, ...] = ()
     state: TrialState = "complete"
+    number: int = 0
 
     @cached_property
     def by_rung(self) -> dict[int, PastReport]:
@@ -78,6 +82,11 @@ class PastStudy:
     def sign(self) -> float:
         """What makes greater better: 1 or -1."""
         return 1.0 if self.direction == "maximize" else -1.0
+
+    def ranked(self) -> list[PastTrial]:
+        """Trials that have a value and did not fail: those that came furthest first, and by value among them."""
+        shown = [trial for trial in self.trials if trial.curve and trial.state != "fail"]
+        return sorted(shown, key=lambda t: (t.curve[-1].rung, self.sign * t.curve[-1].value), reverse=True)
 
     def best(self) -> PastTrial | None:
         """The best of the trials that reached the last rung."""

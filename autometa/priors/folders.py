@@ -1,0 +1,106 @@
+"""One folder a study: `study.toml` says what was searched, `trials.jsonl` holds one ended trial a line.
+
+It writes a folder as a whole or not at all, and reads one back as unchecked data; it does not know what the
+fields mean (`archive.py` and `foreign.py` do).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import tempfile
+import tomllib
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+
+from autometa.errors import ConfigError, StudyError
+
+HEAD, TRIALS = "study.toml", "trials.jsonl"
+_LONGEST_NAME = 100  # bytes are limited to 255, and a draft's name is longer
+
+
+def write(root: Path, name: str, head: Mapping[str, Any], lines: Iterable[str]) -> Path:
+    """Write (or replace as a whole) the folder `root/name`; returns it."""
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise StudyError(f"{root}: not a folder, so no archive can be written there") from None
+    target = root / name
+    draft = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=root))
+    try:
+        (draft / HEAD).write_text(tomli_w.dumps(head), encoding="utf-8")
+        (draft / TRIALS).write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+        _swap(draft, target)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    return target
+
+
+def remove(folder: Path) -> None:
+    """Remove a folder; it is out of sight before anything in it is gone."""
+    if folder.is_symlink():
+        folder.unlink()
+        return
+    aside = folder.with_name(f".{folder.name}.removed")
+    shutil.rmtree(aside, ignore_errors=True)
+    os.rename(folder, aside)
+    shutil.rmtree(aside)
+
+
+def read_head(folder: Path) -> tuple[str, dict[str, Any]]:
+    """The format that a folder says it has, and the other fields of its `study.toml`."""
+    file = folder / HEAD
+    try:
+        head = tomllib.loads(file.read_text(encoding="utf-8"))
+    except OSError:
+        raise StudyError(f"{folder}: not an archived study: no readable {HEAD}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise StudyError(f"{file}: not valid TOML: {error}") from None
+    return str(head.pop("format", "")), head
+
+
+def read_lines(folder: Path) -> Iterator[tuple[str, Any]]:
+    """Each trial as JSON has it, with its place for messages."""
+    file = folder / TRIALS
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        raise StudyError(f"{file}: cannot be read") from None
+    # Not splitlines: a category may hold one of the line breaks that JSON does not escape (U+2028).
+    for number, line in enumerate(text.removesuffix("\n").split("\n") if text else (), 1):
+        where = f"{file}: line {number}"
+        try:
+            yield where, json.loads(line)
+        except json.JSONDecodeError as error:
+            raise ConfigError(f"{where}: not valid JSON: {error.msg}") from None
+        except RecursionError:
+            raise ConfigError(f"{where}: not valid JSON: nested too deeply") from None
+
+
+def found_in(root: Path) -> list[Path]:
+    """Folders of studies in `root` by name; a draft or what is being replaced is hidden and is none."""
+    return [file.parent for file in sorted(root.glob(f"*/{HEAD}")) if not file.parent.name.startswith(".")]
+
+
+def safe_name(text: str) -> str:
+    """The name of a folder, near to `text`: no separators, no leading dot, not too long."""
+    name = re.sub(r"[^\w.+=-]+", "-", text).strip("-.")
+    while len(name.encode()) > _LONGEST_NAME:
+        name = name[:-1]
+    return name or "study"
+
+
+def _swap(draft: Path, target: Path) -> None:
+    """Put the draft in the target's place; a folder cannot be replaced in one step, so the old steps aside."""
+    old = target.with_name(f".{target.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if target.exists():
+        os.rename(target, old)
+    os.chmod(draft, 0o755)  # mkdtemp makes it private
+    os.rename(draft, target)
+    shutil.rmtree(old, ignore_errors=True)
