@@ -13,9 +13,11 @@ from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial, Trial, TrialState
+from pydantic import ValidationError
 
+from autometa.errors import StudyError
 from autometa.learning.checkpoint_facts import exists, read_facts
-from autometa.records import RungReport, Scalar, TrialConfig, TrialRecord
+from autometa.records import RungReport, Scalar, TrialConfig, TrialRecord, explain
 from autometa.space.space import SearchSpace
 from autometa.study.events import OnEvent, RungReached, TrialEnded, TrialStarted, Warned, ignore
 
@@ -201,6 +203,18 @@ def trials_of(study: optuna.Study, *states: TrialState) -> list[FrozenTrial]:
 def ended(study: optuna.Study) -> list[FrozenTrial]:
     """Trials that are over: COMPLETE, PRUNED, or FAIL for a reason of their own."""
     return [t for t in trials_of(study, *_ENDED) if not t.user_attrs.get("interrupted")]
+
+
+def ended_records(study: optuna.Study) -> list[TrialRecord]:
+    """The same as plain data; raises `StudyError` where somebody changed what autometa wrote."""
+    records = []
+    for trial in ended(study):
+        try:
+            records.append(record_of(trial))
+        except ValidationError as error:
+            where = f"study {study.study_name!r}: trial {trial.number}"
+            raise StudyError(f"{where} is not as autometa wrote it: {explain(error)}") from None
+    return records
 
 
 def record_of(trial: FrozenTrial) -> TrialRecord:

@@ -10,10 +10,11 @@ import optuna
 
 from autometa import shipped
 from autometa.errors import AutometaError, StudyError
-from autometa.priors import archive
+from autometa.priors import archive, read
+from autometa.priors.past import PastStudy
 from autometa.records import Accuracy, StudyRecord, TrialRecord
 from autometa.study import confirm, settings
-from autometa.study.ledger import ended, record_of
+from autometa.study.ledger import ended_records
 from autometa.study.storage import default_url, masked, open_storage, storage_exists
 
 
@@ -36,11 +37,14 @@ def archived_studies() -> Iterator[StudyLine]:
     """Archives in `./studies` and those that came with autometa; a broken one says so in `where`."""
     for folder in archive.list_archives():
         try:
-            past = archive.read(folder)
+            kept = read.read(folder)
         except AutometaError as error:
             yield StudyLine(folder.name, "?", "?", 0, None, None, None, False, f"broken: {error}")
         else:
-            yield _line(past.study, past.trials, _where(folder))
+            if isinstance(kept, PastStudy):
+                yield _foreign(kept, where(folder))
+            else:
+                yield _line(kept.study, kept.trials, where(folder))
 
 
 def stored_studies(url: str | None = None) -> Iterator[StudyLine]:
@@ -54,14 +58,19 @@ def stored_studies(url: str | None = None) -> Iterator[StudyLine]:
     for summary in storage.get_all_studies():
         study = optuna.load_study(study_name=summary.study_name, storage=storage)
         if settings.is_ours(study):
-            yield _line(settings.read(study), [record_of(t) for t in ended(study)], masked(chosen))
+            yield _line(settings.read(study), ended_records(study), masked(chosen))
 
 
-def _where(folder: Path) -> str:
+def where(folder: Path) -> str:
+    """Where an archive is, for people."""
     return "came with autometa" if folder.parent == shipped.folder("studies") else str(folder)
 
 
-def _line(study: StudyRecord, trials: Sequence[TrialRecord], where: str) -> StudyLine:
+def _foreign(past: PastStudy, place: str) -> StudyLine:
+    return StudyLine(past.name, past.dataset or "–", "–", len(past.trials), None, None, None, False, place)
+
+
+def _line(study: StudyRecord, trials: Sequence[TrialRecord], place: str) -> StudyLine:
     won = confirm.winner(study.confirmed)
     model = next((t for t in trials if won and t.number == won.trial), None)
     return StudyLine(
@@ -73,5 +82,5 @@ def _line(study: StudyRecord, trials: Sequence[TrialRecord], where: str) -> Stud
         validation=won.validation if won else None,
         test=won.test if won else None,
         transductive=bool(model and model.facts.get("transductive")),
-        where=where,
+        where=place,
     )

@@ -64,7 +64,11 @@ def read(study: optuna.Study) -> StudyRecord:
     text = study.user_attrs.get(_KEY)
     if text is None:
         raise StudyError(f"study {study.study_name!r} was not made by autometa search")
-    return checked(StudyRecord, json.loads(text), where=f"study {study.study_name!r}")
+    where = f"study {study.study_name!r}"
+    try:
+        return checked(StudyRecord, json.loads(text), where=where)
+    except (TypeError, json.JSONDecodeError) as error:
+        raise StudyError(f"{where}: its settings are not JSON: {error}") from None
 
 
 def write(study: optuna.Study, record: StudyRecord) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 import filelock
 import optuna
+import sqlalchemy
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 from sqlalchemy import event, exc
@@ -21,6 +22,7 @@ from autometa.errors import StorageError, StudyError, did_you_mean
 
 RUNS = Path("runs")
 _JOURNAL = "journal:"
+_TABLES = {"studies", "trials", "version_info", "alembic_version"}
 
 
 def default_url(runs: Path = RUNS) -> str:
@@ -46,11 +48,35 @@ def open_storage(url: str, *, create: bool = True) -> BaseStorage:
             file.parent.mkdir(parents=True, exist_ok=True)
         return _connect(url)
     except ImportError as error:
-        raise StorageError(
-            f"storage {masked(url)}: needs a driver: {error.msg} (pip install 'autometa-search[postgresql]')"
-        ) from None
+        raise _needs_driver(url, error) from None
     except (exc.SQLAlchemyError, ValueError, OSError, RuntimeError) as error:
         raise StorageError(f"storage {masked(url)} cannot be opened: {_first_line(error)}") from None
+
+
+@contextmanager
+def reading(url: str) -> Iterator[BaseStorage]:
+    """Connect to a storage, whoever made it, and leave it as it is: no table is made, no mode changed.
+
+    Raises:
+        StorageError: there is no such storage, it holds no Optuna studies, or it fails; passwords are not shown.
+    """
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    file = _file_of(url)
+    if file is not None and not file.is_file():
+        raise StorageError(f"storage {masked(url)}: no studies there: {file} does not exist")
+    try:
+        storage = _connect_for_reading(url)
+    except ImportError as error:
+        raise _needs_driver(url, error) from None
+    except (exc.SQLAlchemyError, ValueError, OSError, RuntimeError) as error:
+        raise StorageError(f"storage {masked(url)} cannot be read: {_first_line(error)}") from None
+    try:
+        with storage_failures(url):
+            yield storage
+    finally:
+        if isinstance(storage, RDBStorage):
+            storage.remove_session()
+            storage.engine.dispose()
 
 
 def storage_exists(url: str) -> bool:
@@ -102,16 +128,44 @@ def _connect(url: str) -> BaseStorage:
     return storage
 
 
+def _connect_for_reading(url: str) -> BaseStorage:
+    if url.startswith(_JOURNAL):
+        try:
+            return _connect(url)  # reads it whole
+        except Exception as error:  # a journal that Optuna did not write fails in many ways, a bare assert among them
+            raise ValueError(f"not a journal of Optuna: {_first_line(error)}") from None
+    engine = sqlalchemy.create_engine(url)
+    try:
+        if _TABLES - set(sqlalchemy.inspect(engine).get_table_names()):
+            raise ValueError("it holds no Optuna studies")
+    finally:
+        engine.dispose()
+    storage = RDBStorage(url, skip_table_creation=True)
+    if url.startswith("sqlite"):
+        event.listen(storage.engine, "connect", _read_only)
+        storage.engine.dispose()
+    return storage
+
+
+def _needs_driver(url: str, error: ImportError) -> StorageError:
+    return StorageError(
+        f"storage {masked(url)}: needs a driver: {error.msg} (pip install 'autometa-search[postgresql]')"
+    )
+
+
+def _read_only(connection: Any, _record: Any) -> None:
+    # Not `mode=ro` in the URL: that leaves the -wal and -shm files of a database in write-ahead mode behind.
+    connection.execute("PRAGMA query_only=ON")
+
+
 def _write_ahead(connection: Any, _record: Any) -> None:
     connection.execute("PRAGMA journal_mode=WAL")
     connection.execute("PRAGMA synchronous=NORMAL")
 
 
 def _file_of(url: str) -> Path | None:
-    for start in ("sqlite:///", _JOURNAL):
-        if url.startswith(start):
-            return Path(url.removeprefix(start))
-    return None
+    match = re.match(r"sqlite(\+\w+)?:///|journal:", url)
+    return Path(url[match.end() :]) if match else None
 
 
 def _first_line(error: Exception) -> str:
