@@ -26,14 +26,19 @@ def test_every_public_name_is_there() -> None:
 def test_the_readme_names_only_commands_and_options_that_exist() -> None:
     from autometa.cli.app import app
 
-    shown = {command.name for command in app.registered_commands}
+    groups = {group.name: group.typer_instance for group in app.registered_groups}
+    shown = {command.name for command in app.registered_commands} | set(groups)
     readme = (ROOT / "README.md").read_text()
     used = set(re.findall(r"(?m)^(?:\$ |    )?autometa ([a-z]+)", readme))
     assert used <= shown
     assert {"search", "export", "train", "evaluate", "dashboard", "datasets", "spaces", "studies"} <= used
+    below = set(re.findall(r"(?m)^    autometa (studies [a-z]+)", readme))
+    assert below <= {
+        f"{name} {command.name}" for name, group in groups.items() for command in group.registered_commands
+    }
     help_text = "".join(
-        subprocess.run([sys.executable, "-m", "autometa", c, "--help"], capture_output=True, text=True).stdout
-        for c in sorted(used)
+        subprocess.run([sys.executable, "-m", "autometa", *c.split(), "--help"], capture_output=True, text=True).stdout
+        for c in sorted(used | below)
     )
     for option in set(re.findall(r"(?<!pip )(--[a-z][a-z-]+)", readme)):
         assert option in help_text, option

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from autometa.cli import after, search, show
+from autometa.cli import after, search, show, studies
 
 app = typer.Typer(
     name="autometa",
@@ -35,7 +35,7 @@ def _common(
 app.command("search", epilog="Example: autometa search --dataset cifar-fs --shot 5 --time-budget 15m")(search.search)
 app.command("datasets", epilog="Example: autometa datasets --data-root ~/data")(show.datasets)
 app.command("spaces", epilog="Example: autometa spaces few_shot")(show.spaces)
-app.command("studies", epilog="Example: autometa studies")(show.studies)
+app.add_typer(studies.app, name="studies", epilog="Example: autometa studies show digits-5w1s")
 app.command("export", epilog="Example: autometa export digits-5w1s --top 3 -o best.toml")(after.export)
 app.command("train", epilog="Example: autometa train best.toml -o model")(after.train)
 app.command("evaluate", epilog="Example: autometa evaluate model --episodes 2000")(after.evaluate)

@@ -48,6 +48,17 @@ def episode_progress(episodes: int, *, quiet: bool) -> Iterator[Callable[[int], 
         yield lambda done: bar.advance(task, done)
 
 
+_FEW = 3
+
+
+@contextmanager
+def study_progress() -> Iterator[Callable[[int, int], None]]:
+    """A bar over studies; call it with how many are done, of how many. A few are done before one could look."""
+    with _progress(False) as bar:
+        task = bar.add_task("studies", visible=False)
+        yield lambda done, total: bar.update(task, completed=done, total=total, visible=total > _FEW)
+
+
 def _progress(quiet: bool) -> Progress:
     console = Console(stderr=True)
     columns = (

@@ -1,0 +1,83 @@
+"""One study as lines of text: what it is, how its trials ended, and the best of them rung by rung."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from autometa.cli.words import percent, summary
+from autometa.records import Scalar, StudyRecord
+
+if TYPE_CHECKING:
+    from autometa.priors.past import PastReport, PastStudy
+    from autometa.study.find import FoundStudy
+
+_MOST_RUNGS = 9  # more values than that fill more than a line
+
+
+def page(found: FoundStudy, top: int) -> Iterator[str]:
+    """The lines, in the order of what one asks first."""
+    past, about = found.past, found.about
+    yield past.name
+    facts = _own_facts(about) if about else _foreign_facts(past)
+    facts |= {"trials": states([trial.state for trial in past.trials]), "where": found.where}
+    for name, text in facts.items():
+        yield f"  {name:<11} {text}"
+    best = past.ranked()[:top]
+    if not best:
+        yield "no trial has a value"
+        return
+    rungs = _shown(past.rungs)
+    unit = "accuracy in %" if about else "value"
+    yield f"best trials, {unit} at rung {', '.join(map(str, rungs))}:"
+    for trial in best:
+        values = " ".join(_value(trial.by_rung.get(rung), is_accuracy=about is not None) for rung in rungs)
+        yield f"  trial {trial.number}, {trial.state}: {values}"
+        yield f"    {summary(trial.values) if about else _parameters(trial.values)}"
+
+
+def states(found: Sequence[str]) -> str:
+    """`16 trials (3 complete, 13 pruned)`."""
+    parts = [f"{found.count(state)} {state}" for state in ("complete", "pruned", "fail") if state in found]
+    return f"{len(found):,} trial{'' if len(found) == 1 else 's'} ({', '.join(parts) or 'none'})"
+
+
+def _own_facts(about: StudyRecord) -> dict[str, str]:
+    facts = {
+        "data set": about.dataset,
+        "task": f"{about.episodes.way}-way {about.episodes.shot}-shot, {about.episodes.query} queries a class",
+        "space": f"{about.space}, version {about.space_version}",
+        "budget": f"{about.budget} a trial, {about.budget.rungs} rungs, pruner {about.pruner}",
+    }
+    won = max(about.confirmed, key=lambda c: c.validation.mean, default=None)
+    if won:
+        facts["winner"] = f"trial {won.trial}: validation {percent(won.validation)}"
+        facts["winner"] += f", meta-test {percent(won.test)}" if won.test else ""
+    return facts | ({"date": about.date} if about.date else {})
+
+
+def _foreign_facts(past: PastStudy) -> dict[str, str]:
+    names = list(dict.fromkeys(name for trial in past.trials for name in trial.values))
+    facts = {"data set": past.dataset} if past.dataset else {}
+    facts |= {"parameters": ", ".join(names) or "none", "better": _BETTER[past.direction], "rungs": str(past.rungs)}
+    return facts | ({"from": past.origin} if past.origin else {})
+
+
+_BETTER = {"maximize": "greater", "minimize": "smaller"}
+
+
+def _shown(rungs: int) -> list[int]:
+    """All rungs, or nine of them, the first and the last among them."""
+    if rungs <= _MOST_RUNGS:
+        return list(range(1, rungs + 1))
+    return [1 + round(place * (rungs - 1) / (_MOST_RUNGS - 1)) for place in range(_MOST_RUNGS)]
+
+
+def _value(report: PastReport | None, *, is_accuracy: bool) -> str:
+    if report is None:
+        return "–"
+    return f"{100 * report.value:.1f}" if is_accuracy else f"{report.value:.4g}"
+
+
+def _parameters(values: Mapping[str, Scalar]) -> str:
+    return " ".join(f"{name}={f'{v:.4g}' if isinstance(v, float) else v}" for name, v in values.items())

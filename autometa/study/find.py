@@ -1,0 +1,86 @@
+"""Find one study by its name or folder, wherever it is kept, with all its trials; or its archive, to remove it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from autometa import shipped
+from autometa.errors import ConfigError, StudyError, did_you_mean
+from autometa.priors import archive, folders, read
+from autometa.priors.archive import ArchivedStudy
+from autometa.priors.optuna_study import from_optuna
+from autometa.priors.past import PastStudy
+from autometa.records import StudyRecord
+from autometa.study import settings
+from autometa.study.ledger import ended_records
+from autometa.study.listing import where
+from autometa.study.storage import default_url, load_study, masked, reading, storage_exists
+
+
+@dataclass(frozen=True)
+class FoundStudy:
+    """One past study: `about` is there for autometa's own only, `where` it is kept."""
+
+    past: PastStudy
+    about: StudyRecord | None
+    where: str
+
+
+def find_study(name: str, storage: str | None = None) -> FoundStudy:
+    """A study by the folder of its archive, by its name among the archives, or by its name in a storage.
+
+    With a storage, only that is looked into; without one, `runs/autometa.db` comes last.
+
+    Raises:
+        StudyError: there is none; the message names the nearest.
+    """
+    if storage:
+        return _stored(name, storage)
+    by_name = {folder.name: folder for folder in reversed(list(archive.list_archives()))}
+    folder = Path(name) if (Path(name) / folders.HEAD).is_file() else by_name.get(name)
+    if folder:
+        return _archived(folder)
+    url = default_url()
+    stored = _names(url)
+    if name in stored:
+        return _stored(name, url)
+    known = {*by_name, *stored}
+    raise StudyError(f"unknown study {name!r}; {did_you_mean(name, known) if known else 'there are none yet'}")
+
+
+def own_archive(name: str) -> Path:
+    """The folder of an archive in `./studies`, broken or not; raises unless it is one and is the user's own."""
+    mine = {folder.name: folder for folder in folders.found_in(archive.ARCHIVES)}
+    came_along = shipped.folder("studies")
+    if name not in mine and (came_along / name / folders.HEAD).is_file():
+        raise ConfigError(f"study {name!r} came with autometa and stays")
+    if name not in mine:
+        known = did_you_mean(name, mine) if mine else "there are none"
+        raise StudyError(f"no study {name!r} in {archive.ARCHIVES}; {known}")
+    if archive.ARCHIVES.resolve() == came_along.resolve():
+        raise ConfigError(f"{mine[name]} is in autometa's own source and stays; remove it with your version control")
+    return mine[name]
+
+
+def _archived(folder: Path) -> FoundStudy:
+    kept = read.read(folder)
+    if isinstance(kept, ArchivedStudy):
+        return FoundStudy(read.as_past(kept.study, kept.trials), kept.study, where(folder))
+    return FoundStudy(kept, None, where(folder))
+
+
+def _stored(name: str, url: str) -> FoundStudy:
+    with reading(url) as storage:
+        study = load_study(name, storage)
+        if not settings.is_ours(study):
+            return FoundStudy(from_optuna(study), None, masked(url))
+        about = settings.read(study)
+        return FoundStudy(read.as_past(about, ended_records(study)), about, masked(url))
+
+
+def _names(url: str) -> list[str]:
+    if not storage_exists(url):
+        return []
+    with reading(url) as storage:
+        return [summary.study_name for summary in storage.get_all_studies()]
