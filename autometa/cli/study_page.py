@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from autometa.cli.words import percent, summary
 from autometa.records import Scalar, StudyRecord
+from autometa.trial.job import is_transductive
 
 if TYPE_CHECKING:
     from autometa.priors.past import PastReport, PastStudy
@@ -19,7 +20,7 @@ def page(found: FoundStudy, top: int) -> Iterator[str]:
     """The lines, in the order of what one asks first."""
     past, about = found.past, found.about
     yield past.name
-    facts = _own_facts(about) if about else _foreign_facts(past)
+    facts = _own_facts(about, past) if about else _foreign_facts(past)
     facts |= {"trials": states([trial.state for trial in past.trials]), "where": found.where}
     for name, text in facts.items():
         yield f"  {name:<11} {text}"
@@ -42,16 +43,20 @@ def states(found: Sequence[str]) -> str:
     return f"{len(found):,} trial{'' if len(found) == 1 else 's'} ({', '.join(parts) or 'none'})"
 
 
-def _own_facts(about: StudyRecord) -> dict[str, str]:
+def _own_facts(about: StudyRecord, past: PastStudy) -> dict[str, str]:
+    from autometa.study.confirm import winner
+
     facts = {
         "data set": about.dataset,
         "task": f"{about.episodes.way}-way {about.episodes.shot}-shot, {about.episodes.query} queries a class",
         "space": f"{about.space}, version {about.space_version}",
         "budget": f"{about.budget} a trial, {about.budget.rungs} rungs, pruner {about.pruner}",
     }
-    won = max(about.confirmed, key=lambda c: c.validation.mean, default=None)
+    won = winner(about.confirmed)
     if won:
-        facts["winner"] = f"trial {won.trial}: validation {percent(won.validation)}"
+        own = next((trial.values for trial in past.trials if trial.number == won.trial), {})
+        marked = ", transductive" if any(is_transductive(*item) for item in own.items()) else ""
+        facts["winner"] = f"trial {won.trial}{marked}: validation {percent(won.validation)}"
         facts["winner"] += f", meta-test {percent(won.test)}" if won.test else ""
     return facts | ({"date": about.date} if about.date else {})
 

@@ -17,13 +17,13 @@ from optuna.trial import TrialState, create_trial
 from autometa import shipped
 from autometa.priors import archive, foreign
 from autometa.priors.read import past_studies, past_study
-from autometa.records import TrialRecord
+from autometa.records import TrialConfig, TrialRecord
 from autometa.study import settings
 from autometa.study.ledger import Ledger
 from autometa.study.storage import open_storage
 from tests.cli.test_cli import run
 from tests.priors.made import LOSSES
-from tests.priors.test_archive import STUDY
+from tests.priors.test_archive import STUDY, TRIALS
 from tests.study.test_ledger import SPACE, record, report
 
 Command = Callable[..., tuple[int, str, str]]
@@ -37,8 +37,8 @@ def autometa(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: py
 
 
 def foreign_storage(url: str) -> None:
-    """Two plain studies, one of two objectives and one without trials."""
-    storage = open_storage(url)
+    """Two plain studies, one of two objectives and one without trials, as Optuna alone writes them."""
+    storage = open_storage(url) if url.startswith("journal:") else optuna.storages.RDBStorage(url)
     rate = {"rate": FloatDistribution(0.5, 3.0)}
 
     def trial(state: TrialState, value: float | None, steps: dict[int, float]) -> optuna.trial.FrozenTrial:
@@ -97,7 +97,7 @@ def test_a_storage_comes_in_and_stays_as_it_was(autometa: Command, tmp_path: Pat
     assert "left out: study 'pareto' has 2 objectives" in err
     assert "left out: study 'new' has no ended trial" in err
     assert file.read_bytes() == before
-    assert {p.name for p in tmp_path.iterdir()} <= {"studies", file.name, f"{file.name}.lock"}
+    assert {p.name for p in tmp_path.iterdir()} == {"studies", file.name}
     losses, plain = past_studies(Path("studies"))
     assert (losses.name, losses.direction, plain.direction) == ("losses-1", "minimize", "maximize")
     assert "study 'losses / 1' of" in losses.origin
@@ -234,6 +234,7 @@ def test_show_says_what_a_study_is(autometa: Command, tmp_path: Path) -> None:
     assert out.index("trial 4") < out.index("trial 5")
     assert "trial 5" not in autometa("studies", "show", "studies/losses", "--top", "1")[1]
     code, out, _ = autometa("studies", "show", "digits-5w1s")
+    assert "winner      trial 10: validation 74.47 ± 0.67 %" in out
     for words in ("5-way 1-shot", "few_shot, version", "300 steps or 0.5 TFLOP", "meta-test", "came with autometa"):
         assert words in out
     interrupted_search("sqlite:///runs/autometa.db")
@@ -245,6 +246,13 @@ def test_show_says_what_a_study_is(autometa: Command, tmp_path: Path) -> None:
     assert "did you mean 'losses'" in err
     code, _, err = autometa("studies", "show", "losses", "--storage", "sqlite:///runs/autometa.db")
     assert code == 2
+
+
+def test_a_transductive_winner_is_marked(autometa: Command, tmp_path: Path) -> None:
+    won = TRIALS[0].model_copy(update={"config": TrialConfig(values={"prototypical.transduction": "knn"})})
+    archive.write(tmp_path / "studies", STUDY, [won])
+    _, out, _ = autometa("studies", "show", "digits-5w1s")
+    assert "winner      trial 1, transductive: validation 61.00 ± 2.00 %" in out
 
 
 def test_a_study_of_many_rungs_is_shown_at_nine_of_them(autometa: Command, tmp_path: Path) -> None:
