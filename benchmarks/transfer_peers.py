@@ -108,6 +108,11 @@ def prior_cold(task: Task, past: Sequence[PastStudy], seed: int) -> Start:
     return prior(task, [], seed)
 
 
+def with_other_seeds(method: Method) -> Method:
+    """The same again: what differs is noise."""
+    return lambda task, past, seed: method(task, past, seed + 1000)
+
+
 METHODS: dict[str, Method] = {
     "random": random,
     "tpe": tpe,
@@ -119,6 +124,8 @@ METHODS: dict[str, Method] = {
     "portfolio": portfolio,
     "prior": prior,
     "prior-cold": prior_cold,
+    "tpe-again": with_other_seeds(tpe),
+    "prior-cold-again": with_other_seeds(prior_cold),
 }
 
 
