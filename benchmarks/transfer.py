@@ -24,7 +24,7 @@ from dataclasses import dataclass
 import optuna
 from transfer_peers import METHODS
 from transfer_report import facts, keep, table
-from transfer_runs import FILES, Cell, Setting, add_common, cells, noted, open_suite, run_all, setting
+from transfer_runs import FILES, Cell, Setting, add_common, cells, noted, open_suite, run_all, seed_of, setting
 from transfer_sources import TRANSFORMS
 
 COLD = ("tpe", "tpe-again", "prior-cold", "prior-cold-again")
@@ -72,9 +72,10 @@ def run(setting: Setting, sources: str, trials: int, cell: Cell) -> Run:
     """One search, trial after trial."""
     suite = open_suite(setting)
     task = suite.task(cell.task)
-    past = TRANSFORMS[sources](suite.sources(cell.task), cell.seed)
+    seed = seed_of(suite, cell)
+    past = TRANSFORMS[sources](suite.sources(cell.task), seed)
     began = time.perf_counter()
-    start = METHODS[cell.method](task, past, cell.seed)
+    start = METHODS[cell.method](task, past, seed)
     study = optuna.create_study(direction=task.direction, sampler=start.sampler)
     for values in start.enqueued:
         study.enqueue_trial(values)

@@ -24,7 +24,7 @@ from optuna.pruners import BasePruner, NopPruner, SuccessiveHalvingPruner
 from transfer_clock import simulate
 from transfer_peers import METHODS
 from transfer_report import Facts, environment, interval, keep, markdown, short, with_interval
-from transfer_runs import Cell, Setting, add_common, cells, noted, open_suite, run_all, setting
+from transfer_runs import Cell, Setting, add_common, cells, noted, open_suite, run_all, seed_of, setting
 from transfer_tasks import Array, Cube, Scale, Suite, Task
 
 from autometa.priors.past import PastStudy
@@ -97,7 +97,7 @@ def run(setting: Setting, workers: int, trainings: int, cell: Cell) -> Run:
     task, past = suite.task(cell.task), suite.sources(cell.task)
     method, pruner = cell.method.split("+")
     limit = trainings * training_seconds(task) / workers
-    start = METHODS[method](task, past, cell.seed)
+    start = METHODS[method](task, past, seed_of(suite, cell))
     outcome = simulate(task, start, PRUNERS[pruner](past), workers=workers, limit_seconds=limit)
     return Run(*cell, limit_seconds=limit, **asdict(outcome))
 

@@ -79,6 +79,11 @@ def cells(suite: Suite, tasks: Sequence[str] | None, methods: Sequence[str], see
     return [Cell(method, task, seed) for task in tasks or suite.names for method in methods for seed in range(seeds)]
 
 
+def seed_of(suite: Suite, cell: Cell) -> int:
+    """The same for all methods; of its own for each task, or one lucky draw would count on all of them."""
+    return 1000 * suite.names.index(cell.task) + cell.seed
+
+
 @functools.cache
 def open_suite(setting: Setting) -> Suite:
     if setting.suite == "lcbench":
