@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import argparse
 import functools
-import sys
 import time
 from dataclasses import dataclass
 
@@ -64,7 +63,8 @@ def main() -> None:
     wanted = cells(suite, arguments.tasks, methods, arguments.seeds)
     runs = run_all(search, wanted, known, folder=folder, jobs=arguments.jobs)
     label = chosen.suite if arguments.sources == "real" else f"{chosen.suite}-{arguments.sources}"
-    found = facts(suite, runs, arguments.trials) | {"command": sys.argv[1:]}
+    about = {"suite": chosen.label, "sources": arguments.sources}
+    found = about | facts(suite, runs, arguments.trials)
     print(keep(arguments.results, f"transfer-{label}", found, table(found, label)))
 
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import functools
-import sys
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -87,7 +86,7 @@ def main() -> None:
     search = functools.partial(run, chosen, arguments.workers, arguments.trainings)
     wanted = cells(suite, arguments.tasks, arguments.pairs, arguments.seeds)
     runs = run_all(search, wanted, noted(folder, Run), folder=folder, jobs=arguments.jobs)
-    about = {"command": sys.argv[1:], "workers": arguments.workers, "trainings": arguments.trainings}
+    about = {"suite": chosen.label, "workers": arguments.workers, "trainings": arguments.trainings}
     found = about | facts(suite, runs)
     print(keep(arguments.results, "transfer-async", found, table(found)))
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import importlib.util
 import json
 import multiprocessing
 import os
@@ -26,6 +27,7 @@ from transfer_lcbench import LCBench
 from transfer_tasks import Suite
 
 CACHE = Path(platformdirs.user_cache_dir("autometa")) / "benchmarks"
+EXTRA = ("cmaes", "onnxruntime", "syne_tune")
 FILES = {"lcbench": "hpo/lcbench/model.onnx", "deepar": "hpo/DeepAR.csv.zip"}
 Found = TypeVar("Found", bound=Any)  # a dataclass with the fields of `Cell`
 
@@ -40,7 +42,7 @@ class Setting(NamedTuple):
 
     @property
     def label(self) -> str:
-        """Names the folder of partial results."""
+        """With the size of its past studies, where that can be chosen."""
         return f"lcbench-{self.source_trials}" if self.suite == "lcbench" else self.suite
 
 
@@ -65,7 +67,9 @@ def add_common(parser: argparse.ArgumentParser) -> None:
 
 
 def setting(parser: argparse.ArgumentParser, arguments: argparse.Namespace, suite: str) -> Setting:
-    """Check that there is what the arguments name."""
+    """Check that there is what the arguments name, and what the extra brings."""
+    if missing := [name for name in EXTRA if importlib.util.find_spec(name) is None]:
+        parser.error(f"{', '.join(missing)} is not installed; try: pip install 'autometa-search[bench]'")
     if not (arguments.data_root / FILES[suite]).is_file():
         parser.error(f"no {FILES[suite]} in {arguments.data_root}; --data-root names the folder that holds it")
     found = Setting(suite, arguments.data_root, arguments.cache, arguments.source_trials)
