@@ -10,6 +10,7 @@ import pytest
 
 from autometa.data import cache
 from autometa.data.dataset import FewShotDataset
+from autometa.priors import features as module
 from autometa.priors.features import compute, features, nearest_centroid_accuracy, random_convolution
 
 
@@ -39,6 +40,23 @@ def test_size_and_intensity_are_what_they_say() -> None:
     assert found["log_resolution"] == pytest.approx(math.log(12))
     assert found["intensity_mean"] == pytest.approx(0.5, abs=0.02)
     assert found["intensity_kurtosis"] == pytest.approx(1.8, abs=0.05), "of a uniform distribution"
+
+
+def test_large_images_are_thinned_and_say_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = compute(made(noise(400, channels=3), classes=8))
+    monkeypatch.setattr(module, "_VALUES", 400 * 3 * 12 * 12 // 7)
+    thinned = compute(made(noise(400, channels=3), classes=8))
+    assert thinned == pytest.approx(whole, rel=0.05, abs=0.02)
+    assert thinned != whole
+
+
+def test_moments_are_those_of_the_pixels() -> None:
+    bright = np.random.default_rng(2).choice([0, 51, 255], (200, 1, 4, 4), p=[0.7, 0.2, 0.1])
+    found = compute(made(bright, classes=4))
+    values = np.sort(bright.ravel()) / 255
+    z = (values - values.mean()) / values.std()
+    assert found["intensity_skew"] == pytest.approx((z**3).mean())
+    assert found["intensity_kurtosis"] == pytest.approx((z**4).mean())
 
 
 def test_noise_has_no_classes_and_stripes_are_all_class() -> None:
@@ -79,6 +97,13 @@ def test_random_convolutions_have_four_quarters_of_each_filter() -> None:
     found = random_convolution(noise(7, channels=2) / 255, np.random.default_rng(0))
     assert found.shape == (7, 4 * 32)
     assert (found >= 0).all()
+
+
+def test_random_convolutions_do_not_see_brightness() -> None:
+    images = noise(7, channels=2) / 500
+    dark, bright = (random_convolution(images + by, np.random.default_rng(0)) for by in (0, 0.4))
+    assert dark == pytest.approx(bright)
+    assert dark.std() > 0.01
 
 
 def test_too_few_images_for_a_shot_is_no_number() -> None:
