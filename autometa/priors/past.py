@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal
 
-from autometa.records import Scalar, TrialState
+from autometa.records import EpisodeSpec, Scalar, TrialState
 
 Direction = Literal["maximize", "minimize"]
 
@@ -63,6 +63,7 @@ class PastStudy:
         features: of its data set, as in `priors.features`; empty where it has none.
         dataset: its data set, for people.
         origin: where it was read, for people.
+        episodes: its few-shot task; None where it had none or nobody noted it.
     """
 
     name: str
@@ -72,6 +73,7 @@ class PastStudy:
     features: Mapping[str, float] = field(default_factory=dict)
     dataset: str = ""
     origin: str = ""
+    episodes: EpisodeSpec | None = None
 
     @cached_property
     def rungs(self) -> int:

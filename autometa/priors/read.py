@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from autometa.errors import AutometaError, StudyError
@@ -42,16 +42,17 @@ def past_studies(*roots: Path, on_broken: Callable[[str], None] | None = None) -
     have the same name, such as your own and the one that came with autometa, the second is called `name~2`.
     """
     found: list[PastStudy] = []
-    times: dict[str, int] = {}
     for folder in archive.list_archives(*roots):
         try:
-            past = past_study(folder)
+            found.append(past_study(folder))
         except AutometaError as error:
             _report(f"left out a past study: {error}", on_broken)
-            continue
-        times[past.name] = count = times.get(past.name, 0) + 1
-        found.append(past if count == 1 else dataclasses.replace(past, name=f"{past.name}~{count}"))
-    return found
+    return _told_apart(found)
+
+
+def all_past_studies(*roots: Path) -> list[PastStudy]:
+    """The same; raises at the first that is broken."""
+    return _told_apart(past_study(folder) for folder in archive.list_archives(*roots))
 
 
 def as_past(study: StudyRecord, trials: Sequence[TrialRecord], *, origin: str = "") -> PastStudy:
@@ -62,7 +63,17 @@ def as_past(study: StudyRecord, trials: Sequence[TrialRecord], *, origin: str = 
         features=study.features,
         dataset=Path(study.dataset).name,
         origin=origin,
+        episodes=study.episodes,
     )
+
+
+def _told_apart(studies: Iterable[PastStudy]) -> list[PastStudy]:
+    found: list[PastStudy] = []
+    times: dict[str, int] = {}
+    for past in studies:
+        times[past.name] = count = times.get(past.name, 0) + 1
+        found.append(past if count == 1 else dataclasses.replace(past, name=f"{past.name}~{count}"))
+    return found
 
 
 def _past_trial(trial: TrialRecord) -> PastTrial:

@@ -5,6 +5,7 @@ It reads arguments, data and storage; it does not run anything.
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from autometa.data import catalog
 from autometa.data.dataset import FewShotDataset
 from autometa.data.load import load_dataset
 from autometa.errors import ConfigError
+from autometa.priors.features import features
 from autometa.records import Budget, EpisodeSpec, StudyRecord
 from autometa.space.space import SearchSpace
 from autometa.study import bridge, settings
@@ -195,6 +197,18 @@ def study_record(plan: Plan, budget: Budget, share: bridge.Share | None = None) 
         hardware=settings.hardware(share.workers, share.gpus) if share else {},
         dataset_facts=plan.dataset.facts(),
     )
+
+
+def with_features(plan: Plan, record: StudyRecord) -> StudyRecord:
+    """The settings with the features of the data set, by which later searches know how near theirs is.
+
+    A study from before there were features gets them when it is continued. They are computed from train
+    classes, in 0.1 s (digits) to 1.5 s (CIFAR-FS) of CPU, once a data set.
+    """
+    if record.features or not len(plan.dataset.splits["train"]):  # none are needed with --pretrain-dataset
+        return record
+    known = {name: value for name, value in features(plan.dataset).items() if math.isfinite(value)}
+    return record.model_copy(update={"features": known})
 
 
 def trial_budget(plan: Plan, share: bridge.Share, time_budget: float | None) -> Budget:

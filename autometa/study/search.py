@@ -31,7 +31,15 @@ from autometa.space.space import SearchSpace
 from autometa.study import bridge, confirm, settings
 from autometa.study.events import Confirmed, Confirming, OnEvent, SearchStarted, Warned, ignore
 from autometa.study.ledger import Asked, Ledger, ended, record_of
-from autometa.study.plan import PART_FOR_TRIALS, Plan, existing_record, make_plan, study_record, trial_budget
+from autometa.study.plan import (
+    PART_FOR_TRIALS,
+    Plan,
+    existing_record,
+    make_plan,
+    study_record,
+    trial_budget,
+    with_features,
+)
 from autometa.study.pruning import make_pruner, make_sampler
 from autometa.study.storage import RUNS, default_url, masked, storage_failures
 from autometa.trial.job import Job
@@ -154,6 +162,7 @@ def _open_study(plan: Plan, share: bridge.Share, time_budget: float | None) -> o
     """The study, made with its settings and first proposals in the queue if it is new."""
     existing = existing_record(plan)
     record = existing or study_record(plan, plan.budget or trial_budget(plan, share, time_budget), share)
+    record = with_features(plan, record)
     study = optuna.create_study(
         study_name=plan.name,
         storage=plan.storage,
@@ -165,6 +174,7 @@ def _open_study(plan: Plan, share: bridge.Share, time_budget: float | None) -> o
     if not existing:
         for number, values in enumerate(plan.space.start, 1):
             study.enqueue_trial(dict(values), user_attrs={"origin": f"start {number} of {plan.space.name}"})
+    if record != existing:
         settings.write(study, record)
     return study
 

@@ -8,7 +8,10 @@ from pathlib import Path
 import pytest
 
 from autometa import shipped
+from autometa.data.dataset import FewShotDataset
+from autometa.errors import ConfigError
 from autometa.priors import archive, foreign, read
+from autometa.priors.features import compute
 from autometa.priors.past import PastReport
 from tests.priors.made import LOSSES
 from tests.priors.test_archive import STUDY, TRIALS
@@ -31,7 +34,15 @@ def test_shipped_studies_can_be_learned_from() -> None:
     best = digits.best()
     assert best is not None
     assert 0.5 < best.by_rung[9].value < 0.9
-    assert digits.features == {}, "nobody computed them yet"
+    assert digits.episodes is not None
+    assert (digits.episodes.way, digits.episodes.shot) == (5, 1)
+
+
+def test_shipped_features_are_those_of_the_data_set(digits: FewShotDataset) -> None:
+    """Fails when features are computed in another way and the shipped studies still have the old ones."""
+    found = {past.name: past for past in read.past_studies(shipped.folder("studies"))}
+    assert dict(found["digits-5w1s"].features) == pytest.approx(compute(digits), abs=0.01)
+    assert found["cifar-fs-5w5s"].features.keys() == found["digits-5w1s"].features.keys()
 
 
 def test_a_broken_study_is_left_out_with_its_reason(tmp_path: Path) -> None:
@@ -46,6 +57,8 @@ def test_a_broken_study_is_left_out_with_its_reason(tmp_path: Path) -> None:
     assert "a-broken/trials.jsonl: line 1" in reasons[0]
     with pytest.warns(UserWarning, match="a-broken"):
         read.past_studies(tmp_path)
+    with pytest.raises(ConfigError, match=r"^\S+a-broken/trials.jsonl: line 1"):
+        read.all_past_studies(tmp_path)
 
 
 def test_studies_of_one_name_are_both_there(tmp_path: Path) -> None:
