@@ -32,7 +32,7 @@ def test_the_readme_names_only_commands_and_options_that_exist() -> None:
     used = set(re.findall(r"(?m)^(?:\$ |    )?autometa ([a-z]+)", readme))
     assert used <= shown
     assert {"search", "export", "train", "evaluate", "dashboard", "datasets", "spaces", "studies"} <= used
-    below = set(re.findall(r"(?m)^    autometa (studies [a-z]+)", readme))
+    below = set(re.findall(r"(?m)^    autometa ((?:studies|priors) [a-z]+)", readme))
     assert below <= {
         f"{name} {command.name}" for name, group in groups.items() for command in group.registered_commands
     }

@@ -16,7 +16,7 @@ def new_table(*columns: str) -> Table:
 
 def print_table(table: Table) -> None:
     """Print it; in a pipe, without folding."""
-    console = Console()
+    console = Console(markup=False)  # a name in square brackets is a name
     if not console.is_terminal:
         console.width = 200  # a pipe has no width, and rich would fold at 80
     console.print(table)
