@@ -1,0 +1,260 @@
+"""What a target study may vary, as matrices: the coordinates in which all studies are compared.
+
+A configuration is a row of codes, one a parameter: a number's place in its range (0 … 1 within, on the scale
+of the range), or the index of a category; NaN where the parameter plays no part or nobody noted it. It does
+not know which configurations are good.
+
+Symbols: n configurations, P parameters, D columns of the encoding.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
+
+from autometa.records import Scalar
+from autometa.space.parameters import Choice, Range, same
+from autometa.space.space import SearchSpace
+
+Values = Mapping[str, Scalar]
+
+# Past values outside the target's range keep their distance to it, but not one that drowns all others.
+_OUTSIDE = 0.5
+
+
+@dataclass(frozen=True)
+class Condition:
+    """A parameter plays a part only where the code of its parent is one of these, or between low and high."""
+
+    parent: str
+    codes: frozenset[int] = frozenset()
+    low: float = math.nan
+    high: float = math.nan
+
+    def holds(self, codes: np.ndarray) -> np.ndarray:
+        """Whether it holds, for codes [n] of the parent."""
+        if self.codes:
+            return np.isin(codes, list(self.codes))
+        return (codes >= self.low - 1e-9) & (codes <= self.high + 1e-9)
+
+
+@dataclass(frozen=True)
+class Domain:
+    """Parameters with their ranges and conditions, parents before children."""
+
+    distributions: Mapping[str, BaseDistribution]
+    conditions: Mapping[str, Sequence[Condition]] = field(default_factory=dict)
+
+    @classmethod
+    def of_space(cls, space: SearchSpace) -> Domain:
+        """The domain of a search space."""
+        distributions = {p.name: distribution_of(p) for p in space}
+        conditions = {}
+        for parameter in space:
+            conditions[parameter.name] = [
+                Condition(parent, frozenset(index_of(distributions[parent], v) for v in allowed))
+                for parent, allowed in parameter.when.items()
+            ]
+        return cls(distributions, conditions)
+
+    @cached_property
+    def names(self) -> list[str]:
+        """The parameters in order."""
+        return list(self.distributions)
+
+    @cached_property
+    def is_category(self) -> np.ndarray:
+        """Whether each parameter [P] has categories."""
+        return np.array([isinstance(d, CategoricalDistribution) for d in self.distributions.values()], dtype=bool)
+
+    @cached_property
+    def _counts(self) -> np.ndarray:
+        """Categories of each parameter [P]; 1 for numbers."""
+        return np.array([len(d.choices) if hasattr(d, "choices") else 1 for d in self.distributions.values()])
+
+    def codes(self, configurations: Sequence[Values]) -> np.ndarray:
+        """Codes [n, P] of configurations, which may lack parameters or have others."""
+        found = np.full((len(configurations), len(self.names)), np.nan)
+        for row, values in enumerate(configurations):
+            for column, (name, distribution) in enumerate(self.distributions.items()):
+                if name in values:
+                    found[row, column] = code_of(distribution, values[name])
+        return found
+
+    def values(self, codes: np.ndarray) -> dict[str, Scalar]:
+        """The configuration of one row of codes [P]: its active parameters only."""
+        active = self.active(codes[None])[0]
+        pairs = zip(self.distributions.items(), codes, active, strict=True)
+        return {name: value_of(distribution, code) for (name, distribution), code, on in pairs if on}
+
+    def active(self, codes: np.ndarray) -> np.ndarray:
+        """Which parameters play a part, bool [n, P]: known, and their conditions hold."""
+        found = ~np.isnan(codes)
+        for column, name in enumerate(self.names):
+            for condition in self.conditions.get(name, ()):
+                parent = self.names.index(condition.parent)
+                found[:, column] &= found[:, parent] & condition.holds(codes[:, parent])
+        return found
+
+    def encode(self, codes: np.ndarray) -> np.ndarray:
+        """Columns [n, D] for kernels: two configurations that differ in one category, or wholly in one number,
+        are 1 apart. A parameter that may be inactive has a column that says so, and is in the middle then.
+        """
+        active = self.active(codes)
+        columns = []
+        for column, count in enumerate(self._counts):
+            on, code = active[:, column], codes[:, column]
+            if not on.all() or self.conditions.get(self.names[column]):
+                columns.append(on.astype(float)[:, None])
+            else:
+                columns.append(np.ones((len(codes), 1)))
+            if self.is_category[column]:
+                columns.append((code[:, None] == np.arange(count)) * on[:, None] / math.sqrt(2))
+            else:
+                columns.append(np.where(on, code, 0.5)[:, None])
+        return np.concatenate(columns, axis=1) if columns else np.zeros((len(codes), 0))
+
+    def sample(self, generator: np.random.Generator, n: int) -> np.ndarray:
+        """Random codes [n, P] without gaps: what is inactive has a value too, for when it becomes active."""
+        drawn = generator.random((n, len(self.names)))
+        drawn[:, self.is_category] = np.floor(drawn * self._counts)[:, self.is_category]
+        return self.snapped(drawn)
+
+    def filled(self, codes: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+        """The codes within the ranges, gaps and unknown categories filled at random."""
+        bad = np.isnan(codes) | (self.is_category & (codes < 0))
+        inside = np.where(self.is_category, codes, np.clip(codes, 0, 1))
+        return self.snapped(np.where(bad, self.sample(generator, len(codes)), inside))
+
+    def moved(self, codes: np.ndarray, generator: np.random.Generator, each: int, scale: float) -> np.ndarray:
+        """Neighbours [n · each, P]: one or a few parameters moved, numbers by about `scale` of their range."""
+        rows = np.repeat(codes, each, axis=0)
+        share = generator.choice([0.15, 0.3, 0.6], size=(len(rows), 1))
+        chosen = generator.random(rows.shape) < share
+        chosen[np.arange(len(rows)), generator.integers(0, rows.shape[1], len(rows))] = True
+        width = scale * np.exp(0.7 * generator.standard_normal((len(rows), 1)))
+        numbers = np.clip(rows + width * generator.standard_normal(rows.shape), 0, 1)
+        categories = np.floor(generator.random(rows.shape) * self._counts)
+        return self.snapped(np.where(chosen, np.where(self.is_category, categories, numbers), rows))
+
+    def snapped(self, codes: np.ndarray) -> np.ndarray:
+        """The codes that values with steps really have."""
+        found = codes.copy()
+        for column, distribution in enumerate(self.distributions.values()):
+            if not self.is_category[column] and getattr(distribution, "step", None):
+                found[:, column] = _on_steps(distribution, found[:, column])
+        return found
+
+
+def learned(distributions: Mapping[str, BaseDistribution], examples: Sequence[Values]) -> Domain:
+    """A domain whose conditions are read off which parameters appeared together.
+
+    A parameter that is often absent gets conditions on parents (categories or numbers that were there whenever
+    it was): greedily, the parent that explains most absences first, until none is left to explain.
+    """
+    present = {name: np.array([name in values for values in examples], dtype=bool) for name in distributions}
+    order = sorted(distributions, key=lambda name: -int(present[name].sum()))
+    domain = Domain({name: distributions[name] for name in order})
+    codes = domain.codes(examples)
+    conditions = {}
+    for place, name in enumerate(order):
+        absent = ~present[name]
+        if present[name].any() and absent.any():
+            conditions[name] = list(_conditions(domain, codes, present, name, order[:place]))
+    return Domain(domain.distributions, conditions)
+
+
+def _conditions(
+    domain: Domain, codes: np.ndarray, present: Mapping[str, np.ndarray], name: str, parents: Sequence[str]
+) -> list[Condition]:
+    there, left = present[name], ~present[name]
+    found: list[Condition] = []
+    possible = [p for p in parents if present[p][there].all()]
+    options = [_seen_with(domain, codes, p, there) for p in possible]
+    while left.any() and options:
+        explained = [_explains(domain, codes, present, c) & left for c in options]
+        best = max(range(len(options)), key=lambda i: int(explained[i].sum()))
+        if not explained[best].any():
+            break
+        found.append(options.pop(best))
+        left = left & ~explained[best]
+    return found
+
+
+def _seen_with(domain: Domain, codes: np.ndarray, parent: str, there: np.ndarray) -> Condition:
+    column = domain.names.index(parent)
+    seen = codes[there, column]
+    if domain.is_category[column]:
+        return Condition(parent, frozenset(int(c) for c in seen))
+    return Condition(parent, low=float(seen.min()), high=float(seen.max()))
+
+
+def _explains(domain: Domain, codes: np.ndarray, present: Mapping[str, np.ndarray], condition: Condition) -> np.ndarray:
+    """Configurations [n] that have the parent, with a value under which the child never appeared."""
+    return present[condition.parent] & ~condition.holds(codes[:, domain.names.index(condition.parent)])
+
+
+def distribution_of(parameter: Any) -> BaseDistribution:
+    """Optuna's distribution of a parameter of a search space."""
+    if isinstance(parameter, Choice):
+        return CategoricalDistribution(parameter.choices)
+    if isinstance(parameter, Range) and parameter.integer:
+        return IntDistribution(
+            int(parameter.low), int(parameter.high), log=parameter.log, step=int(parameter.step or 1)
+        )
+    return FloatDistribution(parameter.low, parameter.high, log=parameter.log, step=parameter.step)
+
+
+def index_of(distribution: Any, value: object) -> int:
+    """Place of a category, or -1; `None` is archived as a word."""
+    for place, choice in enumerate(distribution.choices):
+        if same(choice, value) or (choice is None and value == "None"):
+            return place
+    return -1
+
+
+def code_of(distribution: Any, value: Any) -> float:
+    """The code of one value; NaN for what is no number where a number belongs."""
+    if isinstance(distribution, CategoricalDistribution):
+        return float(index_of(distribution, value))
+    if isinstance(value, str) or (distribution.log and value <= 0):
+        return math.nan
+    at = math.log if distribution.log else float
+    low, high = at(distribution.low), at(distribution.high)
+    code = (at(value) - low) / (high - low) if high > low else 0.0
+    return min(max(code, -_OUTSIDE), 1 + _OUTSIDE)
+
+
+def value_of(distribution: Any, code: float) -> Any:
+    """The value of one code."""
+    if isinstance(distribution, CategoricalDistribution):
+        return distribution.choices[int(code)]
+    low, high = distribution.low, distribution.high
+    value = math.exp(math.log(low) + code * math.log(high / low)) if distribution.log else low + code * (high - low)
+    if distribution.step:
+        value = low + round((value - low) / distribution.step) * distribution.step
+    value = min(max(value, low), high)
+    return round(value) if isinstance(distribution, IntDistribution) else float(value)
+
+
+def _on_steps(distribution: Any, codes: np.ndarray) -> np.ndarray:
+    low, high, log = distribution.low, distribution.high, distribution.log
+    if high <= low:
+        return np.zeros_like(codes)
+    start, end = (math.log(low), math.log(high)) if log else (low, high)
+    values = start + codes * (end - start)
+    values = np.exp(values) if log else values
+    steps = np.clip(np.round((values - low) / distribution.step), 0, round((high - low) / distribution.step))
+    values = low + steps * distribution.step
+    return ((np.log(values) if log else values) - start) / (end - start)

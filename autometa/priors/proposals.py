@@ -1,0 +1,203 @@
+"""Choosing the next configuration: candidates, the first batch as a portfolio, then expected improvement.
+
+It knows past studies and the target's trials as matrices, and nothing of Optuna's studies.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from autometa.priors.belief import Observations, Posterior, Residual, weights
+from autometa.priors.domain import Domain, Values
+from autometa.priors.scores import Results
+from autometa.priors.surrogates import Surrogates
+from autometa.records import Scalar
+
+_RANDOM, _BESTS_EACH, _MOST_BESTS = 1500, 3, 300
+# The local search for the greatest expected improvement: starts, neighbours of each, width by round.
+_STARTS, _EACH, _WIDTHS = 6, 30, (0.15, 0.075, 0.04, 0.02)
+_AROUND_BEST = 60
+# Another pick of a family (a value of the parameter most others depend on) is worth this much of a first one.
+_SAME_FAMILY = 0.7
+_TIE = 1e-3
+_GROWTH = 1.1  # results by which there must be more before the residual is fitted again
+
+Objective = Callable[[np.ndarray, np.ndarray], np.ndarray]
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """A configuration, and why it was chosen, for people."""
+
+    values: Mapping[str, Scalar]
+    why: str
+
+
+class Proposer:
+    """Proposes configurations of a target study.
+
+    Args:
+        surrogates: of past studies, over the target's domain.
+        start: log weight of each past study before any result, such as by similarity of data sets; [S].
+        cost_aware: prefer improvement a second, where past studies noted seconds.
+    """
+
+    def __init__(
+        self, surrogates: Surrogates, *, start: np.ndarray | None = None, cost_aware: bool = False, seed: int = 0
+    ) -> None:
+        self.surrogates = surrogates
+        self._start = np.zeros(len(surrogates.studies)) if start is None else start
+        self._cost_aware = cost_aware and surrogates.cost is not None
+        self._seed = seed
+        self._residual: tuple[int, Residual] | None = None
+        self.probabilities = np.append(np.exp(self._start) / np.exp(self._start).sum(), 0.0)
+
+    @property
+    def domain(self) -> Domain:
+        """Of the target."""
+        return self.surrogates.domain
+
+    def propose(self, configurations: Sequence[Values], results: Results, *, number: int) -> Proposal:
+        """The next configuration after these trials, [n] and their results; the same for the same arguments."""
+        generator = np.random.default_rng([self._seed, number])
+        codes = self.domain.codes(configurations)
+        rows = self.domain.encode(codes)
+        seen = Observations(rows, self.surrogates.predict(rows), results)
+        self.probabilities = weights(seen, self._start, generator)
+        if not seen.shown.any():
+            return self._from_portfolio(codes, seen)
+        seen = seen.latest_and_best()
+        posterior = self._posterior(seen)
+        best = self._search(codes, posterior.expected_improvement, results, generator)
+        return Proposal(self.domain.values(best), self._reasons())
+
+    def _from_portfolio(self, codes: np.ndarray, seen: Observations) -> Proposal:
+        """The past configuration that adds most to those already running, over all past studies by weight."""
+        candidates, known = self._tried
+        reached = seen.predicted.max(0) if len(codes) else known.mean(0)
+        weights = self.probabilities[:-1]
+        # Where nothing adds to what runs already, what is good on average comes next.
+        gain = np.maximum(known - reached, 0) @ weights + _TIE * (known - known.min()) @ weights
+        gain = np.where(_repeats(candidates, codes), -1.0, gain * self._novelty(candidates, codes))
+        best = int(np.argmax(gain))
+        study = self.surrogates.names[self._owner(best)]
+        return Proposal(self.domain.values(candidates[best]), f"portfolio {len(codes) + 1}: from {study}")
+
+    def _search(
+        self, codes: np.ndarray, objective: Objective, results: Results, generator: np.random.Generator
+    ) -> np.ndarray:
+        """Codes [P] of the greatest expected improvement found from the pool and the best so far."""
+
+        def worth(candidates: np.ndarray, rows: np.ndarray, predicted: np.ndarray) -> np.ndarray:
+            value = objective(rows, predicted) / self._relative_cost(rows)
+            return np.where(_repeats(candidates, codes), -1.0, value)
+
+        candidates, rows, predicted = self._pool
+        value = worth(candidates, rows, predicted)
+        tops = [candidates[np.argsort(-value)[:_STARTS]], self._best_so_far(codes, results, generator)]
+        values = [value[np.argsort(-value)[:_STARTS]], np.full(len(tops[1]), -1.0)]
+        kept, kept_values = np.concatenate(tops), np.concatenate(values)
+        for width in _WIDTHS:
+            moved = self.domain.moved(kept, generator, _EACH, width)
+            moved_rows = self.domain.encode(moved)
+            kept = np.concatenate([kept, moved])
+            new = worth(moved, moved_rows, self.surrogates.predict(moved_rows))
+            kept_values = np.concatenate([kept_values, new])
+            order = np.argsort(-kept_values)[:_STARTS]
+            kept, kept_values = kept[order], kept_values[order]
+        found: np.ndarray = kept[0]
+        return found
+
+    def _posterior(self, seen: Observations) -> Posterior:
+        """The residual is fitted anew only when there is a tenth more to fit it to."""
+        count = int(seen.shown.sum())
+        known = self._residual
+        keep = known[1] if known and known[0] <= count < known[0] * _GROWTH else None
+        posterior = Posterior(self.surrogates.kernel, seen, self.probabilities, keep)
+        if keep is None:
+            self._residual = (count, posterior.residual)
+        return posterior
+
+    def _best_so_far(self, codes: np.ndarray, results: Results, generator: np.random.Generator) -> np.ndarray:
+        furthest = np.where(results.last >= 0, results.last, -1)
+        value = np.where(furthest >= 0, results.values[np.arange(len(codes)), furthest], -np.inf)
+        order = np.lexsort((-value, -furthest))[:_BESTS_EACH]
+        return self.domain.filled(codes[order], generator)
+
+    def _relative_cost(self, rows: np.ndarray) -> np.ndarray:
+        if not self._cost_aware or self.surrogates.cost is None:
+            return np.ones(len(rows))
+        seconds: np.ndarray = np.exp(self.surrogates.features(rows) @ self.surrogates.cost)
+        return seconds
+
+    def _novelty(self, candidates: np.ndarray, codes: np.ndarray) -> np.ndarray:
+        """Less than 1 for candidates [C] of a family that is already among the trials."""
+        found = np.ones(len(candidates))
+        family = self._family
+        if family is not None:
+            for value in codes[:, family]:
+                found[candidates[:, family] == value] *= _SAME_FAMILY
+        return found
+
+    @cached_property
+    def _family(self) -> int | None:
+        """The category most other parameters depend on, if any does."""
+        names = self.domain.names
+        children = [0] * len(names)
+        for conditions in self.domain.conditions.values():
+            for condition in conditions:
+                children[names.index(condition.parent)] += bool(self.domain.is_category[names.index(condition.parent)])
+        return int(np.argmax(children)) if any(children) else None
+
+    @cached_property
+    def _tried(self) -> tuple[np.ndarray, np.ndarray]:
+        """The best few configurations of each past study, and their scores under every study [C, S].
+
+        Under their own, what they really showed.
+        """
+        generator = np.random.default_rng([self._seed, 1])
+        each = max(1, min(_BESTS_EACH, _MOST_BESTS // len(self.surrogates.studies)))
+        chosen = [np.argsort(-study.scores)[:each] for study in self.surrogates.studies]
+        codes = np.concatenate([s.codes[best] for s, best in zip(self.surrogates.studies, chosen, strict=True)])
+        filled = self.domain.filled(codes, generator)
+        scores = self.surrogates.predict(self.domain.encode(filled))
+        place = 0
+        for column, (study, best) in enumerate(zip(self.surrogates.studies, chosen, strict=True)):
+            scores[place : place + len(best), column] = study.scores[best]
+            place += len(best)
+        return filled, scores
+
+    def _owner(self, candidate: int) -> int:
+        """The past study one of the tried configurations is from."""
+        each = max(1, min(_BESTS_EACH, _MOST_BESTS // len(self.surrogates.studies)))
+        sizes = [min(each, len(study.scores)) for study in self.surrogates.studies]
+        return int(np.searchsorted(np.cumsum(sizes), candidate, side="right"))
+
+    @cached_property
+    def _pool(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Candidates [C, P] that stay the same over a study, encoded, and predicted by past studies."""
+        generator = np.random.default_rng([self._seed, 0])
+        bests = self._tried[0]
+        near = self.domain.moved(bests, generator, 1, 0.1)
+        codes = np.concatenate([self.domain.sample(generator, _RANDOM), bests, near])
+        rows = self.domain.encode(codes)
+        return codes, rows, self.surrogates.predict(rows)
+
+    def _reasons(self) -> str:
+        """The past studies that speak for it, by weight."""
+        names = [*self.surrogates.names, "none"]
+        order = np.argsort(-self.probabilities)[:3]
+        parts = [f"{names[i]} {self.probabilities[i]:.2f}" for i in order if self.probabilities[i] >= 0.05]
+        return "prior: " + (", ".join(parts) or "many studies")
+
+
+def _repeats(candidates: np.ndarray, codes: np.ndarray) -> np.ndarray:
+    """Which candidates [C] are among the trials already; a gap in a trial's codes matches anything."""
+    found = np.zeros(len(candidates), dtype=bool)
+    for row in codes:
+        found |= (np.isnan(row) | (np.abs(candidates - row) < 1e-9)).all(1)
+    return found

@@ -1,0 +1,218 @@
+"""`PriorSampler`: an Optuna sampler that starts where past studies ended.
+
+It works in any `optuna.create_study(sampler=PriorSampler(past))` with one objective, whoever made the past
+studies. A share of its proposals, and all of them where no past study has anything to say, come from a cold
+sampler.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from optuna.distributions import BaseDistribution
+from optuna.samplers import BaseSampler, TPESampler
+from optuna.study import Study, StudyDirection
+from optuna.trial import FrozenTrial, TrialState
+
+from autometa.priors import inferred
+from autometa.priors.domain import Domain, learned
+from autometa.priors.past import PastStudy
+from autometa.priors.proposals import Proposal, Proposer
+from autometa.priors.scores import Results
+from autometa.priors.surrogates import learn
+from autometa.space.space import SearchSpace
+
+# One proposal in five does not look at past studies at all.
+_COLD_EVERY = 5
+
+
+class PriorSampler(BaseSampler):
+    """Proposes jointly for all parameters, from past studies and what the target has shown.
+
+    The first trials, while nothing has a result, are a portfolio: configurations that did well in past studies
+    and complement each other. Then each is the greatest expected improvement under a mixture of hypotheses, one
+    a past study, weighted by how well it ranks the target's results (after Wistuba et al. 2018 and Feurer et al.
+    2018, with ranks for values and a Gaussian process of the differences). Each trial says in
+    `user_attrs["why"]` what it came from.
+
+    Args:
+        past: studies to learn from; those without a parameter in common, or whose results cannot be predicted
+            from their parameters, are left out.
+        seed: same seed, same proposals after the same trials.
+        space: what the target may vary; without it, it is learned from past studies and the target's trials.
+        log_weights: how much each past study is believed before any result, by name; 0 where absent.
+        cold: the sampler for cold proposals; TPE by default.
+        cold_every: every n-th proposal is cold; 0 for none.
+        cost_aware: prefer improvement a second of training, where past studies noted seconds.
+    """
+
+    def __init__(
+        self,
+        past: Sequence[PastStudy] = (),
+        *,
+        seed: int | None = None,
+        space: SearchSpace | Mapping[str, BaseDistribution] | None = None,
+        log_weights: Mapping[str, float] | None = None,
+        cold: BaseSampler | None = None,
+        cold_every: int = _COLD_EVERY,
+        cost_aware: bool = False,
+    ) -> None:
+        self.past = tuple(past)
+        self._seed = int(np.random.SeedSequence(seed).generate_state(1)[0]) if seed is None else seed
+        self._given = _given(space)
+        self._log_weights = dict(log_weights or {})
+        self._cold = cold or TPESampler(seed=seed)
+        self._cold_every = cold_every
+        self._cost_aware = cost_aware
+        self._proposer: Proposer | None = None
+        self._fitted_for: object = None
+        self._proposals: dict[int, Proposal | None] = {}
+        self.dropped: dict[str, str] = {}
+
+    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        """The cold sampler's, which is asked whenever the prior may turn out to have nothing to say."""
+        if self._is_warm(study, trial) and self._knows_domain(study):
+            return {}
+        return self._cold.infer_relative_search_space(study, trial)
+
+    def sample_relative(
+        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        """The cold sampler's values; the prior hands out its own one by one."""
+        return self._cold.sample_relative(study, trial, search_space) if search_space else {}
+
+    def sample_independent(
+        self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        """This parameter's part of the joint proposal."""
+        proposal = self._proposal(study, trial, param_name)
+        if proposal is None or param_name not in proposal.values:
+            return self._cold.sample_independent(study, trial, param_name, param_distribution)
+        value = inferred.within(param_distribution, proposal.values[param_name])
+        if value is None:
+            return self._cold.sample_independent(study, trial, param_name, param_distribution)
+        return value
+
+    def before_trial(self, study: Study, trial: FrozenTrial) -> None:
+        self._cold.before_trial(study, trial)
+
+    def after_trial(self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None) -> None:
+        self._proposals.pop(trial._trial_id, None)
+        self._cold.after_trial(study, trial, state, values)
+
+    def reseed_rng(self) -> None:
+        self._seed = int(np.random.SeedSequence().generate_state(1)[0])
+        self._cold.reseed_rng()
+        self._fitted_for = None
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """How much each past study was believed at the last proposal, in [0, 1]; what is left is cold."""
+        if self._proposer is None:
+            return {}
+        return dict(zip(self._proposer.surrogates.names, map(float, self._proposer.probabilities), strict=False))
+
+    def prepare(self, study: Study) -> None:
+        """Fit the past studies now rather than at the first proposal."""
+        self._refit(study, None)
+
+    def _proposal(self, study: Study, trial: FrozenTrial, name: str) -> Proposal | None:
+        """The trial's joint proposal, made when its first parameter is asked for; None for a cold one."""
+        key = trial._trial_id
+        if key not in self._proposals:
+            proposal = self._propose(study, trial, name) if self._is_warm(study, trial) else None
+            self._proposals[key] = proposal
+            why = proposal.why if proposal else "cold"
+            study._storage.set_trial_user_attr(key, "why", why)
+        return self._proposals[key]
+
+    def _propose(self, study: Study, trial: FrozenTrial, name: str) -> Proposal | None:
+        proposer = self._refit(study, name)
+        if proposer is None:
+            return None
+        others = [t for t in study.get_trials(deepcopy=False) if t.number != trial.number and t.params]
+        configurations = [inferred.plain(t.params) for t in others]
+        sign = -1.0 if study.direction == StudyDirection.MINIMIZE else 1.0
+        return proposer.propose(configurations, target_results(others, sign), number=trial.number)
+
+    def _is_warm(self, study: Study, trial: FrozenTrial) -> bool:
+        if not self.past or len(study.directions) > 1:
+            return False
+        is_turn = bool(self._cold_every) and trial.number % self._cold_every == self._cold_every - 1
+        return not is_turn and (self._fitted_for is None or self._proposer is not None or self._given is None)
+
+    def _knows_domain(self, study: Study) -> bool:
+        """Whether the prior is sure to have a proposal, before any parameter is asked for."""
+        return self._refit(study, None) is not None and (self._given is not None or bool(_asked(study)))
+
+    def _refit(self, study: Study, name: str | None) -> Proposer | None:
+        """The proposer for what is known of the target's parameters; fitted again only when that changes."""
+        asked = _asked(study)
+        if self._given is None and not asked and name is not None and not self._has(name):
+            return None
+        key = tuple(sorted((n, repr(d)) for n, d in asked.items())) if self._given is None else True
+        if key != self._fitted_for:
+            domain = self._given or _domain(self.past, asked, study)
+            surrogates, self.dropped = learn(domain, self.past)
+            self._fitted_for, self._proposer = key, None
+            if surrogates is not None:
+                start = np.array([self._log_weights.get(n, 0.0) for n in surrogates.names])
+                self._proposer = Proposer(surrogates, start=start, cost_aware=self._cost_aware, seed=self._seed)
+        return self._proposer
+
+    def _has(self, name: str) -> bool:
+        return any(name in trial.values for past in self.past for trial in past.trials)
+
+
+def target_results(trials: Sequence[FrozenTrial], sign: float) -> Results:
+    """Values by rung of a running study's trials, greater is better; failed ones as bad as the worst.
+
+    A rung is the place of a step among those at which any trial reported.
+    """
+    steps = sorted({step for t in trials for step, v in t.intermediate_values.items() if math.isfinite(v)})
+    rung = {step: place for place, step in enumerate(steps)}
+    values = np.full((len(trials), max(len(steps), 1)), np.nan)
+    widths = np.full_like(values, np.nan)
+    for row, trial in enumerate(trials):
+        for step, value in trial.intermediate_values.items():
+            if step in rung:
+                values[row, rung[step]] = sign * value
+        if trial.state == TrialState.COMPLETE and trial.value is not None and math.isfinite(trial.value):
+            values[row, -1] = sign * trial.value
+        for report in trial.user_attrs.get("curve", ()):
+            if report["rung"] in rung:
+                widths[row, rung[report["rung"]]] = report["accuracy"]["half_width"]
+    failed = [row for row, trial in enumerate(trials) if trial.state == TrialState.FAIL]
+    if failed and (~np.isnan(np.delete(values, failed, 0))).any():
+        values[failed] = np.nan
+        first = int(np.argmax((~np.isnan(values)).any(0)))
+        values[failed, first] = np.nanmin(values[:, first])
+    return Results(values, widths)
+
+
+def _given(space: SearchSpace | Mapping[str, BaseDistribution] | None) -> Domain | None:
+    if space is None:
+        return None
+    return Domain.of_space(space) if isinstance(space, SearchSpace) else Domain(dict(space))
+
+
+def _asked(study: Study) -> dict[str, BaseDistribution]:
+    """The distributions of all parameters that trials of this study have had."""
+    found: dict[str, BaseDistribution] = {}
+    for trial in study.get_trials(deepcopy=False):
+        found |= trial.distributions
+    return found
+
+
+def _domain(past: Sequence[PastStudy], asked: Mapping[str, BaseDistribution], study: Study) -> Domain:
+    """From what past studies had, and what the target was seen to ask for, which has the last word."""
+    examples = [trial.values for one in past for trial in one.trials]
+    tried = [inferred.plain(t.params) for t in study.get_trials(deepcopy=False) if t.params]
+    known = inferred.distributions(past)
+    if tried:  # what was always there in the past, and the target has not, is not the target's
+        always = {name for name in known if all(name in values for values in examples)}
+        known = {name: d for name, d in known.items() if name in asked or name not in always}
+    return learned(known | dict(asked), [*examples, *tried])

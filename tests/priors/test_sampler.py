@@ -1,0 +1,213 @@
+"""The prior sampler in plain Optuna studies, with past studies of functions whose best is known."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import optuna
+import pytest
+from optuna.samplers import TPESampler
+from optuna.trial import Trial, TrialState
+
+from autometa.priors.past import PastReport, PastStudy, PastTrial
+from autometa.priors.sampler import PriorSampler
+
+optuna.logging.set_verbosity(optuna.logging.ERROR)
+
+Objective = Callable[[Mapping[str, Any]], float]
+
+
+def bowl(x: float, y: float, sign: float = 1.0) -> Objective:
+    """Best at (x, y), the second on a log scale from 1e-4 to 1."""
+    return lambda v: sign * -((v["x"] - x) ** 2 + ((math.log10(v["y"]) - y) / 4) ** 2)
+
+
+def draw(generator: np.random.Generator) -> dict[str, Any]:
+    return {"x": float(generator.random()), "y": float(10 ** (-4 * generator.random()))}
+
+
+def past(name: str, function: Objective, trials: int = 60, seed: int = 0, **options: Any) -> PastStudy:
+    generator = np.random.default_rng(seed)
+    values = [draw(generator) for _ in range(trials)]
+    return PastStudy(name, tuple(PastTrial(v, (PastReport(1, function(v)),)) for v in values), **options)
+
+
+def ask(study: optuna.Study) -> Trial:
+    trial = study.ask()
+    trial.suggest_float("x", 0, 1)
+    trial.suggest_float("y", 1e-4, 1, log=True)
+    return trial
+
+
+def searched(sampler: Any, function: Objective, trials: int, direction: str = "maximize") -> optuna.Study:
+    study = optuna.create_study(sampler=sampler, direction=direction)
+    for _ in range(trials):
+        trial = ask(study)
+        study.tell(trial, function(trial.params))
+    return study
+
+
+def params(study: optuna.Study) -> list[dict[str, Any]]:
+    return [trial.params for trial in study.trials]
+
+
+def test_with_one_identical_past_study_the_first_suggestion_is_its_best() -> None:
+    known = past("same", bowl(0.3, -3))
+    study = searched(PriorSampler([known], seed=0), bowl(0.3, -3), 1)
+    best = known.best()
+    assert best is not None
+    assert study.trials[0].params == pytest.approx(best.values)
+    assert "same" in study.trials[0].user_attrs["why"]
+
+
+def test_an_identical_past_study_is_worth_many_trials() -> None:
+    target = bowl(0.3, -3)
+    warm = searched(PriorSampler([past("same", target)], seed=0), target, 8)
+    cold = searched(PriorSampler(seed=0), target, 8)
+    assert warm.best_value > -0.001
+    assert cold.best_value < -0.01
+
+
+def test_an_empty_archive_gives_the_cold_sampler() -> None:
+    target = bowl(0.3, -3)
+    assert params(searched(PriorSampler(seed=3), target, 15)) == params(searched(TPESampler(seed=3), target, 15))
+
+
+def test_shuffled_results_are_left_out_and_the_sampler_is_cold() -> None:
+    target = bowl(0.3, -3)
+    generator = np.random.default_rng(1)
+    shuffled = []
+    for number in range(5):
+        study = past(f"shuffled {number}", target, trials=100, seed=number)
+        curves = [trial.curve for trial in study.trials]
+        order = generator.permutation(len(curves))
+        trials = tuple(PastTrial(t.values, curves[i]) for t, i in zip(study.trials, order, strict=True))
+        shuffled.append(PastStudy(study.name, trials))
+    sampler = PriorSampler(shuffled, seed=3)
+    assert params(searched(sampler, target, 15)) == params(searched(TPESampler(seed=3), target, 15))
+    assert len(sampler.dropped) == 5
+
+
+def test_an_unrelated_space_leaves_the_sampler_cold() -> None:
+    other = past("other", bowl(0.3, -3))
+    renamed = tuple(PastTrial({"a": t.values["x"], "b": t.values["y"]}, t.curve) for t in other.trials)
+    target = bowl(0.3, -3)
+    sampler = PriorSampler([PastStudy("other", renamed)], seed=3)
+    assert params(searched(sampler, target, 15)) == params(searched(TPESampler(seed=3), target, 15))
+
+
+def test_weight_goes_to_the_matching_study_when_its_rival_is_reversed() -> None:
+    target = bowl(0.3, -3)
+    sampler = PriorSampler([past("reversed", bowl(0.3, -3, sign=-1), seed=1), past("same", target, seed=2)], seed=0)
+    searched(sampler, target, 12)
+    assert sampler.weights["same"] > 0.8
+    assert sampler.weights["reversed"] < 0.05
+
+
+def test_a_reversed_study_alone_is_left_behind() -> None:
+    target = bowl(0.3, -3)
+    sampler = PriorSampler([past("reversed", bowl(0.3, -3, sign=-1))], seed=0)
+    study = searched(sampler, target, 20)
+    assert sampler.weights["reversed"] < 0.1
+    assert study.best_value > -0.05
+
+
+def test_minimising_mirrors_maximising() -> None:
+    upward = searched(PriorSampler([past("p", bowl(0.2, -2))], seed=0, cold_every=0), bowl(0.3, -3), 10)
+    mirrored = past("p", bowl(0.2, -2, sign=-1), direction="minimize")
+    sampler = PriorSampler([mirrored], seed=0, cold_every=0)
+    downward = searched(sampler, bowl(0.3, -3, sign=-1), 10, direction="minimize")
+    for up, down in zip(params(upward), params(downward), strict=True):
+        assert up == pytest.approx(down)
+
+
+def test_the_same_seed_gives_the_same_search() -> None:
+    archive = [past("a", bowl(0.2, -2), seed=1), past("b", bowl(0.8, -1), seed=2)]
+    runs = [params(searched(PriorSampler(archive, seed=5), bowl(0.3, -3), 12)) for _ in range(2)]
+    assert runs[0] == runs[1]
+
+
+def test_pending_trials_count_as_taken() -> None:
+    archive = [past("a", bowl(0.2, -2), seed=1), past("b", bowl(0.8, -1), seed=2)]
+    study = optuna.create_study(sampler=PriorSampler(archive, seed=0, cold_every=0), direction="maximize")
+    portfolio = [ask(study) for _ in range(4)]
+    assert len({tuple(t.params.values()) for t in portfolio}) == 4
+    # The first two are one of each study, since the second of the same would add little.
+    assert {t.user_attrs["why"].split("from ")[1] for t in study.trials[:2]} == {"a", "b"}
+    for trial in portfolio:
+        study.tell(trial, bowl(0.3, -3)(trial.params))
+    later = [ask(study) for _ in range(3)]
+    distances = [abs(a.params["x"] - b.params["x"]) + abs(a.params["y"] - b.params["y"]) for a in later for b in later]
+    assert sum(d > 1e-6 for d in distances) == 6
+
+
+def conditional(trial: Any) -> dict[str, Any]:
+    kind = trial.suggest_categorical("kind", ["a", "b"])
+    depth = trial.suggest_int("depth", 1, 3)
+    if kind == "a":
+        trial.suggest_float("a.rate", 0, 1)
+        if depth >= 2:
+            trial.suggest_float("a.second", 0, 1)
+    else:
+        trial.suggest_categorical("b.mode", ["s", "t"])
+    return dict(trial.params)
+
+
+def conditional_value(v: Mapping[str, Any]) -> float:
+    if v["kind"] == "b":
+        return -0.5 - 0.1 * (v["b.mode"] == "s")
+    return -((v["a.rate"] - 0.7) ** 2) - 0.1 * v["depth"] - (v.get("a.second", 0.3) - 0.3) ** 2
+
+
+def conditional_past(trials: int, seed: int) -> PastStudy:
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=seed))
+    values = [conditional(study.ask()) for _ in range(trials)]
+    return PastStudy("c", tuple(PastTrial(v, (PastReport(1, conditional_value(v)),)) for v in values))
+
+
+def test_a_conditional_space_never_yields_an_inactive_parameter() -> None:
+    sampler = PriorSampler([conditional_past(80, 1)], seed=0, cold_every=0)
+    study = optuna.create_study(sampler=sampler, direction="maximize")
+    for _ in range(15):
+        trial = study.ask()
+        conditional(trial)
+        proposal = sampler._proposals[trial._trial_id]
+        assert proposal is not None
+        assert proposal.values == trial.params  # nothing more was proposed, nothing less was asked for
+        study.tell(trial, conditional_value(trial.params))
+    assert study.best_value > -0.13
+    assert study.best_params["kind"] == "a"
+
+
+def test_past_values_outside_the_range_and_unknown_choices_do_no_harm() -> None:
+    wide = [
+        PastTrial({"x": t.values["x"] * 3 - 1, "y": t.values["y"], "gone": "z"}, t.curve)
+        for t in past("p", bowl(0.3, -3)).trials
+    ]
+    study = searched(PriorSampler([PastStudy("wide", tuple(wide))], seed=0), bowl(0.3, -3), 12)
+    assert all(0 <= t.params["x"] <= 1 and set(t.params) == {"x", "y"} for t in study.trials)
+
+
+def test_pruned_and_failed_trials_are_learned_from() -> None:
+    target = bowl(0.3, -3)
+    study = optuna.create_study(sampler=PriorSampler([past("near", bowl(0.35, -2.8))], seed=0), direction="maximize")
+    for number in range(14):
+        trial = ask(study)
+        trial.report(target(trial.params) - 0.5, 1)
+        if number % 3 == 0:
+            study.tell(trial, state=TrialState.PRUNED)
+        elif number == 4:
+            study.tell(trial, state=TrialState.FAIL)
+        else:
+            trial.report(target(trial.params), 2)
+            study.tell(trial, target(trial.params))
+    assert study.best_value > -0.003
+
+
+def test_several_objectives_are_left_to_the_cold_sampler() -> None:
+    study = optuna.create_study(sampler=PriorSampler([past("p", bowl(0.3, -3))], seed=0), directions=["maximize"] * 2)
+    study.optimize(lambda t: (t.suggest_float("x", 0, 1), 1.0), n_trials=3)
+    assert len(study.trials) == 3
