@@ -176,7 +176,7 @@ def _line(event: Event) -> str:
             task = f"{event.dataset} {event.episodes}"
             return (
                 f"study {event.study}: {task}, {event.trials} trials of {event.budget}{again}, "
-                f"{event.workers} at once{gpus}, kept in {event.storage}"
+                f"{event.workers} at once{gpus}, kept in {event.storage}" + (f"\n{event.prior}" if event.prior else "")
             )
         case TrialStarted():
             again = (

@@ -43,6 +43,13 @@ def search(
     transductive: Annotated[
         bool, Opt("--transductive", help="Rank transductive candidates of the space among inductive ones.")
     ] = False,
+    cold: Annotated[bool, Opt("--cold", help="Learn nothing from past studies.")] = False,
+    prior: Annotated[
+        Path | None, Opt(help="Learn from this archive, or folder of archives. [default: all `autometa studies`]")
+    ] = None,
+    prior_report: Annotated[
+        bool, Opt("--prior-report", help="Say at the end what each source of configurations was worth.")
+    ] = False,
     as_json: Annotated[bool, Opt("--json", help="One JSON object a line, for machines.")] = False,
 ) -> None:
     """Search a data set for its best few-shot learner; the same command again continues it."""
@@ -76,9 +83,13 @@ def search(
             image_size=image_size,
             pretrain_dataset=pretrain_dataset,
             transductive=transductive,
+            cold=cold,
+            prior=prior,
             on_event=view,
         )
     _print_result(result, as_json, storage)
+    if prior_report and not as_json:
+        _print_prior_report(result)
     if result.interrupted:
         raise typer.Exit(130)
 
@@ -92,6 +103,15 @@ def _print_result(result: SearchResult, as_json: bool, storage: str | None) -> N
         print(f"no winner: {_count(result)}; the same command continues it, with more --time-budget if it ran out")
     else:
         _print_winner(result, storage)
+
+
+def _print_prior_report(result: SearchResult) -> None:
+    from autometa.cli.tables import new_table, print_table
+
+    table = new_table("configurations from", "trials ended", "best in full, on validation")
+    for origin, worth in sorted(result.origins.items()):
+        table.add_row(origin, str(worth.trials), f"{100 * worth.best:.1f} %" if worth.best is not None else "none")
+    print_table(table)
 
 
 def _print_winner(result: SearchResult, storage: str | None) -> None:
@@ -134,5 +154,6 @@ def _facts(result: SearchResult) -> dict[str, Any]:
         "winning_trial": result.winning_trial.model_dump() if result.winning_trial else None,
         "trials": len(result.trials),
         "missing": result.missing,
+        "origins": {origin: vars(worth) for origin, worth in result.origins.items()},
         "archive": str(result.archive) if result.archive else None,
     }

@@ -51,10 +51,15 @@ class Condition:
 
 @dataclass(frozen=True)
 class Domain:
-    """Parameters with their ranges and conditions, parents before children."""
+    """Parameters with their ranges and conditions, parents before children.
+
+    Args:
+        defaults: codes that a past configuration gets where it lacks a parameter; at random without.
+    """
 
     distributions: Mapping[str, BaseDistribution]
     conditions: Mapping[str, Sequence[Condition]] = field(default_factory=dict)
+    defaults: Mapping[str, float] = field(default_factory=dict)
 
     @classmethod
     def of_space(cls, space: SearchSpace) -> Domain:
@@ -66,7 +71,8 @@ class Domain:
                 Condition(parent, frozenset(index_of(distributions[parent], v) for v in allowed))
                 for parent, allowed in parameter.when.items()
             ]
-        return cls(distributions, conditions)
+        defaults = {p.name: code_of(distributions[p.name], p.first) for p in space}
+        return cls(distributions, conditions, defaults)
 
     @cached_property
     def names(self) -> list[str]:
@@ -132,10 +138,13 @@ class Domain:
         return self.snapped(drawn)
 
     def filled(self, codes: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-        """The codes within the ranges, gaps and unknown categories filled at random."""
+        """The codes within the ranges, gaps and unknown categories filled."""
         bad = np.isnan(codes) | (self.is_category & (codes < 0))
         inside = np.where(self.is_category, codes, np.clip(codes, 0, 1))
-        return self.snapped(np.where(bad, self.sample(generator, len(codes)), inside))
+        new = self.sample(generator, len(codes))
+        for column, name in enumerate(self.names):
+            new[:, column] = self.defaults.get(name, new[:, column])
+        return self.snapped(np.where(bad, new, inside))
 
     def moved(self, codes: np.ndarray, generator: np.random.Generator, each: int, scale: float) -> np.ndarray:
         """Neighbours [n · each, P]: one or a few parameters moved, numbers by about `scale` of their range."""

@@ -75,6 +75,14 @@ class Proposer:
         best = self._search(codes, posterior.expected_improvement, results, generator)
         return Proposal(self.domain.values(best), self._reasons())
 
+    def portfolio(self, size: int) -> list[Proposal]:
+        """The first batch: past configurations that complement each other, best first; fewer if there are fewer."""
+        picks: list[Proposal] = []
+        for _ in range(min(size, len(self._tried[0]))):
+            nothing = np.full((len(picks), 1), np.nan)
+            picks.append(self.propose([p.values for p in picks], Results(nothing, nothing), number=len(picks)))
+        return picks
+
     def _from_portfolio(self, codes: np.ndarray, seen: Observations) -> Proposal:
         """The past configuration that adds most to those already running, over all past studies by weight."""
         candidates, known = self._tried

@@ -36,7 +36,7 @@ class PriorSampler(BaseSampler):
     and complement each other. Then each is the greatest expected improvement under a mixture of hypotheses, one
     a past study, weighted by how well it ranks the target's results (after Wistuba et al. 2018 and Feurer et al.
     2018, with ranks for values and a Gaussian process of the differences). Each trial says in
-    `user_attrs["why"]` what it came from.
+    `user_attrs["origin"]` what it came from.
 
     Args:
         past: studies to learn from; those without a parameter in common, or whose results cannot be predicted
@@ -115,9 +115,15 @@ class PriorSampler(BaseSampler):
             return {}
         return dict(zip(self._proposer.surrogates.names, map(float, self._proposer.probabilities), strict=False))
 
-    def prepare(self, study: Study) -> None:
-        """Fit the past studies now rather than at the first proposal."""
-        self._refit(study, None)
+    def prepare(self) -> Proposer | None:
+        """Fit past studies now rather than at the first proposal; None where they say nothing about `space`.
+
+        Raises:
+            ValueError: the sampler was made without a space.
+        """
+        if self._given is None:
+            raise ValueError("a sampler without a space learns it from the target's trials")
+        return self._refit({})
 
     def _proposal(self, study: Study, trial: FrozenTrial, name: str) -> Proposal | None:
         """The trial's joint proposal, made when its first parameter is asked for; None for a cold one."""
@@ -126,11 +132,11 @@ class PriorSampler(BaseSampler):
             proposal = self._propose(study, trial, name) if self._is_warm(study, trial) else None
             self._proposals[key] = proposal
             why = proposal.why if proposal else "cold"
-            study._storage.set_trial_user_attr(key, "why", why)
+            study._storage.set_trial_user_attr(key, "origin", why)
         return self._proposals[key]
 
     def _propose(self, study: Study, trial: FrozenTrial, name: str) -> Proposal | None:
-        proposer = self._refit(study, name)
+        proposer = self._proposer_for(study, name)
         if proposer is None:
             return None
         others = [t for t in study.get_trials(deepcopy=False) if t.number != trial.number and t.params]
@@ -146,14 +152,14 @@ class PriorSampler(BaseSampler):
 
     def _knows_domain(self, study: Study) -> bool:
         """Whether the prior is sure to have a proposal, before any parameter is asked for."""
-        return self._refit(study, None) is not None and (self._given is not None or bool(_asked(study)))
-
-    def _refit(self, study: Study, name: str | None) -> Proposer | None:
-        """The proposer for what is known of the target's parameters; fitted again only when that changes."""
+        if self._given is not None:
+            return self._refit({}) is not None
         asked = _asked(study)
-        if self._given is None and not asked and name is not None and not self._has(name):
-            return None
-        key = tuple(sorted((n, repr(d)) for n, d in asked.items())) if self._given is None else True
+        return bool(asked) and self._refit(asked, study) is not None
+
+    def _refit(self, asked: Mapping[str, BaseDistribution], study: Study | None = None) -> Proposer | None:
+        """The proposer for what is known of the target's parameters; fitted again only when that changes."""
+        key = tuple(sorted((n, repr(d)) for n, d in asked.items()))
         if key != self._fitted_for:
             domain = self._given or _domain(self.past, asked, study)
             surrogates, self.dropped = learn(domain, self.past)
@@ -162,6 +168,12 @@ class PriorSampler(BaseSampler):
                 start = np.array([self._log_weights.get(n, 0.0) for n in surrogates.names])
                 self._proposer = Proposer(surrogates, start=start, cost_aware=self._cost_aware, seed=self._seed)
         return self._proposer
+
+    def _proposer_for(self, study: Study, name: str) -> Proposer | None:
+        if self._given is not None:
+            return self._refit({})
+        asked = _asked(study)
+        return self._refit(asked, study) if asked or self._has(name) else None
 
     def _has(self, name: str) -> bool:
         return any(name in trial.values for past in self.past for trial in past.trials)
@@ -207,10 +219,10 @@ def _asked(study: Study) -> dict[str, BaseDistribution]:
     return found
 
 
-def _domain(past: Sequence[PastStudy], asked: Mapping[str, BaseDistribution], study: Study) -> Domain:
+def _domain(past: Sequence[PastStudy], asked: Mapping[str, BaseDistribution], study: Study | None) -> Domain:
     """From what past studies had, and what the target was seen to ask for, which has the last word."""
     examples = [trial.values for one in past for trial in one.trials]
-    tried = [inferred.plain(t.params) for t in study.get_trials(deepcopy=False) if t.params]
+    tried = [inferred.plain(t.params) for t in study.get_trials(deepcopy=False) if t.params] if study else []
     known = inferred.distributions(past)
     if tried:  # what was always there in the past, and the target has not, is not the target's
         always = {name for name in known if all(name in values for values in examples)}

@@ -21,7 +21,7 @@ class Event:
 
 @dataclass(frozen=True)
 class SearchStarted(Event):
-    """All is checked, the cluster is up, the first trial is about to start."""
+    """All is checked, the cluster is up, the first trial is about to start. `prior` says what past studies did."""
 
     study: str
     dataset: str
@@ -33,6 +33,7 @@ class SearchStarted(Event):
     gpus_per_trial: float
     deadline_seconds: float | None
     storage: str
+    prior: str = ""
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ trials, confirm the best on fresh episodes, measure meta-test once, archive.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +18,7 @@ import optuna
 from autometa.errors import StudyError
 from autometa.learning.checkpoint_facts import exists
 from autometa.priors import archive
+from autometa.priors.past import PastStudy
 from autometa.records import (
     Accuracy,
     Budget,
@@ -28,7 +29,7 @@ from autometa.records import (
 )
 from autometa.space.files import load_space, shipped_spaces
 from autometa.space.space import SearchSpace
-from autometa.study import bridge, confirm, settings
+from autometa.study import bridge, confirm, settings, warm
 from autometa.study.events import Confirmed, Confirming, OnEvent, SearchStarted, Warned, ignore
 from autometa.study.ledger import Asked, Ledger, ended, record_of
 from autometa.study.plan import (
@@ -40,7 +41,7 @@ from autometa.study.plan import (
     trial_budget,
     with_features,
 )
-from autometa.study.pruning import make_pruner, make_sampler
+from autometa.study.pruning import make_pruner
 from autometa.study.storage import RUNS, default_url, masked, storage_failures
 from autometa.trial.job import Job
 
@@ -53,7 +54,8 @@ class SearchResult:
     """What a search found.
 
     `winner` is None when no trial has an accuracy yet; `interrupted` says that Ctrl-C ended it early;
-    `missing` trials have not ended, because the time budget did.
+    `missing` trials have not ended, because the time budget did. `origins` is what each source of
+    configurations was worth, if a prior was asked: how many trials, and the best accuracy of one in full.
     """
 
     study: StudyRecord
@@ -63,6 +65,7 @@ class SearchResult:
     missing: int
     archive: Path | None
     storage: str
+    origins: Mapping[str, warm.Worth]
 
     @property
     def winning_trial(self) -> TrialRecord | None:
@@ -91,6 +94,8 @@ def search(
     image_size: int | None = None,
     pretrain_dataset: str | None = None,
     transductive: bool = False,
+    cold: bool = False,
+    prior: str | Path | None = None,
     runs: str | Path = RUNS,
     archives: str | Path = archive.ARCHIVES,
     validation_episodes: int = VALIDATION_EPISODES,
@@ -113,6 +118,8 @@ def search(
         seed: trial n trains with seed + n, and all trials see the same validation episodes.
         pretrain_dataset: train on the train classes of this data set in place of `dataset`'s own.
         transductive: let the space hold transductive candidates, ranked among the inductive ones.
+        cold: learn nothing from past studies.
+        prior: an archived study, or a folder of them, to learn from in place of all archives there are.
 
     Raises:
         AutometaError: anything that is wrong with the arguments, the data, the storage or the study;
@@ -139,11 +146,12 @@ def search(
         runs=Path(runs),
         validation_episodes=validation_episodes,
     )
+    past = [] if cold else warm.comparable(plan.name, prior, warn=lambda reason: on_event(Warned(reason)))
     with bridge.cluster(address, workers=workers):
         share = bridge.share_out(workers, gpus_per_trial)
         with _locked(plan), storage_failures(plan.url):
-            opened = _open_study(plan, share, time_budget)
-            return _run(plan, opened, share, Path(archives), on_event)
+            opened, line = _open_study(plan, share, time_budget, past)
+            return _run(plan, opened, share, Path(archives), line, on_event)
 
 
 @contextmanager
@@ -158,8 +166,10 @@ def _locked(plan: Plan) -> Iterator[None]:
         raise StudyError(f"study {plan.name!r} is being searched by another process; wait for it or stop it") from None
 
 
-def _open_study(plan: Plan, share: bridge.Share, time_budget: float | None) -> optuna.Study:
-    """The study, made with its settings and first proposals in the queue if it is new."""
+def _open_study(
+    plan: Plan, share: bridge.Share, time_budget: float | None, past: Sequence[PastStudy]
+) -> tuple[optuna.Study, str]:
+    """The study, made with its settings and first proposals in the queue if it is new; and what the prior did."""
     existing = existing_record(plan)
     record = existing or study_record(plan, plan.budget or trial_budget(plan, share, time_budget), share)
     record = with_features(plan, record)
@@ -170,16 +180,22 @@ def _open_study(plan: Plan, share: bridge.Share, time_budget: float | None) -> o
         load_if_exists=True,
         pruner=make_pruner(plan.pruner, record.budget.rungs),
     )
-    study.sampler = make_sampler(plan.seed, len(study.get_trials(deepcopy=False)))
+    so_far = len(study.get_trials(deepcopy=False))
+    start = warm.start(record, plan.space, past, trials=plan.trials, trials_so_far=so_far)
+    study.sampler = start.sampler
     if not existing:
+        for pick, why in start.portfolio:
+            study.enqueue_trial(dict(pick), user_attrs={"origin": why})
         for number, values in enumerate(plan.space.start, 1):
             study.enqueue_trial(dict(values), user_attrs={"origin": f"start {number} of {plan.space.name}"})
     if record != existing:
         settings.write(study, record)
-    return study
+    return study, start.line
 
 
-def _run(plan: Plan, study: optuna.Study, share: bridge.Share, archives: Path, on_event: OnEvent) -> SearchResult:
+def _run(
+    plan: Plan, study: optuna.Study, share: bridge.Share, archives: Path, prior: str, on_event: OnEvent
+) -> SearchResult:
     record = settings.read(study)
     ledger = Ledger(
         study,
@@ -190,7 +206,7 @@ def _run(plan: Plan, study: optuna.Study, share: bridge.Share, archives: Path, o
         on_event=on_event,
     )
     ledger.recover(died=True)
-    on_event(_started(plan, study, share, record))
+    on_event(_started(plan, study, share, record, prior))
     interrupted = _run_trials(plan, ledger, record, share)
     if ledger.hopeless_reason:
         raise StudyError(f"study {plan.name!r}: every trial so far failed, the last one: {ledger.hopeless_reason}")
@@ -198,11 +214,18 @@ def _run(plan: Plan, study: optuna.Study, share: bridge.Share, archives: Path, o
     won = None if interrupted else _confirm(plan, study, trials, share, on_event)
     where = archive.write(archives, settings.read(study), trials) if won else None
     return SearchResult(
-        settings.read(study), trials, won, interrupted, max(0, plan.trials - len(trials)), where, plan.url
+        settings.read(study),
+        trials,
+        won,
+        interrupted,
+        max(0, plan.trials - len(trials)),
+        where,
+        plan.url,
+        warm.worth(study) if prior else {},
     )
 
 
-def _started(plan: Plan, study: optuna.Study, share: bridge.Share, record: StudyRecord) -> SearchStarted:
+def _started(plan: Plan, study: optuna.Study, share: bridge.Share, record: StudyRecord, prior: str) -> SearchStarted:
     return SearchStarted(
         study=plan.name,
         dataset=plan.dataset.name,
@@ -214,6 +237,7 @@ def _started(plan: Plan, study: optuna.Study, share: bridge.Share, record: Study
         gpus_per_trial=share.gpus,
         deadline_seconds=plan.deadline - time.monotonic() if plan.deadline else None,
         storage=masked(plan.url),
+        prior=prior,
     )
 
 

@@ -60,7 +60,7 @@ def test_with_one_identical_past_study_the_first_suggestion_is_its_best() -> Non
     best = known.best()
     assert best is not None
     assert study.trials[0].params == pytest.approx(best.values)
-    assert "same" in study.trials[0].user_attrs["why"]
+    assert "same" in study.trials[0].user_attrs["origin"]
 
 
 def test_an_identical_past_study_is_worth_many_trials() -> None:
@@ -136,7 +136,7 @@ def test_pending_trials_count_as_taken() -> None:
     portfolio = [ask(study) for _ in range(4)]
     assert len({tuple(t.params.values()) for t in portfolio}) == 4
     # The first two are one of each study, since the second of the same would add little.
-    assert {t.user_attrs["why"].split("from ")[1] for t in study.trials[:2]} == {"a", "b"}
+    assert {t.user_attrs["origin"].split("from ")[1] for t in study.trials[:2]} == {"a", "b"}
     for trial in portfolio:
         study.tell(trial, bowl(0.3, -3)(trial.params))
     later = [ask(study) for _ in range(3)]

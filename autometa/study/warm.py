@@ -1,0 +1,109 @@
+"""Where a search starts: with what past studies say, if any of them says something about this one.
+
+It decides which archives count, asks `priors` for a sampler and a portfolio, and puts it all into a line for
+people. It does not run trials.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import optuna
+from optuna.samplers import BaseSampler
+
+from autometa.errors import StudyError
+from autometa.priors import read
+from autometa.priors.past import PastStudy
+from autometa.priors.sampler import PriorSampler
+from autometa.priors.similarity import coordinates, distances, log_weights
+from autometa.records import Scalar, StudyRecord
+from autometa.space.space import SearchSpace
+from autometa.study.ledger import ended
+from autometa.study.pruning import make_sampler
+
+# The first batch: no more than a third of all trials, since a space's own starts have their say too.
+_PORTFOLIO, _PART = 4, 3
+_SHOWN = 3
+
+
+@dataclass(frozen=True)
+class Start:
+    """How a search starts.
+
+    Args:
+        sampler: for all trials that are not enqueued.
+        portfolio: configurations to try first, each with its reason.
+        line: what the prior did, in a line for people; empty without one.
+    """
+
+    sampler: BaseSampler
+    portfolio: Sequence[tuple[dict[str, Scalar], str]] = ()
+    line: str = ""
+
+
+def comparable(name: str, folder: str | Path | None, warn: Callable[[str], None]) -> list[PastStudy]:
+    """Archived studies not of this name, which would be itself: of `folder` (one archive, or many), or all.
+
+    Raises:
+        StudyError: `folder` has no archive; or, where it is one archive, that is broken.
+    """
+    if folder is None:
+        past = read.past_studies(on_broken=warn)
+    elif (Path(folder) / "study.toml").is_file():
+        past = [read.past_study(Path(folder))]
+    else:
+        past = read.past_studies(Path(folder), on_broken=warn)
+        if not past:
+            raise StudyError(f"--prior {folder}: no archived study is there; see `autometa studies`")
+    return [study for study in past if study.name.split("~")[0] != name]
+
+
+def start(
+    record: StudyRecord,
+    space: SearchSpace,
+    past: Sequence[PastStudy],
+    *,
+    trials: int,
+    trials_so_far: int,
+) -> Start:
+    """A warm start from these studies, or the cold sampler where none of them says anything about the space."""
+    cold = make_sampler(record.seed, trials_so_far)
+    if not past:
+        return Start(cold)
+    far = distances(coordinates(record.features, record.episodes), past)
+    sampler = PriorSampler(past, seed=record.seed, space=space, log_weights=log_weights(far), cold=cold)
+    proposer = sampler.prepare()
+    if proposer is None:
+        return Start(cold, line=f"prior: none of {_count(past)} tells good from bad in this space; cold start")
+    names = sorted(sampler.weights, key=lambda name: -sampler.weights[name])
+    shown = ", ".join(f"{name} {sampler.weights[name]:.2f}" for name in names[:_SHOWN])
+    more = ", …" if len(names) > _SHOWN else ""
+    picks = [(dict(pick.values), pick.why) for pick in proposer.portfolio(min(_PORTFOLIO, trials // _PART))]
+    line = f"prior: {_count(past)}, {len(names)} informative: {shown}{more}; portfolio of {len(picks)}"
+    return Start(sampler, picks, line)
+
+
+@dataclass(frozen=True)
+class Worth:
+    """What one source of configurations gave: trials that ended, and the best accuracy of one in full, if any."""
+
+    trials: int
+    best: float | None
+
+
+def worth(study: optuna.Study) -> dict[str, Worth]:
+    """By origin: portfolio, prior, cold, or the space's own start."""
+    values: dict[str, list[float | None]] = {}
+    for trial in ended(study):
+        origin = str(trial.user_attrs.get("origin", "cold")).split(" ")[0].rstrip(":")
+        values.setdefault(origin, []).append(trial.value)
+    return {
+        origin: Worth(len(found), max((value for value in found if value is not None), default=None))
+        for origin, found in values.items()
+    }
+
+
+def _count(past: Sequence[PastStudy]) -> str:
+    return f"{len(past)} past {'study' if len(past) == 1 else 'studies'}"
