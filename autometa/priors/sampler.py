@@ -19,14 +19,15 @@ from optuna.trial import FrozenTrial, TrialState
 
 from autometa.priors import inferred
 from autometa.priors.domain import Domain, learned
+from autometa.priors.kept import learn_or_read
 from autometa.priors.past import PastStudy
 from autometa.priors.proposals import Proposal, Proposer
 from autometa.priors.scores import Results
-from autometa.priors.surrogates import learn
 from autometa.space.space import SearchSpace
 
-# One proposal in five does not look at past studies at all.
-_COLD_EVERY = 5
+# One proposal in five does not look at past studies at all, once a cold sampler has something to go by: within the
+# first ten trials it draws at random.
+_COLD_EVERY, _COLD_FROM = 5, 10
 
 
 class PriorSampler(BaseSampler):
@@ -45,7 +46,7 @@ class PriorSampler(BaseSampler):
         space: what the target may vary; without it, it is learned from past studies and the target's trials.
         log_weights: how much each past study is believed before any result, by name; 0 where absent.
         cold: the sampler for cold proposals; TPE by default.
-        cold_every: every n-th proposal is cold; 0 for none.
+        cold_every: from the tenth trial on every n-th proposal is cold; 0 for none.
         cost_aware: prefer improvement a second of training, where past studies noted seconds.
     """
 
@@ -147,7 +148,8 @@ class PriorSampler(BaseSampler):
     def _is_warm(self, study: Study, trial: FrozenTrial) -> bool:
         if not self.past or len(study.directions) > 1:
             return False
-        is_turn = bool(self._cold_every) and trial.number % self._cold_every == self._cold_every - 1
+        is_due = bool(self._cold_every) and trial.number >= _COLD_FROM
+        is_turn = is_due and trial.number % self._cold_every == self._cold_every - 1
         return not is_turn and (self._fitted_for is None or self._proposer is not None or self._given is None)
 
     def _knows_domain(self, study: Study) -> bool:
@@ -162,7 +164,7 @@ class PriorSampler(BaseSampler):
         key = tuple(sorted((n, repr(d)) for n, d in asked.items()))
         if key != self._fitted_for:
             domain = self._given or _domain(self.past, asked, study)
-            surrogates, self.dropped = learn(domain, self.past)
+            surrogates, self.dropped = learn_or_read(domain, self.past)
             self._fitted_for, self._proposer = key, None
             if surrogates is not None:
                 start = np.array([self._log_weights.get(n, 0.0) for n in surrogates.names])
