@@ -33,7 +33,7 @@ def search(
     ] = None,
     address: Annotated[str | None, Opt(help="An existing Ray cluster. [default: a private one here]")] = None,
     storage: Annotated[str | None, Opt(help="Optuna storage URL. [default: sqlite:///runs/autometa.db]")] = None,
-    pruner: Annotated[str, Opt(help="halving, hyperband, median or none.")] = "halving",
+    pruner: Annotated[str, Opt(help="halving, hyperband, median, prior (learned curves) or none.")] = "halving",
     seed: Annotated[int, Opt(min=0, help="Same seed, same episodes and first proposals.")] = 0,
     data_root: Annotated[Path | None, Opt(help="Where archives lie. [default: $AUTOMETA_DATA]")] = None,
     image_size: Annotated[int | None, Opt(min=8, help="Pixels a side. [default: the data set's]")] = None,

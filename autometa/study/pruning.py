@@ -3,30 +3,36 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from optuna.exceptions import ExperimentalWarning
 from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner, SuccessiveHalvingPruner
 from optuna.samplers import BaseSampler, TPESampler
 
 from autometa.errors import ConfigError, did_you_mean
+from autometa.priors.past import PastStudy
+from autometa.priors.pruner import PriorPruner
 
 # Rungs are counted 1, 2, 3, …: with the default nine, halving decides at 2, 4 and 8 and keeps the better half.
 # Deciding at the first rung, keeping a third, ended all but 2 of 16 trials on digits, and always the learners
 # that start slowly.
-PRUNERS: dict[str, Callable[[int], BasePruner]] = {
-    "halving": lambda rungs: SuccessiveHalvingPruner(min_resource=2, reduction_factor=2),
-    "hyperband": lambda rungs: HyperbandPruner(min_resource=1, max_resource=rungs, reduction_factor=3),
-    "median": lambda rungs: MedianPruner(n_startup_trials=4, n_warmup_steps=2),
-    "none": lambda rungs: NopPruner(),
+PRUNERS: dict[str, Callable[[int, Sequence[PastStudy]], BasePruner]] = {
+    "halving": lambda rungs, past: SuccessiveHalvingPruner(min_resource=2, reduction_factor=2),
+    "hyperband": lambda rungs, past: HyperbandPruner(min_resource=1, max_resource=rungs, reduction_factor=3),
+    "median": lambda rungs, past: MedianPruner(n_startup_trials=4, n_warmup_steps=2),
+    "prior": lambda rungs, past: PriorPruner(past, rungs=rungs),
+    "none": lambda rungs, past: NopPruner(),
 }
 
 
-def make_pruner(name: str, rungs: int) -> BasePruner:
-    """The pruner of that name for trials of `rungs` rungs; raises `ConfigError` naming those there are."""
+def make_pruner(name: str, rungs: int, past: Sequence[PastStudy] = ()) -> BasePruner:
+    """The pruner of that name for trials of `rungs` rungs; raises `ConfigError` naming those there are.
+
+    `prior` learns from the past studies, the others do not look at them.
+    """
     if name not in PRUNERS:
         raise ConfigError(f"unknown pruner {name!r}; {did_you_mean(name, PRUNERS)}")
-    return PRUNERS[name](rungs)
+    return PRUNERS[name](rungs, past)
 
 
 def make_sampler(seed: int, trials_so_far: int) -> BaseSampler:

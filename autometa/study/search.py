@@ -178,7 +178,7 @@ def _open_study(
         storage=plan.storage,
         direction="maximize",
         load_if_exists=True,
-        pruner=make_pruner(plan.pruner, record.budget.rungs),
+        pruner=make_pruner(plan.pruner, record.budget.rungs, past),
     )
     so_far = len(study.get_trials(deepcopy=False))
     start = warm.start(record, plan.space, past, trials=plan.trials, trials_so_far=so_far)

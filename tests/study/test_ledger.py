@@ -9,11 +9,13 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
+from autometa.priors.past import PastReport, PastStudy, PastTrial
 from autometa.records import Accuracy, RungReport, TrialConfig, TrialRecord
 from autometa.space.parameters import Choice, Range
 from autometa.space.space import SearchSpace
 from autometa.study.events import Event, RungReached, TrialEnded, TrialStarted
 from autometa.study.ledger import MAX_ATTEMPTS, Ledger, ended, record_of
+from autometa.study.pruning import make_pruner
 
 SPACE = SearchSpace("s", (Choice("learner", ("a", "b")), Range("a.rate", 0.1, 1.0, when={"learner": ("a",)})))
 
@@ -148,3 +150,23 @@ def test_nothing_but_failures_is_hopeless(study: optuna.Study, tmp_path: Path) -
         asked = ledger.ask()
         ledger.end(asked.number, record=record(asked.number, "out of GPU memory"))
     assert ledger.hopeless_reason == "out of GPU memory"
+
+
+def test_the_prior_pruner_learns_from_the_past_and_reads_the_intervals(tmp_path: Path) -> None:
+    def flat(index: int) -> PastTrial:
+        return PastTrial({}, tuple(PastReport(rung, 0.02 * index + 0.01 * rung) for rung in (1, 2, 3)))
+
+    past = [PastStudy(f"past {number}", tuple(flat(index) for index in range(30))) for number in range(3)]
+    study = optuna.create_study(direction="maximize", pruner=make_pruner("prior", 3, past))
+    ledger = make_ledger(study, tmp_path)
+    first = [ledger.ask() for _ in range(5)]
+    for asked in first:
+        ledger.report(asked.number, report(1, 0.5 + 0.05 * asked.number))
+    last = ledger.ask()
+    assert ledger.report(last.number, report(1, 0.2)), "who starts low stays low in all the past"
+    ledger.end(last.number, record=None)
+    assert study.trials[last.number].state == TrialState.PRUNED
+
+    unsure = ledger.ask()
+    wide = Accuracy(mean=0.2, half_width=0.9, episodes=1, seed=4)
+    assert not ledger.report(unsure.number, RungReport(rung=1, accuracy=wide, steps=1, seconds=1.0))
