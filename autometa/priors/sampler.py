@@ -98,6 +98,8 @@ class PriorSampler(BaseSampler):
         return value
 
     def before_trial(self, study: Study, trial: FrozenTrial) -> None:
+        if self.past and not self._is_warm(study, trial):
+            _note_origin(study, trial, "cold")
         self._cold.before_trial(study, trial)
 
     def after_trial(self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None) -> None:
@@ -132,8 +134,7 @@ class PriorSampler(BaseSampler):
         if key not in self._proposals:
             proposal = self._propose(study, trial, name) if self._is_warm(study, trial) else None
             self._proposals[key] = proposal
-            why = proposal.why if proposal else "cold"
-            study._storage.set_trial_user_attr(key, "origin", why)
+            _note_origin(study, trial, proposal.why if proposal else "cold")
         return self._proposals[key]
 
     def _propose(self, study: Study, trial: FrozenTrial, name: str) -> Proposal | None:
@@ -205,6 +206,12 @@ def target_results(trials: Sequence[FrozenTrial], sign: float) -> Results:
         first = int(np.argmax((~np.isnan(values)).any(0)))
         values[failed, first] = np.nanmin(values[:, first])
     return Results(values, widths)
+
+
+def _note_origin(study: Study, trial: FrozenTrial, why: str) -> None:
+    """Unless somebody enqueued the trial and said why."""
+    if "origin" not in trial.user_attrs:
+        study._storage.set_trial_user_attr(trial._trial_id, "origin", why)
 
 
 def _given(space: SearchSpace | Mapping[str, BaseDistribution] | None) -> Domain | None:
