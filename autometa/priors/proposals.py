@@ -90,7 +90,7 @@ class Proposer:
         weights = self.probabilities[:-1]
         # Where nothing adds to what runs already, what is good on average comes next.
         gain = np.maximum(known - reached, 0) @ weights + _TIE * (known - known.min()) @ weights
-        gain = np.where(_repeats(candidates, codes), -1.0, gain * self._novelty(candidates, codes))
+        gain = np.where(self._repeats(candidates, codes), -1.0, gain * self._novelty(candidates, codes))
         best = int(np.argmax(gain))
         study = self.surrogates.names[self._owner(best)]
         return Proposal(self.domain.values(candidates[best]), f"portfolio {len(codes) + 1}: from {study}")
@@ -102,7 +102,7 @@ class Proposer:
 
         def worth(candidates: np.ndarray, rows: np.ndarray, predicted: np.ndarray) -> np.ndarray:
             value = objective(rows, predicted) / self._relative_cost(rows)
-            return np.where(_repeats(candidates, codes), -1.0, value)
+            return np.where(self._repeats(candidates, codes), -1.0, value)
 
         candidates, rows, predicted = self._pool
         value = worth(candidates, rows, predicted)
@@ -141,6 +141,11 @@ class Proposer:
             return np.ones(len(rows))
         seconds: np.ndarray = np.exp(self.surrogates.features(rows) @ self.surrogates.cost)
         return seconds
+
+    def _repeats(self, candidates: np.ndarray, codes: np.ndarray) -> np.ndarray:
+        """Which candidates [C] are among the trials already."""
+        tried = set(self.domain.keys(codes))
+        return np.array([key in tried for key in self.domain.keys(candidates)])
 
     def _novelty(self, candidates: np.ndarray, codes: np.ndarray) -> np.ndarray:
         """Less than 1 for candidates [C] of a family that is already among the trials."""
@@ -201,11 +206,3 @@ class Proposer:
         order = np.argsort(-self.probabilities)[:3]
         parts = [f"{names[i]} {self.probabilities[i]:.2f}" for i in order if self.probabilities[i] >= 0.05]
         return "prior: " + (", ".join(parts) or "many studies")
-
-
-def _repeats(candidates: np.ndarray, codes: np.ndarray) -> np.ndarray:
-    """Which candidates [C] are among the trials already; a gap in a trial's codes matches anything."""
-    found = np.zeros(len(candidates), dtype=bool)
-    for row in codes:
-        found |= (np.isnan(row) | (np.abs(candidates - row) < 1e-9)).all(1)
-    return found
