@@ -12,20 +12,39 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from autometa.data.load import load_dataset
+    from autometa.priors.optuna_study import from_optuna
+    from autometa.priors.pruner import PriorPruner
+    from autometa.priors.read import past_studies
+    from autometa.priors.sampler import PriorSampler
     from autometa.space.files import load_space
     from autometa.study.search import search
     from autometa.trial.run import evaluate_checkpoint as evaluate
     from autometa.trial.train import train
 
 _PUBLIC = {
+    "PriorPruner": ("autometa.priors.pruner", "PriorPruner"),
+    "PriorSampler": ("autometa.priors.sampler", "PriorSampler"),
     "evaluate": ("autometa.trial.run", "evaluate_checkpoint"),
+    "from_optuna": ("autometa.priors.optuna_study", "from_optuna"),
     "load_dataset": ("autometa.data.load", "load_dataset"),
     "load_space": ("autometa.space.files", "load_space"),
+    "past_studies": ("autometa.priors.read", "past_studies"),
     "search": ("autometa.study.search", "search"),
     "train": ("autometa.trial.train", "train"),
 }
 
-__all__ = ["__version__", "evaluate", "load_dataset", "load_space", "search", "train"]
+__all__ = [
+    "PriorPruner",
+    "PriorSampler",
+    "__version__",
+    "evaluate",
+    "from_optuna",
+    "load_dataset",
+    "load_space",
+    "past_studies",
+    "search",
+    "train",
+]
 
 
 def __getattr__(name: str) -> Any:

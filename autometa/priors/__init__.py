@@ -1,1 +1,1 @@
-"""What past studies teach: the archive they are kept in."""
+"""What past studies teach: their archive, how near their tasks are, and a sampler and a pruner that learn from them."""
