@@ -24,7 +24,7 @@ _RANK_NOISE = 1.0
 _PAIRS = 1500
 _NEGLIGIBLE = 0.005
 # Where the residual's variance, the stretch of its lengths and its noise are looked for.
-_VARIANCES, _STRETCHES, _NOISES = (0.1, 0.3, 0.6, 1.0), (1.0, 1.5, 2.0), (0.003, 0.01, 0.03)
+_VARIANCES, _STRETCHES, _NOISES = (0.1, 0.3, 0.6, 1.0), (0.5, 1.0, 2.0), (0.003, 0.03, 0.3)
 _FIRST = (0.6, 1.5, 0.01)
 _LEAST_TO_FIT = 4
 _MOST_RESULTS = 400
