@@ -62,7 +62,7 @@ def main() -> None:
     methods = arguments.methods or DEFAULTS[arguments.sources]
     wanted = cells(suite, arguments.tasks, methods, arguments.seeds)
     runs = run_all(search, wanted, known, folder=folder, jobs=arguments.jobs)
-    label = chosen.suite if arguments.sources == "real" else f"{chosen.suite}-{arguments.sources}"
+    label = chosen.label if arguments.sources == "real" else f"{chosen.label}-{arguments.sources}"
     about = {"suite": chosen.label, "sources": arguments.sources}
     found = about | facts(suite, runs, arguments.trials)
     print(keep(arguments.results, f"transfer-{label}", found, table(found, label)))

@@ -9,25 +9,23 @@ Symbols: n target trials, S hypotheses of studies (and one cold), C candidates, 
 
 from __future__ import annotations
 
-import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.linalg import cho_solve, cholesky, solve_triangular
 from scipy.special import log_ndtr, ndtr
 
-from autometa.priors.kernel import Kernel
+from autometa.priors.kernel import Kernel, refitted
 from autometa.priors.scores import Results, scored, standardised
 
 # Spread of a score's error in units of scores, where two results are compared by a hypothesis.
 _RANK_NOISE = 1.0
 _PAIRS = 1500
 _NEGLIGIBLE = 0.005
-# Where the residual's variance, the stretch of its lengths and its noise are looked for.
-_VARIANCES, _STRETCHES, _NOISES = (0.1, 0.3, 0.6, 1.0), (0.5, 1.0, 2.0), (0.003, 0.03, 0.3)
-_FIRST = (0.6, 1.5, 0.01)
+# The residual's variance, noise and lengths against the past studies', as long as nothing can be fitted to.
+_FIRST_VARIANCE, _FIRST_NOISE, _FIRST_STRETCH = 0.6, 0.01, 1.5
 _LEAST_TO_FIT = 4
-_MOST_RESULTS = 400
+_MOST_RESULTS, _MOST_TO_FIT = 400, 100
 
 
 @dataclass(frozen=True)
@@ -55,9 +53,8 @@ class Observations:
         if len(shown) <= _MOST_RESULTS:
             return self
         scores, _ = scored(self.results, standardised)
-        best = shown[np.argsort(-scores[shown])][: _MOST_RESULTS // 2]
-        latest = np.setdiff1d(shown, best)[-_MOST_RESULTS // 2 :]
-        keep = np.sort(np.concatenate([best, latest, np.flatnonzero(~self.shown)]))
+        chosen = shown[_best_and_latest(scores[shown], _MOST_RESULTS)]
+        keep = np.sort(np.concatenate([chosen, np.flatnonzero(~self.shown)]))
         results = Results(self.results.values[keep], self.results.half_widths[keep])
         return Observations(self.rows[keep], self.predicted[keep], results)
 
@@ -100,25 +97,20 @@ def _pairs(results: Results, generator: np.random.Generator) -> tuple[np.ndarray
     return np.where(swapped, second, first)[keep], np.where(swapped, first, second)[keep]
 
 
-@dataclass(frozen=True)
-class Residual:
-    """What the target may differ by from a hypothesis: variance, stretch of the kernel's lengths, noise."""
-
-    variance: float
-    stretch: float
-    noise: float
-
-
 class Posterior:
     """Expected improvement over the target's best, under all hypotheses that still count.
 
     Pending trials count as if they had shown what is expected of them.
+
+    Args:
+        kernel: of past studies; what the target differs by is fitted from there.
+        probabilities: of the hypotheses [S + 1].
+        residual: fitted before; otherwise it is fitted now.
     """
 
     def __init__(
-        self, kernel: Kernel, observations: Observations, probabilities: np.ndarray, residual: Residual | None = None
+        self, kernel: Kernel, observations: Observations, probabilities: np.ndarray, residual: Kernel | None = None
     ) -> None:
-        self._kernel = kernel
         self._active = np.flatnonzero(probabilities > _NEGLIGIBLE)
         self._weights = probabilities[self._active] / probabilities[self._active].sum()
         shown = observations.shown
@@ -127,16 +119,16 @@ class Posterior:
         self._shown = shown
         self._means = self._hypotheses(observations.predicted)[shown]
         self._scores, self._own_noise = _normal(scores[shown]), own_noise[shown]
-        self.residual = residual or self._fit()
+        self.residual = residual or self._fit(kernel)
         self._solve(self._hypotheses(observations.predicted))
 
     def expected_improvement(self, rows: np.ndarray, predicted: np.ndarray) -> np.ndarray:
         """Of C candidates: rows [C, D], predicted by past studies [C, S]."""
         residual = self.residual
-        across = residual.variance * self._kernel(rows, self._rows, residual.stretch)
+        across = residual.amplitude * residual(rows, self._rows)
         means = self._hypotheses(predicted) + across[:, self._shown] @ self._solved
         explained = solve_triangular(self._root_of_all, across.T, lower=True)
-        spread = np.sqrt(np.maximum(residual.variance - (explained**2).sum(0), 1e-9))[:, None]
+        spread = np.sqrt(np.maximum(residual.amplitude - (explained**2).sum(0), 1e-9))[:, None]
         ahead = (means - self._best) / spread
         density = np.exp(-0.5 * ahead**2) / np.sqrt(2 * np.pi)
         found: np.ndarray = (spread * (ahead * ndtr(ahead) + density)) @ self._weights
@@ -146,47 +138,45 @@ class Posterior:
         """The functions of the hypotheses that count [n, active]; the cold one is zero."""
         return np.column_stack([predicted, np.zeros(len(predicted))])[:, self._active]
 
-    def _on_scale(self, residual: Residual) -> np.ndarray:
+    def _on_scale(self, residual: Kernel) -> np.ndarray:
         """The target's scores [n, active] on each hypothesis' scale.
 
         A study's best few are far above its mean, and the target has tried little else: its scores get the mean
         and spread that the hypothesis expects of just these trials.
         """
-        spread = np.sqrt(self._means.var(0) + residual.variance + residual.noise)
+        spread = np.sqrt(self._means.var(0) + residual.amplitude + residual.noise)
         return self._means.mean(0) + self._scores[:, None] * spread
 
-    def _fit(self) -> Residual:
-        """The residual of the greatest likelihood, drawn towards where one starts."""
+    def _fit(self, kernel: Kernel) -> Kernel:
+        """What all hypotheses leave, by their weight, as one more Gaussian process."""
+        lengths = kernel.lengths * _FIRST_STRETCH
+        first = replace(kernel, lengths=lengths, amplitude=_FIRST_VARIANCE, noise=_FIRST_NOISE)
         if len(self._scores) < _LEAST_TO_FIT:
-            return Residual(*_FIRST)
-        rows = self._rows[self._shown]
-        grams = {stretch: self._kernel(rows, rows, stretch) for stretch in _STRETCHES}
-        best, found = -np.inf, Residual(*_FIRST)
-        for choice in itertools.starmap(Residual, itertools.product(_VARIANCES, _STRETCHES, _NOISES)):
-            root = self._root(grams[choice.stretch], choice)
-            errors = self._on_scale(choice) - self._means
-            white = solve_triangular(root, errors - errors.mean(0), lower=True)
-            likelihood = -0.5 * (white**2).sum(0) @ self._weights - np.log(np.diag(root)).sum()
-            likelihood -= 0.5 * (np.log(choice.stretch) ** 2 + np.log(choice.variance / 0.5) ** 2)
-            if likelihood > best:
-                best, found = likelihood, choice
-        return found
-
-    def _root(self, gram: np.ndarray, residual: Residual) -> np.ndarray:
-        noise = residual.noise + self._own_noise + 1e-6
-        found: np.ndarray = cholesky(residual.variance * gram + np.diag(noise), lower=True)
-        return found
+            return first
+        chosen = _best_and_latest(self._scores, _MOST_TO_FIT)
+        errors = self._on_scale(first) - self._means
+        errors -= errors.mean(0)
+        return refitted(kernel, self._rows[self._shown][chosen], errors[chosen], self._weights, self._own_noise[chosen])
 
     def _solve(self, hypotheses: np.ndarray) -> None:
         residual, shown = self.residual, self._shown
-        gram = self._kernel(self._rows, self._rows, residual.stretch)
-        root = self._root(gram[np.ix_(shown, shown)], residual)
-        self._solved = cho_solve((root, True), self._on_scale(residual) - self._means)
+        gram = residual.amplitude * residual(self._rows, self._rows)
         # For the spread all trials count, pending ones too: their place is taken.
         noise = np.full(len(gram), residual.noise + 1e-6)
         noise[shown] += self._own_noise
-        self._root_of_all = cholesky(residual.variance * gram + np.diag(noise), lower=True)
-        self._best = (hypotheses + residual.variance * gram[:, shown] @ self._solved).max(0)
+        self._root_of_all = cholesky(gram + np.diag(noise), lower=True)
+        root = cholesky(gram[np.ix_(shown, shown)] + np.diag(noise[shown]), lower=True)
+        self._solved = cho_solve((root, True), self._on_scale(residual) - self._means)
+        self._best = (hypotheses + gram[:, shown] @ self._solved).max(0)
+
+
+def _best_and_latest(scores: np.ndarray, most: int) -> np.ndarray:
+    """Indices of at most so many: half of them the best, half the latest of the others."""
+    if len(scores) <= most:
+        return np.arange(len(scores))
+    best = np.argsort(-scores)[: most // 2]
+    latest = np.setdiff1d(np.arange(len(scores)), best)[-(most // 2) :]
+    return np.sort(np.concatenate([best, latest]))
 
 
 def _normal(scores: np.ndarray) -> np.ndarray:

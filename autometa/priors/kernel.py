@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.linalg import cho_solve, cholesky, solve_triangular
@@ -23,6 +23,11 @@ _JITTER = 1e-6
 # neither see every configuration as new nor all as the same, whatever the number of parameters.
 _MEDIAN_DISTANCE = 1.5
 _STEPS = 60
+# Where a residual's variance and noise are looked for, and by how much (a factor e) they and the lengths may vary:
+# lengths freely, since what is left when the past is taken away need not vary as the past did.
+_RESIDUAL_VARIANCE, _VARIANCE_SPREAD = 0.5, 1.0
+_RESIDUAL_NOISE, _NOISE_SPREAD = 0.01, 2.0
+_LENGTHS_SPREAD = 1.2
 
 
 @dataclass(frozen=True)
@@ -37,9 +42,9 @@ class Kernel:
     amplitude: float = 1.0
     noise: float = 0.1
 
-    def __call__(self, a: np.ndarray, b: np.ndarray, stretch: float = 1.0) -> np.ndarray:
-        """Covariances [n, m] of rows; `stretch` makes all lengths longer."""
-        return _matern(_squared_distances(a / (self.lengths * stretch), b / (self.lengths * stretch)))
+    def __call__(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        """Covariances [n, m] of rows."""
+        return _matern(_squared_distances(a / self.lengths, b / self.lengths))
 
 
 @dataclass(frozen=True)
@@ -84,7 +89,7 @@ def fitted(studies: Sequence[tuple[np.ndarray, np.ndarray]], generator: np.rando
         away = at[:columns] - start
         total, gradient = 0.5 * float(away @ away), np.concatenate([away, [0.0, 0.0]])
         for rows, scores in data:
-            value, slope = _negative_log_likelihood(at, rows, scores)
+            value, slope = _negative_log_likelihood(at, rows, scores[:, None])
             total, gradient = total + value, gradient + slope
         return total, gradient
 
@@ -94,20 +99,56 @@ def fitted(studies: Sequence[tuple[np.ndarray, np.ndarray]], generator: np.rando
     return Kernel(np.exp(found.x[:columns]), float(np.exp(found.x[columns + 1])), float(np.exp(found.x[columns])))
 
 
-def _negative_log_likelihood(at: np.ndarray, rows: np.ndarray, scores: np.ndarray) -> tuple[float, np.ndarray]:
-    """And its gradient in the logarithms of lengths, noise and amplitude (Rasmussen and Williams 2006, 5.9)."""
+def refitted(
+    kernel: Kernel, rows: np.ndarray, errors: np.ndarray, weights: np.ndarray, own_noise: np.ndarray
+) -> Kernel:
+    """The kernel of what a study differs by from hypotheses about it, drawn towards the hypotheses' own kernel.
+
+    Lengths may become quite different ones: by them a target leaves behind what does not hold for it.
+
+    Args:
+        rows: [n, D].
+        errors: of each hypothesis, [n, H].
+        weights: of the hypotheses, [H], summing to 1.
+        own_noise: variance [n] known of each row beside what is found.
+    """
+    columns = rows.shape[1]
+    middle = np.concatenate([np.log(kernel.lengths), np.log([_RESIDUAL_NOISE, _RESIDUAL_VARIANCE])])
+    spread = np.array([_LENGTHS_SPREAD] * columns + [_NOISE_SPREAD, _VARIANCE_SPREAD])
+    targets = errors * np.sqrt(weights)
+
+    def cost(at: np.ndarray) -> tuple[float, np.ndarray]:
+        away = (at - middle) / spread
+        value, slope = _negative_log_likelihood(at, rows, targets, own_noise)
+        return value + 0.5 * float(away @ away), slope + away / spread
+
+    bounds = [(at - 3, at + 3) for at in middle[:columns]]
+    bounds += [(math.log(1e-4), math.log(0.5)), (math.log(0.03), math.log(3.0))]
+    found = minimize(cost, middle, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": _STEPS})
+    lengths, noise, variance = np.exp(found.x[:columns]), math.exp(found.x[columns]), math.exp(found.x[columns + 1])
+    return replace(kernel, lengths=lengths, amplitude=variance, noise=noise)
+
+
+def _negative_log_likelihood(
+    at: np.ndarray, rows: np.ndarray, scores: np.ndarray, own_noise: np.ndarray | float = 0.0
+) -> tuple[float, np.ndarray]:
+    """And its gradient in the logarithms of lengths, noise and amplitude (Rasmussen and Williams 2006, 5.9).
+
+    Columns of `scores` [n, H] are seen as parts of one: their squares add up, their determinant counts once.
+    """
     columns = rows.shape[1]
     lengths, noise, amplitude = np.exp(at[:columns]), math.exp(at[columns]), math.exp(at[columns + 1])
     scaled = rows / lengths
     root5 = np.sqrt(5 * _squared_distances(scaled, scaled))
     gram = (1 + root5 + root5**2 / 3) * np.exp(-root5)
-    factor = cholesky(amplitude * gram + (noise + _JITTER) * np.eye(len(rows)), lower=True)
+    nugget = np.eye(len(rows)) * (noise + own_noise + _JITTER)
+    factor = cholesky(amplitude * gram + nugget, lower=True)
     solved = cho_solve((factor, True), scores)
-    slope = 0.5 * (cho_solve((factor, True), np.eye(len(rows))) - np.outer(solved, solved))  # in the covariance
+    slope = 0.5 * (cho_solve((factor, True), np.eye(len(rows))) - solved @ solved.T)  # in the covariance
     # A length's derivative of k is 5/3 (1 + √5 r) exp(-√5 r) times the squared distance along its column.
     pull = slope * amplitude * (5 / 3) * (1 + root5) * np.exp(-root5)
     along = 2 * (pull.sum(1) @ scaled**2 - (scaled * (pull @ scaled)).sum(0))
-    value = 0.5 * scores @ solved + np.log(np.diag(factor)).sum()
+    value = 0.5 * float((scores * solved).sum()) + np.log(np.diag(factor)).sum()
     return float(value), np.concatenate([along, [noise * np.trace(slope), amplitude * (slope * gram).sum()]])
 
 

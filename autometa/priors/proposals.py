@@ -11,8 +11,9 @@ from functools import cached_property
 
 import numpy as np
 
-from autometa.priors.belief import Observations, Posterior, Residual, weights
+from autometa.priors.belief import Observations, Posterior, weights
 from autometa.priors.domain import Domain, Values
+from autometa.priors.kernel import Kernel
 from autometa.priors.scores import Results
 from autometa.priors.surrogates import Surrogates
 from autometa.records import Scalar
@@ -53,7 +54,7 @@ class Proposer:
         self._start = np.zeros(len(surrogates.studies)) if start is None else start
         self._cost_aware = cost_aware and surrogates.cost is not None
         self._seed = seed
-        self._residual: tuple[int, Residual] | None = None
+        self._residual: tuple[int, Kernel] | None = None
         self.probabilities = np.append(np.exp(self._start) / np.exp(self._start).sum(), 0.0)
 
     @property

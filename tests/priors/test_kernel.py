@@ -1,0 +1,54 @@
+"""The shared kernel, and the one refitted to what a target differs by."""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy.optimize import approx_fprime
+
+from autometa.priors.kernel import Kernel, _negative_log_likelihood, fitted, refitted
+
+
+def test_the_likelihoods_gradient_is_right() -> None:
+    generator = np.random.default_rng(0)
+    rows, scores = generator.random((12, 3)), generator.standard_normal((12, 2))
+    own = generator.random(12)
+    at = np.log([0.4, 0.8, 1.5, 0.05, 0.7])
+    _, gradient = _negative_log_likelihood(at, rows, scores, own)
+    numeric = approx_fprime(at, lambda x: _negative_log_likelihood(x, rows, scores, own)[0], 1e-6)
+    np.testing.assert_allclose(gradient, numeric, rtol=1e-4, atol=1e-4)
+
+
+def test_columns_count_by_their_squares() -> None:
+    generator = np.random.default_rng(0)
+    rows, scores = generator.random((12, 3)), generator.standard_normal((12, 1))
+    at = np.log([0.4, 0.8, 1.5, 0.05, 0.7])
+    once, slope = _negative_log_likelihood(at, rows, scores)
+    halves, same = _negative_log_likelihood(at, rows, np.repeat(scores, 2, 1) * np.sqrt(0.5))
+    np.testing.assert_allclose(once, halves)
+    np.testing.assert_allclose(slope, same)
+
+
+def test_lengths_tell_which_columns_matter() -> None:
+    generator = np.random.default_rng(0)
+    studies = [(rows, np.sin(6 * rows[:, 0])) for rows in generator.random((4, 60, 3))]
+    lengths = fitted(studies, generator).lengths
+    assert lengths[0] < 0.3 * lengths[1:].min()
+
+
+def test_a_residual_may_vary_where_the_past_did_not() -> None:
+    generator = np.random.default_rng(0)
+    past = Kernel(np.array([0.3, 3.0]))
+    rows = generator.random((40, 2))
+    errors = np.sin(6 * rows[:, 1])[:, None]
+    found = refitted(past, rows, errors, np.ones(1), np.zeros(40))
+    assert found.lengths[1] < 0.5 * past.lengths[1]
+    assert found.lengths[0] > 2 * past.lengths[0]
+
+
+def test_results_known_to_be_noise_leave_the_lengths_alone() -> None:
+    generator = np.random.default_rng(0)
+    past = Kernel(np.array([0.3, 3.0]))
+    rows = generator.random((40, 2))
+    errors = np.sin(6 * rows[:, 1])[:, None]
+    found = refitted(past, rows, errors, np.ones(1), np.full(40, 1e4))
+    np.testing.assert_allclose(found.lengths, past.lengths, rtol=0.01)
