@@ -9,21 +9,19 @@ Symbols: n target trials, S hypotheses of studies (and one cold), C candidates, 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from scipy.linalg import cho_solve, cholesky, solve_triangular
 from scipy.special import log_ndtr, ndtr
 
-from autometa.priors.kernel import Kernel, refitted
+from autometa.priors.kernel import Kernel, expected, refitted
 from autometa.priors.scores import Results, scored, standardised
 
 # Spread of a score's error in units of scores, where two results are compared by a hypothesis.
 _RANK_NOISE = 1.0
 _PAIRS = 1500
 _NEGLIGIBLE = 0.005
-# The residual's variance, noise and lengths against the past studies', as long as nothing can be fitted to.
-_FIRST_VARIANCE, _FIRST_NOISE, _FIRST_STRETCH = 0.6, 0.01, 1.5
 _LEAST_TO_FIT = 4
 _MOST_RESULTS, _MOST_TO_FIT = 400, 100
 
@@ -149,8 +147,7 @@ class Posterior:
 
     def _fit(self, kernel: Kernel) -> Kernel:
         """What all hypotheses leave, by their weight, as one more Gaussian process."""
-        lengths = kernel.lengths * _FIRST_STRETCH
-        first = replace(kernel, lengths=lengths, amplitude=_FIRST_VARIANCE, noise=_FIRST_NOISE)
+        first = expected(kernel)
         if len(self._scores) < _LEAST_TO_FIT:
             return first
         chosen = _best_and_latest(self._scores, _MOST_TO_FIT)

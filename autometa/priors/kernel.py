@@ -23,11 +23,15 @@ _JITTER = 1e-6
 # neither see every configuration as new nor all as the same, whatever the number of parameters.
 _MEDIAN_DISTANCE = 1.5
 _STEPS = 60
-# Where a residual's variance and noise are looked for, and by how much (a factor e) they and the lengths may vary:
-# lengths freely, since what is left when the past is taken away need not vary as the past did.
-_RESIDUAL_VARIANCE, _VARIANCE_SPREAD = 0.5, 1.0
-_RESIDUAL_NOISE, _NOISE_SPREAD = 0.01, 2.0
-_LENGTHS_SPREAD = 1.2
+# Where a residual's variance, noise and lengths are looked for: the latter as parts of the past's. Some of what past
+# studies left unexplained was not chance. And by how many factors e each may vary: lengths freely, since what is left
+# when the past is taken away need not vary as the past did.
+_RESIDUAL_VARIANCE, _RESIDUAL_NOISE = 0.5, 0.4
+_FIRST_VARIANCE, _FIRST_STRETCH = 0.6, 1.5
+_VARIANCE_SPREAD, _NOISE_SPREAD, _LENGTHS_SPREAD = 1.0, 2.0, 1.2
+# Where past studies had more noise than this share of their variance, a small move changes less than can be seen.
+_ROUGH = 0.15
+_MOST_NOISE = 0.5
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,11 @@ class Kernel:
     lengths: np.ndarray
     amplitude: float = 1.0
     noise: float = 0.1
+
+    @property
+    def is_rough(self) -> bool:
+        """Whether results differ by chance so much that neighbours cannot be told apart."""
+        return self.noise > _ROUGH * (self.noise + self.amplitude)
 
     def __call__(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
         """Covariances [n, m] of rows."""
@@ -99,10 +108,16 @@ def fitted(studies: Sequence[tuple[np.ndarray, np.ndarray]], generator: np.rando
     return Kernel(np.exp(found.x[:columns]), float(np.exp(found.x[columns + 1])), float(np.exp(found.x[columns])))
 
 
+def expected(kernel: Kernel) -> Kernel:
+    """What a study may differ by from hypotheses about it, as long as there is nothing to fit that to."""
+    lengths, noise = _FIRST_STRETCH * kernel.lengths, _RESIDUAL_NOISE * kernel.noise
+    return replace(kernel, lengths=lengths, amplitude=_FIRST_VARIANCE, noise=noise)
+
+
 def refitted(
     kernel: Kernel, rows: np.ndarray, errors: np.ndarray, weights: np.ndarray, own_noise: np.ndarray
 ) -> Kernel:
-    """The kernel of what a study differs by from hypotheses about it, drawn towards the hypotheses' own kernel.
+    """The kernel of what a study differs by from hypotheses about it, drawn towards their own `kernel`.
 
     Lengths may become quite different ones: by them a target leaves behind what does not hold for it.
 
@@ -113,7 +128,7 @@ def refitted(
         own_noise: variance [n] known of each row beside what is found.
     """
     columns = rows.shape[1]
-    middle = np.concatenate([np.log(kernel.lengths), np.log([_RESIDUAL_NOISE, _RESIDUAL_VARIANCE])])
+    middle = np.concatenate([np.log(kernel.lengths), np.log([_RESIDUAL_NOISE * kernel.noise, _RESIDUAL_VARIANCE])])
     spread = np.array([_LENGTHS_SPREAD] * columns + [_NOISE_SPREAD, _VARIANCE_SPREAD])
     targets = errors * np.sqrt(weights)
 
@@ -123,7 +138,7 @@ def refitted(
         return value + 0.5 * float(away @ away), slope + away / spread
 
     bounds = [(at - 3, at + 3) for at in middle[:columns]]
-    bounds += [(math.log(1e-4), math.log(0.5)), (math.log(0.03), math.log(3.0))]
+    bounds += [(math.log(1e-4), math.log(_MOST_NOISE)), (math.log(0.03), math.log(3.0))]
     found = minimize(cost, middle, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": _STEPS})
     lengths, noise, variance = np.exp(found.x[:columns]), math.exp(found.x[columns]), math.exp(found.x[columns + 1])
     return replace(kernel, lengths=lengths, amplitude=variance, noise=noise)

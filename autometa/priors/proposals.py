@@ -19,6 +19,7 @@ from autometa.priors.surrogates import Surrogates
 from autometa.records import Scalar
 
 _RANDOM, _BESTS_EACH, _MOST_BESTS = 1500, 3, 300
+_MOST_PAST = 1000
 # The local search for the greatest expected improvement: starts, neighbours of each, width by round.
 _STARTS, _EACH, _WIDTHS = 6, 30, (0.15, 0.075, 0.04, 0.02)
 _AROUND_BEST = 60
@@ -110,7 +111,7 @@ class Proposer:
         tops = [candidates[np.argsort(-value)[:_STARTS]], self._best_so_far(codes, results, generator)]
         values = [value[np.argsort(-value)[:_STARTS]], np.full(len(tops[1]), -1.0)]
         kept, kept_values = np.concatenate(tops), np.concatenate(values)
-        for width in _WIDTHS:
+        for width in () if self.surrogates.kernel.is_rough else _WIDTHS:
             moved = self.domain.moved(kept, generator, _EACH, width)
             moved_rows = self.domain.encode(moved)
             kept = np.concatenate([kept, moved])
@@ -197,9 +198,19 @@ class Proposer:
         generator = np.random.default_rng([self._seed, 0])
         bests = self._tried[0]
         near = self.domain.moved(bests, generator, 1, 0.1)
-        codes = np.concatenate([self.domain.sample(generator, _RANDOM), bests, near])
+        parts = [self.domain.sample(generator, _RANDOM), bests, near]
+        if self.surrogates.kernel.is_rough:
+            parts.append(self._better_half(generator))
+        codes = np.concatenate(parts)
         rows = self.domain.encode(codes)
         return codes, rows, self.surrogates.predict(rows)
+
+    def _better_half(self, generator: np.random.Generator) -> np.ndarray:
+        """Of past studies' configurations, drawn: where little can be told, what was really tried is the safer bet."""
+        each = max(1, _MOST_PAST // len(self.surrogates.studies))
+        halves = [s.codes[np.argsort(-s.scores)[: (len(s.scores) + 1) // 2]] for s in self.surrogates.studies]
+        drawn = [half[generator.permutation(len(half))[:each]] for half in halves]
+        return self.domain.filled(np.concatenate(drawn), generator)
 
     def _reasons(self) -> str:
         """The past studies that speak for it, by weight."""

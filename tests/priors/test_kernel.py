@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from scipy.optimize import approx_fprime
 
-from autometa.priors.kernel import Kernel, _negative_log_likelihood, fitted, refitted
+from autometa.priors.kernel import Kernel, _negative_log_likelihood, expected, fitted, refitted
 
 
 def test_the_likelihoods_gradient_is_right() -> None:
@@ -52,3 +52,15 @@ def test_results_known_to_be_noise_leave_the_lengths_alone() -> None:
     errors = np.sin(6 * rows[:, 1])[:, None]
     found = refitted(past, rows, errors, np.ones(1), np.full(40, 1e4))
     np.testing.assert_allclose(found.lengths, past.lengths, rtol=0.01)
+
+
+def test_noise_in_the_past_is_expected_of_the_target() -> None:
+    generator = np.random.default_rng(0)
+    rows = generator.random((40, 2))
+    quiet, noisy = (Kernel(np.ones(2), noise=noise) for noise in (0.01, 0.5))
+    errors = np.sin(6 * rows[:, :1]) + 0.3 * generator.standard_normal((40, 1))
+    found = [refitted(past, rows, errors, np.ones(1), np.zeros(40)).noise for past in (quiet, noisy)]
+    assert expected(quiet).noise < expected(noisy).noise
+    assert found[0] < found[1]
+    assert noisy.is_rough
+    assert not quiet.is_rough
