@@ -26,7 +26,7 @@ from autometa.priors.scores import Results, ranks, scored
 # Share of a study's function that all studies have, before any is seen.
 _SHARED = 0.5
 # The chance that studies of noise alone pass for informative, all of them together.
-_FALSE_ALARM = 0.05
+_FALSE_ALARM = 0.005
 # A study of fewer trials is too small to show skill of its own, and stands or falls with the others like it.
 _SMALL = 50
 _LEAST_TRIALS = 3
