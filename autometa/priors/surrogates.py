@@ -25,8 +25,9 @@ from autometa.priors.scores import Results, ranks, scored
 
 # Share of a study's function that all studies have, before any is seen.
 _SHARED = 0.5
-# The chance that studies of noise alone pass for informative, all of them together.
-_FALSE_ALARM = 0.005
+# The chance that studies of noise alone pass for informative, all of them together. A search is led astray by large
+# ones; small ones weigh little, and a first search has no others.
+_FALSE_ALARM, _FALSE_ALARM_OF_SMALL = 0.005, 0.05
 # A study of fewer trials is too small to show skill of its own, and stands or falls with the others like it.
 _SMALL = 50
 _LEAST_TRIALS = 3
@@ -215,7 +216,7 @@ def _without_skill(studies: Sequence[Learned], skill: np.ndarray) -> set[int]:
     evidence = skill * np.sqrt(sizes)
     doubtful = evidence < -ndtri(_FALSE_ALARM / len(studies))
     small = sizes < _SMALL
-    if small.any() and evidence[small].sum() / math.sqrt(small.sum()) > -ndtri(_FALSE_ALARM):
+    if small.any() and evidence[small].sum() / math.sqrt(small.sum()) > -ndtri(_FALSE_ALARM_OF_SMALL):
         doubtful &= ~small
     return set(np.flatnonzero(doubtful))
 

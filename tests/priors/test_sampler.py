@@ -13,7 +13,9 @@ from optuna.samplers import TPESampler
 from optuna.trial import Trial, TrialState
 
 from autometa.priors.past import PastReport, PastStudy, PastTrial
+from autometa.priors.read import past_studies
 from autometa.priors.sampler import PriorSampler
+from autometa.space.files import load_space
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 
@@ -219,3 +221,11 @@ def test_several_objectives_are_left_to_the_cold_sampler() -> None:
     study = optuna.create_study(sampler=PriorSampler([past("p", bowl(0.3, -3))], seed=0), directions=["maximize"] * 2)
     study.optimize(lambda t: (t.suggest_float("x", 0, 1), 1.0), n_trials=3)
     assert len(study.trials) == 3
+
+
+def test_each_shipped_archive_alone_says_something_about_the_default_space() -> None:
+    # The first search of a new user has no other past.
+    space = load_space("few_shot")
+    for name in ("cifar-fs-5w5s", "digits-5w1s"):
+        past = [study for study in past_studies() if study.name == name]
+        assert PriorSampler(past, seed=0, space=space).prepare() is not None, name
