@@ -50,13 +50,14 @@ PAIRS = (
     "random+asha",
     "tpe+asha",
     "tpe+halving",
+    "tpe+curves",
     "portfolio+asha",
     "prior-cold+asha",
     "prior+asha",
     "prior+halving",
     "prior+curves",
 )
-REFERENCES = ("tpe+asha", "portfolio+asha", "prior+asha", "prior+halving")
+REFERENCES = ("tpe+asha", "tpe+halving", "portfolio+asha", "prior+asha", "prior+halving")
 
 
 @dataclass(frozen=True)
