@@ -19,6 +19,7 @@ from autometa.priors.domain import Domain
 from autometa.priors.kernel import Kernel, Nystroem
 from autometa.priors.past import PastStudy
 from autometa.priors.surrogates import Learned, Surrogates, learn
+from autometa.priors.threads import one_thread
 
 _VERSION = 3  # of the fit: to be raised when the same studies would give other functions
 _MOST_FILES = 20
@@ -32,7 +33,8 @@ def learn_or_read(domain: Domain, past: Sequence[PastStudy], seed: int = 0) -> F
     kept = _read(file, domain)
     if kept is not None:
         return kept
-    fit = learn(domain, past, seed)
+    with one_thread():
+        fit = learn(domain, past, seed)
     _write(file, fit)
     return fit
 

@@ -16,6 +16,7 @@ from autometa.priors.domain import Domain, Values
 from autometa.priors.kernel import Kernel
 from autometa.priors.scores import Results
 from autometa.priors.surrogates import Surrogates
+from autometa.priors.threads import one_thread
 from autometa.records import Scalar
 
 _RANDOM, _BESTS_EACH, _MOST_BESTS = 1500, 3, 300
@@ -65,6 +66,10 @@ class Proposer:
 
     def propose(self, configurations: Sequence[Values], results: Results, *, number: int) -> Proposal:
         """The next configuration after these trials, [n] and their results; the same for the same arguments."""
+        with one_thread():
+            return self._propose(configurations, results, number)
+
+    def _propose(self, configurations: Sequence[Values], results: Results, number: int) -> Proposal:
         generator = np.random.default_rng([self._seed, number])
         codes = self.domain.codes(configurations)
         rows = self.domain.encode(codes)

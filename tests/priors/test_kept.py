@@ -7,10 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from optuna.distributions import FloatDistribution
+from threadpoolctl import threadpool_info
 
 from autometa.priors import kept
 from autometa.priors.domain import Domain
 from autometa.priors.past import PastReport, PastStudy, PastTrial
+from autometa.priors.threads import one_thread
 
 DOMAIN = Domain({"x": FloatDistribution(0, 1), "y": FloatDistribution(0, 1)})
 
@@ -64,3 +66,13 @@ def test_a_damaged_file_is_fitted_anew(folder: Path, damage: bytes) -> None:
     found, _ = kept.learn_or_read(DOMAIN, [study("a")])
     assert found is not None
     assert file.read_bytes() != damage
+
+
+def test_linear_algebra_has_one_thread_inside_and_what_it_had_after() -> None:
+    def threads() -> list[int]:
+        return [library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"]
+
+    before = threads()
+    with one_thread():
+        assert set(threads()) == {1}
+    assert threads() == before
