@@ -6,7 +6,6 @@ same episodes. It does not know how anything is timed.
 
 from __future__ import annotations
 
-import importlib.util
 import sys
 import types
 from collections.abc import Callable
@@ -113,8 +112,7 @@ def easyfsl_evaluation(net: Conv4) -> Step:
 
 def _easyfsl(net: Conv4) -> nn.Module:
     """Its methods come in one package with a ResNet that needs torchvision; nothing here uses that."""
-    names = ("torchvision", "torchvision.models", "torchvision.models.resnet")
-    stand_ins = {} if importlib.util.find_spec("torchvision") else {name: _Anything(name) for name in names}
+    stand_ins = {n: _Anything(n) for n in ("torchvision", "torchvision.models", "torchvision.models.resnet")}
     sys.modules.update(stand_ins)
     from easyfsl.methods import PrototypicalNetworks
 

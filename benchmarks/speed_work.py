@@ -190,13 +190,13 @@ class Fixed:
         return self._images
 
 
-def random_episodes(batch: int, channels: int, side: int, dtype: torch.dtype = torch.float32) -> EpisodeBatch:
+def random_episodes(batch: int, channels: int, side: int) -> EpisodeBatch:
     """5-way 5-shot with 15 queries a class."""
     labels = torch.arange(WAY)
     return EpisodeBatch(
-        support_x=torch.randn(batch, WAY * SHOT, channels, side, side, dtype=dtype),
+        support_x=torch.randn(batch, WAY * SHOT, channels, side, side),
         support_y=labels.repeat_interleave(SHOT).expand(batch, -1),
-        query_x=torch.randn(batch, WAY * QUERY, channels, side, side, dtype=dtype),
+        query_x=torch.randn(batch, WAY * QUERY, channels, side, side),
         query_y=labels.repeat_interleave(QUERY).expand(batch, -1),
         way=WAY,
     )
