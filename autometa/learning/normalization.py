@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from autometa.errors import ConfigError
+from autometa.learning.fused import Statistics, can_fuse, is_transformed, normalised_relu
 
 MODES = ("running", "support", "per_step", "group", "layer", "none", "transductive")
 _EPSILON = 1e-5
@@ -78,6 +79,44 @@ class Norm(nn.Module):
         scale, shift = (part[:, None, :, None, None] for part in layout.film[self])
         return torch.addcmul(shift, y.unflatten(0, (layout.tasks, -1)), scale).flatten(0, 1)
 
+    def then_relu(self, x: Tensor, layout: Layout | None, *, pool: int = 1) -> Tensor:
+        """ReLU of the normalised maps and the maximum of `pool` × `pool` pixels, 1 or 2: [M, C, H // pool, W // pool].
+
+        On a CPU all in one pass where it can be; else ReLU after pooling, the same on a quarter of the numbers.
+        """
+        statistics = self._statistics(x, layout)
+        if statistics is None or not can_fuse(x, pool):
+            y = self(x, layout)
+            return F.relu(F.max_pool2d(y, pool) if pool > 1 else y)
+        y, mean, var = normalised_relu(x, self.weight, self.bias, statistics, pool)
+        if self.training and self.mode in ("running", "per_step"):
+            self._follow(mean[0], var[0], x.numel() // self.channels, layout.step if layout else 0)
+        return y
+
+    def _statistics(self, x: Tensor, layout: Layout | None) -> Statistics | None:
+        """Whose statistics this mode takes; None where it is by groups, or each task has a scale and shift."""
+        if self.mode in ("group", "layer") or (layout and layout.film is not None):
+            return None
+        if self.mode == "none":
+            # As if normalised already: the root of 1 - epsilon + epsilon divides.
+            return Statistics(1, 0, x.new_zeros(self.channels), x.new_full((self.channels,), 1 - _EPSILON))
+        if self.mode in ("running", "per_step"):
+            row = self._row(layout.step if layout else 0)
+            given = () if self.training else (self.running_mean[row], self.running_var[row])
+            return Statistics(1, len(x), *given)
+        tasks = layout.tasks if layout else 1
+        images = len(x) // tasks
+        return Statistics(tasks, layout.support if layout and self.mode == "support" else images)
+
+    @torch.no_grad()
+    def _follow(self, mean: Tensor, var: Tensor, count: int, step: int) -> None:
+        row = self._row(step)
+        self.running_mean[row].lerp_(mean.to(self.running_mean), _MOMENTUM)
+        self.running_var[row].lerp_(var.to(self.running_var) * (count / max(1, count - 1)), _MOMENTUM)
+
+    def _row(self, step: int) -> int:
+        return min(step, len(self.running_mean) - 1)
+
     def _by_mode(self, x: Tensor, layout: Layout | None) -> Tensor:
         if self.mode == "none":
             return x * self.weight[:, None, None] + self.bias[:, None, None]
@@ -90,9 +129,9 @@ class Norm(nn.Module):
         return self._by_task(x, tasks, layout.support if layout and self.mode == "support" else images)
 
     def _with_averages(self, x: Tensor, step: int) -> Tensor:
-        row = min(step, len(self.running_mean) - 1)
+        row = self._row(step)
         mean, var = self.running_mean[row], self.running_var[row]
-        if not _is_transformed(x):
+        if not is_transformed(x):
             # Fused, and exact outside torch.func: in training it updates the averages in place.
             return F.batch_norm(x, mean, var, self.weight, self.bias, self.training, _MOMENTUM, _EPSILON)
         if self.training:
@@ -101,7 +140,7 @@ class Norm(nn.Module):
 
     def _by_task(self, x: Tensor, tasks: int, support: int) -> Tensor:
         """By the statistics of the first `support` images of each of `tasks` blocks."""
-        if tasks == 1 and support == len(x) and not _is_transformed(x):
+        if tasks == 1 and support == len(x) and not is_transformed(x):
             return F.batch_norm(x, None, None, self.weight, self.bias, True, 0.0, _EPSILON)
         blocks = x.unflatten(0, (tasks, -1))  # (tasks, images, C, H, W)
         chosen = blocks[:, :support]
@@ -113,8 +152,3 @@ class Norm(nn.Module):
     def _normalised(self, x: Tensor, mean: Tensor, var: Tensor) -> Tensor:
         scale = self.weight[:, None, None] * torch.rsqrt(var + _EPSILON)
         return torch.addcmul(self.bias[:, None, None] - mean * scale, x, scale)
-
-
-def _is_transformed(x: Tensor) -> bool:
-    """Whether a `torch.func` transform (vmap, grad) is at work on this tensor."""
-    return bool(torch._C._functorch.is_functorch_wrapped_tensor(x))

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from autometa.errors import ConfigError
 from autometa.learning.backbones.backbone import Backbone, Shape, pooled_sides
 from autometa.learning.backbones.conv import POOLINGS, halved
+from autometa.learning.fused import channels_last, convolved
 from autometa.learning.normalization import Layout, Norm
 
 KERNELS = (3, 5)
@@ -101,7 +102,7 @@ class Blocks(Backbone):
         )
 
     def maps(self, images: Tensor, layout: Layout | None = None) -> Tensor:
-        x = images.contiguous(memory_format=torch.channels_last)
+        x = channels_last(images)
         x = x if self.stem is None else self.stem(x, layout)
         for stage in self.stages:
             assert isinstance(stage, nn.ModuleList)
@@ -129,7 +130,7 @@ class _Plain(_Block):
         self.norm = Norm(outputs, norm)
 
     def forward(self, x: Tensor, layout: Layout | None) -> Tensor:
-        return self.attention(F.relu(self.norm(self.conv(x), layout)))
+        return self.attention(self.norm.then_relu(convolved(x, self.conv), layout))
 
 
 class _Residual(_Block):
@@ -140,7 +141,7 @@ class _Residual(_Block):
         self.shortcut = _Stem(inputs, outputs, 1, norm) if inputs != outputs else None
 
     def forward(self, x: Tensor, layout: Layout | None) -> Tensor:
-        y = F.relu(self.norm1(self.conv1(x), layout))
+        y = self.norm1.then_relu(convolved(x, self.conv1), layout)
         y = self.attention(self.norm2(self.conv2(y), layout))
         return F.relu(y + (x if self.shortcut is None else self.shortcut(x, layout)))
 
@@ -152,8 +153,8 @@ class _Depthwise(_Block):
         self.norm1, self.norm2 = Norm(inputs, norm), Norm(outputs, norm)
 
     def forward(self, x: Tensor, layout: Layout | None) -> Tensor:
-        x = F.relu(self.norm1(self.filter(x), layout))
-        return self.attention(F.relu(self.norm2(self.mix(x), layout)))
+        x = self.norm1.then_relu(self.filter(x), layout)
+        return self.attention(self.norm2.then_relu(self.mix(x), layout))
 
 
 class _ConvNext(_Block):

@@ -49,7 +49,7 @@ class ResNet18(Backbone):
 
     def maps(self, images: Tensor, layout: Layout | None = None) -> Tensor:
         x = images.contiguous(memory_format=torch.channels_last)
-        x = F.relu(self.stem_norm(self.stem(x), layout))
+        x = self.stem_norm.then_relu(self.stem(x), layout)
         x = F.max_pool2d(x, 3, 2, 1) if self.pools_first else x
         for stage in self.stages:
             assert isinstance(stage, nn.ModuleList)
@@ -78,7 +78,7 @@ class _Block(nn.Module):
         self.shortcut_norm = Norm(outputs, norm) if differs else None
 
     def forward(self, x: Tensor, layout: Layout | None) -> Tensor:
-        y = F.relu(self.norm1(self.conv1(x), layout))
+        y = self.norm1.then_relu(self.conv1(x), layout)
         y = self.norm2(self.conv2(y), layout)
         if self.shortcut is not None and self.shortcut_norm is not None:
             x = self.shortcut_norm(self.shortcut(x), layout)

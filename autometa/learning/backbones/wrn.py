@@ -63,7 +63,7 @@ class WideResNet(Backbone):
         x = self.stem(images.contiguous(memory_format=torch.channels_last))
         for block in self.blocks:
             x = block(x, layout)
-        return F.relu(self.norm(x, layout))
+        return self.norm.then_relu(x, layout)
 
 
 class _Block(nn.Module):
@@ -80,7 +80,7 @@ class _Block(nn.Module):
         self.drop_rate = drop_rate
 
     def forward(self, x: Tensor, layout: Layout | None) -> Tensor:
-        active = F.relu(self.norm1(x, layout))
-        y = F.relu(self.norm2(self.conv1(active), layout))
+        active = self.norm1.then_relu(x, layout)
+        y = self.norm2.then_relu(self.conv1(active), layout)
         y = self.conv2(F.dropout(y, self.drop_rate, self.training))
         return y + (x if self.shortcut is None else self.shortcut(active))

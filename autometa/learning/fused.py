@@ -1,0 +1,216 @@
+"""Convolution, and normalisation with ReLU and pooling, with derivatives of their own: faster, and the same numbers.
+
+Both can be differentiated twice, as second-order MAML needs. Symbols: M images of C channels; T tasks.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from autometa.learning import native
+
+_EPSILON = 1e-5
+
+
+def is_transformed(x: Tensor) -> bool:
+    """Whether a `torch.func` transform (vmap, grad) is at work on this tensor."""
+    return bool(torch._C._functorch.is_functorch_wrapped_tensor(x))
+
+
+def convolved(x: Tensor, conv: nn.Conv2d) -> Tensor:
+    """What `conv` gives; its second derivatives take the time of first ones.
+
+    torch finds the weight's part of the second derivative by a convolution with filters as large as the image.
+    """
+    plain = conv.groups == 1 and conv.stride == conv.dilation == (1, 1) and isinstance(conv.padding, tuple)
+    if not plain or conv.padding_mode != "zeros" or is_transformed(x) or is_transformed(conv.weight):
+        return F.conv2d(x, conv.weight, conv.bias, conv.stride, conv.padding, conv.dilation, conv.groups)
+    y: Tensor = _Convolution.apply(x, conv.weight, conv.padding)
+    return y if conv.bias is None else y + conv.bias[:, None, None]
+
+
+class _Convolution(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, padding: tuple[int, int]) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.padding = padding
+        return F.conv2d(x, weight, padding=padding)
+
+    @staticmethod
+    def backward(ctx: Any, gy: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        x, weight = ctx.saved_tensors
+        of_x, of_weight, _ = ctx.needs_input_grad
+        return *_ConvolutionGradient.apply(gy, x, weight, ctx.padding, of_x, of_weight), None
+
+
+class _ConvolutionGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, gy: Tensor, x: Tensor, weight: Tensor, padding: tuple[int, int], of_x: bool, of_weight: bool
+    ) -> tuple[Tensor | None, Tensor | None]:
+        ctx.save_for_backward(gy, x, weight)
+        ctx.padding = padding
+        ctx.set_materialize_grads(False)
+        return _gradients(gy, x, weight, padding, of_x, of_weight)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, in_gx: Tensor | None, in_gweight: Tensor | None) -> tuple[Any, ...]:
+        gy, x, weight = ctx.saved_tensors
+        of_gy, of_x, of_weight, *_ = ctx.needs_input_grad
+        dgy = dx = dweight = None
+        if in_gweight is not None:
+            dgy = F.conv2d(x, in_gweight, padding=ctx.padding) if of_gy else None
+            dx, _ = _gradients(gy, x, in_gweight, ctx.padding, of_x, False)
+        if in_gx is not None:
+            more = F.conv2d(in_gx, weight, padding=ctx.padding) if of_gy else None
+            dgy = more if dgy is None or more is None else dgy.add_(more)
+            _, dweight = _gradients(gy, in_gx, weight, ctx.padding, False, of_weight)
+        return dgy, dx, dweight, None, None, None
+
+
+def _gradients(
+    gy: Tensor, x: Tensor, weight: Tensor, padding: tuple[int, int], of_x: bool, of_weight: bool
+) -> tuple[Tensor | None, Tensor | None]:
+    """The gradients in x and in the weight, where asked for."""
+    if not (of_x or of_weight):
+        return None, None
+    mask = [of_x, of_weight, False]
+    gx, gweight, _ = torch.ops.aten.convolution_backward(
+        gy, x, weight, None, [1, 1], list(padding), [1, 1], False, [0, 0], 1, mask
+    )
+    return gx, gweight
+
+
+class Statistics(NamedTuple):
+    """Whose mean and variance normalise: of the first `support` images of each of `tasks`; or given ones, [C] each."""
+
+    tasks: int
+    support: int
+    mean: Tensor | None = None
+    var: Tensor | None = None
+
+
+def can_fuse(x: Tensor, pool: int) -> bool:
+    """Whether `normalised_relu` serves these maps: on a CPU, with kernels for it, and with a whole window."""
+    return (
+        x.device.type == "cpu" and min(x.shape[-2:]) >= pool and not is_transformed(x) and native.is_available(x.dtype)
+    )
+
+
+def normalised_relu(
+    x: Tensor, weight: Tensor, bias: Tensor, statistics: Statistics, pool: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """ReLU of the normalised, scaled and shifted maps [M, C, H, W], and the maximum of `pool` × `pool` pixels, 1 or 2.
+
+    Returns:
+        The maps [M, C, H // pool, W // pool], and the mean and biased variance that normalised, [T, C].
+    """
+    x = x.contiguous(memory_format=torch.channels_last)
+    if x.shape[1] == 1 and x.stride(1) != 1:
+        x = channels_last(x)
+    if torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad or bias.requires_grad):
+        return _NormalisedRelu.apply(x, weight, bias, statistics, pool)
+    maps = _Maps(x, statistics, pool)
+    mean, var, _ = maps.moments(x)
+    y, _ = maps.forward(x, mean, var, weight, bias, with_places=False)
+    return y, mean, var
+
+
+def channels_last(images: Tensor) -> Tensor:
+    """The same images [M, C, H, W] with channels innermost, and strides that say so where there is one channel."""
+    if images.shape[1] > 1:
+        return images.contiguous(memory_format=torch.channels_last)
+    count, _, height, width = images.shape
+    return images.reshape(count, height, width, 1).permute(0, 3, 1, 2)
+
+
+class _Maps:
+    """Sizes of maps, and the kernels called with them."""
+
+    def __init__(self, x: Tensor, statistics: Statistics, pool: int) -> None:
+        images, channels, height, width = x.shape
+        self.statistics = statistics
+        support = 0 if statistics.mean is not None else statistics.support
+        self.sizes = (images, height, width, channels, statistics.tasks, support, pool)
+        self.images, self.tasks, self.support, self.channels = images, statistics.tasks, support, channels
+        self.pooled = (images, height // pool, width // pool, channels)
+
+    def moments(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Mean, variance and 1 / sqrt(variance + epsilon), [T, C] each."""
+        mean, var = self.statistics.mean, self.statistics.var
+        if mean is None or var is None:
+            mean, var = x.new_empty(2, self.tasks, self.channels)
+            partial = x.new_empty(2 * self.tasks * self.support * self.channels)
+            native.run("moments", self.sizes, x, partial, mean, var)
+        else:
+            mean, var = (s.to(x.dtype).expand(self.tasks, -1).contiguous() for s in (mean, var))
+        return mean, var, torch.rsqrt(var + _EPSILON)
+
+    def forward(
+        self, x: Tensor, mean: Tensor, var: Tensor, weight: Tensor, bias: Tensor, *, with_places: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        y = x.new_empty(self.pooled)
+        places = torch.empty(self.pooled, dtype=torch.uint8) if with_places else None
+        scale = weight * torch.rsqrt(var + _EPSILON)
+        native.run("forward", self.sizes, x, mean, scale, bias.contiguous(), y, places)
+        return y.permute(0, 3, 1, 2), places
+
+
+class _NormalisedRelu(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, statistics: Statistics, pool: int
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        ctx.maps = _Maps(x, statistics, pool)
+        mean, var, inverse = ctx.maps.moments(x)
+        y, places = ctx.maps.forward(x, mean, var, weight, bias, with_places=True)
+        ctx.save_for_backward(x, weight, mean, inverse, places)
+        ctx.mark_non_differentiable(mean, var)
+        return y, mean, var
+
+    @staticmethod
+    def backward(ctx: Any, gy: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+        return *_NormalisedReluGradient.apply(gy, *ctx.saved_tensors, ctx.maps), None, None
+
+
+class _NormalisedReluGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, gy: Tensor, x: Tensor, weight: Tensor, mean: Tensor, inverse: Tensor, places: Tensor, maps: _Maps
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        rows = _rows(gy)
+        gx = _empty_like(x)
+        sum_g, sum_gx = x.new_empty(2, maps.tasks, maps.channels)
+        partial = x.new_empty(2 * maps.images * maps.channels)
+        native.run("backward", maps.sizes, x, mean, inverse, weight, rows, places, partial, sum_g, sum_gx, gx)
+        ctx.maps = maps
+        ctx.save_for_backward(gy, x, weight, mean, inverse, places, sum_g, sum_gx)
+        return gx, sum_gx.sum(0), sum_g.sum(0)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, in_gx: Tensor, in_gweight: Tensor, in_gbias: Tensor) -> tuple[Tensor | None, ...]:
+        gy, x, weight, mean, inverse, places, sum_g, sum_gx = ctx.saved_tensors
+        maps = ctx.maps
+        dx, dgy, dweight = _empty_like(x), x.new_empty(maps.pooled), x.new_empty(maps.channels)
+        known = (x, mean, inverse, weight, _rows(gy), places, sum_g, sum_gx)
+        asked = (_rows(in_gx), in_gweight.contiguous(), in_gbias.contiguous())
+        partial = x.new_empty(3 * maps.images * maps.channels)
+        sums = x.new_empty(3 * maps.tasks * maps.channels)
+        native.run("twice", maps.sizes, *known, *asked, partial, sums, dx, dgy, dweight)
+        return dgy.permute(0, 3, 1, 2), dx, dweight, None, None, None, None
+
+
+def _rows(maps: Tensor) -> Tensor:
+    """Maps [M, C, H, W] as [M, H, W, C], contiguous."""
+    return maps.permute(0, 2, 3, 1).contiguous()
+
+
+def _empty_like(maps: Tensor) -> Tensor:
+    count, channels, height, width = maps.shape
+    return maps.new_empty(count, height, width, channels).permute(0, 3, 1, 2)
