@@ -124,7 +124,7 @@ def _ours(case: Case, episodes: EpisodeBatch) -> Callable[[], Any]:
     learner = Prototypical(backbone, setting)
     if case.what == "evaluation":
         return lambda: evaluate(learner, [episodes], seed=0)
-    optimizer = torch.optim.Adam(learner.parameters(), lr=1e-3)
+    optimizer = torch.optim.Adam(learner.parameters(), lr=speed_peers.OUTER_RATE)
 
     def step() -> None:
         _outer_step(learner, Fixed(episodes))
@@ -142,7 +142,7 @@ def _pretraining(case: Case) -> Callable[[], Any]:
         return _convolutions(case)
     backbone = Conv((case.channels, case.side, case.side), width=case.width)
     learner = Pretrain(backbone, Setting(WAY, PRETRAIN_CLASSES), batch_size=case.batch)
-    optimizer = torch.optim.SGD(learner.parameters(), lr=0.05, momentum=0.9)
+    optimizer = torch.optim.SGD(learner.parameters(), lr=speed_peers.OUTER_RATE, momentum=0.9)
 
     def step() -> None:
         _outer_step(learner, Fixed(images=(images, labels)))
