@@ -29,11 +29,13 @@ def convolved(x: Tensor, conv: nn.Conv2d) -> Tensor:
     plain = conv.groups == 1 and conv.stride == conv.dilation == (1, 1) and isinstance(conv.padding, tuple)
     if not plain or conv.padding_mode != "zeros" or is_transformed(x) or is_transformed(conv.weight):
         return F.conv2d(x, conv.weight, conv.bias, conv.stride, conv.padding, conv.dilation, conv.groups)
-    y: Tensor = _Convolution.apply(x, conv.weight, conv.padding)
+    y: Tensor = Convolution.apply(x, conv.weight, conv.padding)
     return y if conv.bias is None else y + conv.bias[:, None, None]
 
 
-class _Convolution(torch.autograd.Function):
+class Convolution(torch.autograd.Function):
+    """Of x [M, C, H, W] with a weight, and zeros around the image: call `apply(x, weight, padding)`."""
+
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, padding: tuple[int, int]) -> Tensor:
         ctx.save_for_backward(x, weight)
@@ -44,10 +46,12 @@ class _Convolution(torch.autograd.Function):
     def backward(ctx: Any, gy: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         x, weight = ctx.saved_tensors
         of_x, of_weight, _ = ctx.needs_input_grad
-        return *_ConvolutionGradient.apply(gy, x, weight, ctx.padding, of_x, of_weight), None
+        return *ConvolutionGradient.apply(gy, x, weight, ctx.padding, of_x, of_weight), None
 
 
-class _ConvolutionGradient(torch.autograd.Function):
+class ConvolutionGradient(torch.autograd.Function):
+    """Its gradients in x and in the weight, where asked for; can be differentiated once more."""
+
     @staticmethod
     def forward(
         ctx: Any, gy: Tensor, x: Tensor, weight: Tensor, padding: tuple[int, int], of_x: bool, of_weight: bool
@@ -55,7 +59,7 @@ class _ConvolutionGradient(torch.autograd.Function):
         ctx.save_for_backward(gy, x, weight)
         ctx.padding = padding
         ctx.set_materialize_grads(False)
-        return _gradients(gy, x, weight, padding, of_x, of_weight)
+        return convolution_gradients(gy, x, weight, padding, of_x, of_weight)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
@@ -65,15 +69,15 @@ class _ConvolutionGradient(torch.autograd.Function):
         dgy = dx = dweight = None
         if in_gweight is not None:
             dgy = F.conv2d(x, in_gweight, padding=ctx.padding) if of_gy else None
-            dx, _ = _gradients(gy, x, in_gweight, ctx.padding, of_x, False)
+            dx, _ = convolution_gradients(gy, x, in_gweight, ctx.padding, of_x, False)
         if in_gx is not None:
             more = F.conv2d(in_gx, weight, padding=ctx.padding) if of_gy else None
             dgy = more if dgy is None or more is None else dgy.add_(more)
-            _, dweight = _gradients(gy, in_gx, weight, ctx.padding, False, of_weight)
+            _, dweight = convolution_gradients(gy, in_gx, weight, ctx.padding, False, of_weight)
         return dgy, dx, dweight, None, None, None
 
 
-def _gradients(
+def convolution_gradients(
     gy: Tensor, x: Tensor, weight: Tensor, padding: tuple[int, int], of_x: bool, of_weight: bool
 ) -> tuple[Tensor | None, Tensor | None]:
     """The gradients in x and in the weight, where asked for."""
@@ -115,10 +119,11 @@ def normalised_relu(
         x = channels_last(x)
     if torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad or bias.requires_grad):
         return _NormalisedRelu.apply(x, weight, bias, statistics, pool)
-    maps = _Maps(x, statistics, pool)
+    maps = Maps(x, statistics, pool)
     mean, var, _ = maps.moments(x)
-    y, _ = maps.forward(x, mean, var, weight, bias, with_places=False)
-    return y, mean, var
+    y = x.new_empty(maps.pooled)
+    maps.forward(x, mean, var, weight, bias, y, None)
+    return y.permute(0, 3, 1, 2), mean, var
 
 
 def channels_last(images: Tensor) -> Tensor:
@@ -129,14 +134,15 @@ def channels_last(images: Tensor) -> Tensor:
     return images.reshape(count, height, width, 1).permute(0, 3, 1, 2)
 
 
-class _Maps:
+class Maps:
     """Sizes of maps, and the kernels called with them."""
 
     def __init__(self, x: Tensor, statistics: Statistics, pool: int) -> None:
         images, channels, height, width = x.shape
         self.statistics = statistics
         support = 0 if statistics.mean is not None else statistics.support
-        self.sizes = (images, height, width, channels, statistics.tasks, support, pool)
+        numbers = max(1, support * height * width)
+        self.sizes = (images, height, width, channels, statistics.tasks, support, pool, numbers)
         self.images, self.tasks, self.support, self.channels = images, statistics.tasks, support, channels
         self.pooled = (images, height // pool, width // pool, channels)
 
@@ -152,13 +158,18 @@ class _Maps:
         return mean, var, torch.rsqrt(var + _EPSILON)
 
     def forward(
-        self, x: Tensor, mean: Tensor, var: Tensor, weight: Tensor, bias: Tensor, *, with_places: bool
-    ) -> tuple[Tensor, Tensor | None]:
-        y = x.new_empty(self.pooled)
-        places = torch.empty(self.pooled, dtype=torch.uint8) if with_places else None
+        self, x: Tensor, mean: Tensor, var: Tensor, weight: Tensor, bias: Tensor, y: Tensor, places: Tensor | None
+    ) -> None:
+        """Write the rows of y, of the shape `pooled`, and where in its window each came from."""
         scale = weight * torch.rsqrt(var + _EPSILON)
         native.run("forward", self.sizes, x, mean, scale, bias.contiguous(), y, places)
-        return y.permute(0, 3, 1, 2), places
+
+    def sums(self, x: Tensor, mean: Tensor, inverse: Tensor, rows: Tensor, places: Tensor) -> Tensor:
+        """Sums over each task's gradient in what ReLU got, and over its product with the normalised maps: [2, T, C]."""
+        found = x.new_empty(2, self.tasks, self.channels)
+        partial = x.new_empty(2 * self.images * self.channels)
+        native.run("sums", self.sizes, x, mean, inverse, rows, places, partial, found[0], found[1])
+        return found
 
 
 class _NormalisedRelu(torch.autograd.Function):
@@ -166,28 +177,30 @@ class _NormalisedRelu(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, statistics: Statistics, pool: int
     ) -> tuple[Tensor, Tensor, Tensor]:
-        ctx.maps = _Maps(x, statistics, pool)
+        ctx.maps = Maps(x, statistics, pool)
         mean, var, inverse = ctx.maps.moments(x)
-        y, places = ctx.maps.forward(x, mean, var, weight, bias, with_places=True)
+        y, places = x.new_empty(ctx.maps.pooled), torch.empty(ctx.maps.pooled, dtype=torch.uint8)
+        ctx.maps.forward(x, mean, var, weight, bias, y, places)
         ctx.save_for_backward(x, weight, mean, inverse, places)
         ctx.mark_non_differentiable(mean, var)
-        return y, mean, var
+        return y.permute(0, 3, 1, 2), mean, var
 
     @staticmethod
     def backward(ctx: Any, gy: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
-        return *_NormalisedReluGradient.apply(gy, *ctx.saved_tensors, ctx.maps), None, None
+        return *NormalisedReluGradient.apply(gy, *ctx.saved_tensors, ctx.maps), None, None
 
 
-class _NormalisedReluGradient(torch.autograd.Function):
+class NormalisedReluGradient(torch.autograd.Function):
+    """The gradients of `normalised_relu` in its maps, weight and bias; can be differentiated once more."""
+
     @staticmethod
     def forward(
-        ctx: Any, gy: Tensor, x: Tensor, weight: Tensor, mean: Tensor, inverse: Tensor, places: Tensor, maps: _Maps
+        ctx: Any, gy: Tensor, x: Tensor, weight: Tensor, mean: Tensor, inverse: Tensor, places: Tensor, maps: Maps
     ) -> tuple[Tensor, Tensor, Tensor]:
-        rows = _rows(gy)
-        gx = _empty_like(x)
-        sum_g, sum_gx = x.new_empty(2, maps.tasks, maps.channels)
-        partial = x.new_empty(2 * maps.images * maps.channels)
-        native.run("backward", maps.sizes, x, mean, inverse, weight, rows, places, partial, sum_g, sum_gx, gx)
+        rows = rows_of(gy)
+        gx = empty_like(x)
+        sum_g, sum_gx = maps.sums(x, mean, inverse, rows, places)
+        native.run("backward", maps.sizes, x, mean, inverse, weight, rows, places, sum_g, sum_gx, gx)
         ctx.maps = maps
         ctx.save_for_backward(gy, x, weight, mean, inverse, places, sum_g, sum_gx)
         return gx, sum_gx.sum(0), sum_g.sum(0)
@@ -197,20 +210,21 @@ class _NormalisedReluGradient(torch.autograd.Function):
     def backward(ctx: Any, in_gx: Tensor, in_gweight: Tensor, in_gbias: Tensor) -> tuple[Tensor | None, ...]:
         gy, x, weight, mean, inverse, places, sum_g, sum_gx = ctx.saved_tensors
         maps = ctx.maps
-        dx, dgy, dweight = _empty_like(x), x.new_empty(maps.pooled), x.new_empty(maps.channels)
-        known = (x, mean, inverse, weight, _rows(gy), places, sum_g, sum_gx)
-        asked = (_rows(in_gx), in_gweight.contiguous(), in_gbias.contiguous())
+        dx, dgy, dweight = empty_like(x), x.new_empty(maps.pooled), x.new_empty(maps.channels)
+        known = (x, mean, inverse, weight, rows_of(gy), places, sum_g, sum_gx)
+        asked = (rows_of(in_gx), in_gweight.contiguous(), in_gbias.contiguous())
         partial = x.new_empty(3 * maps.images * maps.channels)
         sums = x.new_empty(3 * maps.tasks * maps.channels)
         native.run("twice", maps.sizes, *known, *asked, partial, sums, dx, dgy, dweight)
         return dgy.permute(0, 3, 1, 2), dx, dweight, None, None, None, None
 
 
-def _rows(maps: Tensor) -> Tensor:
+def rows_of(maps: Tensor) -> Tensor:
     """Maps [M, C, H, W] as [M, H, W, C], contiguous."""
     return maps.permute(0, 2, 3, 1).contiguous()
 
 
-def _empty_like(maps: Tensor) -> Tensor:
+def empty_like(maps: Tensor) -> Tensor:
+    """Uninitialised maps of this shape, channels last."""
     count, channels, height, width = maps.shape
     return maps.new_empty(count, height, width, channels).permute(0, 3, 1, 2)

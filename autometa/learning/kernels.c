@@ -16,7 +16,8 @@
 #define IMAGES _Pragma("omp parallel for schedule(static) num_threads(threads) if (threads > 1)")
 #define CHANNELS _Pragma("GCC ivdep") for (long c = 0; c < C; c++)
 
-typedef struct { long M, H, W, C, T, S, f, threads; } Shape;
+/* n: how many numbers gave each mean and variance, S H W where these are of the support images at hand. */
+typedef struct { long M, H, W, C, T, S, f, n, threads; } Shape;
 
 #define UNPACK \
     const long M = s->M, H = s->H, W = s->W, C = s->C, T = s->T, S = s->S, f = s->f, threads = s->threads; \
@@ -90,10 +91,10 @@ static inline REAL chosen(int32_t k, REAL a, REAL b, REAL c, REAL d) {
     return (k == 0) * a + (k == 1) * b + (k == 2) * c + (k == 3) * d;
 }
 
-/* From the gradient gy in y: gz, and of each task the sums over all its images of G and of G (z - mean) r, [T][C];
-   `partial` holds 2 M C numbers. */
-void backward(const Shape *s, const REAL *z, const REAL *mean, const REAL *r, const REAL *gamma, const REAL *gy,
-              const uint8_t *place, REAL *partial, REAL *sum_g, REAL *sum_gx, REAL *gz) {
+/* From the gradient gy in y, of each task the sums over all its images of G and of G (z - mean) r, [T][C]; `partial`
+   holds 2 M C numbers. */
+void sums(const Shape *s, const REAL *z, const REAL *mean, const REAL *r, const REAL *gy, const uint8_t *place,
+          REAL *partial, REAL *sum_g, REAL *sum_gx) {
     UNPACK;
     IMAGES
     for (long m = 0; m < M; m++) {
@@ -121,7 +122,13 @@ void backward(const Shape *s, const REAL *z, const REAL *mean, const REAL *r, co
         CHANNELS sum_g[t + c] += partial[2 * m * C + c];
         CHANNELS sum_gx[t + c] += partial[(2 * m + 1) * C + c] * r[t + c];
     }
-    const REAL n = S ? S * H * W : 1;
+}
+
+/* The gradient gz in z, from gy and its `sums`; n is how many numbers gave each mean. */
+void backward(const Shape *s, const REAL *z, const REAL *mean, const REAL *r, const REAL *gamma, const REAL *gy,
+              const uint8_t *place, const REAL *sum_g, const REAL *sum_gx, REAL *gz) {
+    UNPACK;
+    const REAL n = s->n;
     IMAGES
     for (long m = 0; m < M; m++) {
         const long t = m / I * C;
@@ -148,7 +155,7 @@ void backward(const Shape *s, const REAL *z, const REAL *mean, const REAL *r, co
 }
 
 /* The gradient of <wz, gz> + <wg, sum of sum_gx> + <wb, sum of sum_g> in z, gy and gamma, where gz, sum_g and sum_gx are
-   what `backward` gave; `partial` holds 3 M C numbers, `sums` 3 T C.
+   what `backward` and `sums` gave; `partial` holds 3 M C numbers, `sums` 3 T C.
 
    With x = (z - mean) r, n the support's pixels, and all means over these: gz = gamma r (G - [mG] - [x mGx]), where what
    is in brackets is for support images alone, mG = sum_g / n and mGx = sum_gx / n. With mw, mwx the means of wz and wz x,
@@ -184,7 +191,7 @@ void twice(const Shape *s, const REAL *z, const REAL *mean, const REAL *r, const
                 }
             }
     }
-    const REAL n = S ? S * H * W : 1;
+    const REAL n = s->n;
     REAL *restrict mw = sums, *restrict mwx = sums + T * C, *restrict q = sums + 2 * T * C;
     memset(sums, 0, 3 * T * C * sizeof(REAL));
     memset(dgamma, 0, C * sizeof(REAL));

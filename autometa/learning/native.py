@@ -29,11 +29,11 @@ _REAL = {torch.float32: "float", torch.float64: "double"}
 
 
 class _Shape(ctypes.Structure):
-    _fields_ = [(name, ctypes.c_long) for name in ("M", "H", "W", "C", "T", "S", "f", "threads")]
+    _fields_ = [(name, ctypes.c_long) for name in ("M", "H", "W", "C", "T", "S", "f", "n", "threads")]
 
 
 def run(name: str, sizes: Sequence[int], *tensors: torch.Tensor | None) -> None:
-    """Call a kernel on contiguous CPU tensors; `sizes` are M, H, W, C, T, S and f as in `kernels.c`."""
+    """Call a kernel on contiguous CPU tensors; `sizes` are M, H, W, C, T, S, f and n as in `kernels.c`."""
     library = _library(next(t.dtype for t in tensors if t is not None))
     assert library is not None
     shape = _Shape(*sizes, torch.get_num_threads())

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from autometa.errors import ConfigError
-from autometa.learning.fused import Statistics, can_fuse, is_transformed, normalised_relu
+from autometa.learning.first_block import can_remake, first_block
+from autometa.learning.fused import Statistics, can_fuse, convolved, is_transformed, normalised_relu
 
 MODES = ("running", "support", "per_step", "group", "layer", "none", "transductive")
 _EPSILON = 1e-5
@@ -79,6 +80,15 @@ class Norm(nn.Module):
         scale, shift = (part[:, None, :, None, None] for part in layout.film[self])
         return torch.addcmul(shift, y.unflatten(0, (layout.tasks, -1)), scale).flatten(0, 1)
 
+    def relu_of(self, conv: nn.Conv2d, images: Tensor, layout: Layout | None, *, pool: int = 1) -> Tensor:
+        """`then_relu` of what a convolution makes of images [M, C, H, W], the first block's maps being made again."""
+        statistics = self._statistics(images, layout)
+        if statistics is None or not can_remake(images, conv, statistics, pool):
+            return self.then_relu(convolved(images, conv), layout, pool=pool)
+        y, mean, var = first_block(images, conv, self.weight, self.bias, statistics, pool)
+        self._follow(mean, var, len(images) * images[0, 0].numel(), layout)
+        return y
+
     def then_relu(self, x: Tensor, layout: Layout | None, *, pool: int = 1) -> Tensor:
         """ReLU of the normalised maps and the maximum of `pool` × `pool` pixels, 1 or 2: [M, C, H // pool, W // pool].
 
@@ -89,8 +99,7 @@ class Norm(nn.Module):
             y = self(x, layout)
             return F.relu(F.max_pool2d(y, pool) if pool > 1 else y)
         y, mean, var = normalised_relu(x, self.weight, self.bias, statistics, pool)
-        if self.training and self.mode in ("running", "per_step"):
-            self._follow(mean[0], var[0], x.numel() // self.channels, layout.step if layout else 0)
+        self._follow(mean, var, x.numel() // self.channels, layout)
         return y
 
     def _statistics(self, x: Tensor, layout: Layout | None) -> Statistics | None:
@@ -109,10 +118,13 @@ class Norm(nn.Module):
         return Statistics(tasks, layout.support if layout and self.mode == "support" else images)
 
     @torch.no_grad()
-    def _follow(self, mean: Tensor, var: Tensor, count: int, step: int) -> None:
-        row = self._row(step)
-        self.running_mean[row].lerp_(mean.to(self.running_mean), _MOMENTUM)
-        self.running_var[row].lerp_(var.to(self.running_var) * (count / max(1, count - 1)), _MOMENTUM)
+    def _follow(self, mean: Tensor, var: Tensor, count: int, layout: Layout | None) -> None:
+        """Move the running averages towards statistics [1, C] of `count` numbers, where there are any."""
+        if not self.training or self.mode not in ("running", "per_step"):
+            return
+        row = self._row(layout.step if layout else 0)
+        self.running_mean[row].lerp_(mean[0].to(self.running_mean), _MOMENTUM)
+        self.running_var[row].lerp_(var[0].to(self.running_var) * (count / max(1, count - 1)), _MOMENTUM)
 
     def _row(self, step: int) -> int:
         return min(step, len(self.running_mean) - 1)

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from autometa.errors import ConfigError
 from autometa.learning.backbones.backbone import Backbone, Shape, pooled_sides
 from autometa.learning.backbones.conv import POOLINGS, halved
-from autometa.learning.fused import channels_last, convolved
+from autometa.learning.fused import channels_last
 from autometa.learning.normalization import Layout, Norm
 
 KERNELS = (3, 5)
@@ -130,7 +130,7 @@ class _Plain(_Block):
         self.norm = Norm(outputs, norm)
 
     def forward(self, x: Tensor, layout: Layout | None) -> Tensor:
-        return self.attention(self.norm.then_relu(convolved(x, self.conv), layout))
+        return self.attention(self.norm.relu_of(self.conv, x, layout))
 
 
 class _Residual(_Block):
@@ -141,7 +141,7 @@ class _Residual(_Block):
         self.shortcut = _Stem(inputs, outputs, 1, norm) if inputs != outputs else None
 
     def forward(self, x: Tensor, layout: Layout | None) -> Tensor:
-        y = self.norm1.then_relu(convolved(x, self.conv1), layout)
+        y = self.norm1.relu_of(self.conv1, x, layout)
         y = self.attention(self.norm2(self.conv2(y), layout))
         return F.relu(y + (x if self.shortcut is None else self.shortcut(x, layout)))
 

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from autometa.errors import ConfigError
 from autometa.learning.backbones.backbone import Backbone, Shape, pooled_sides
-from autometa.learning.fused import channels_last, convolved
+from autometa.learning.fused import channels_last
 from autometa.learning.normalization import Layout, Norm
 
 POOLINGS = ("max", "mean")
@@ -67,10 +67,9 @@ class _Block(nn.Module):
         self.pooling = pooling
 
     def forward(self, x: Tensor, layout: Layout | None) -> Tensor:
-        x = convolved(x, self.conv)
         if self.pooling == "max":
-            return self.norm.then_relu(x, layout, pool=2 if min(x.shape[-2:]) >= 2 else 1)
-        return halved(self.norm.then_relu(x, layout, pool=1), self.pooling)
+            return self.norm.relu_of(self.conv, x, layout, pool=2 if min(x.shape[-2:]) >= 2 else 1)
+        return halved(self.norm.relu_of(self.conv, x, layout), self.pooling)
 
 
 def halved(x: Tensor, pooling: str) -> Tensor:
