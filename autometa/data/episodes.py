@@ -48,8 +48,20 @@ class EpisodeBatch:
 
     def episode(self, index: int) -> EpisodeBatch:
         """Episode `index` alone, B = 1."""
-        one = slice(index, index + 1)
-        return EpisodeBatch(self.support_x[one], self.support_y[one], self.query_x[one], self.query_y[one], self.way)
+        return self._part(slice(index, index + 1))
+
+    def split(self, most: int) -> Iterator[EpisodeBatch]:
+        """The episodes in their order, `most` at a time."""
+        if most >= self.batch:
+            yield self
+            return
+        for start in range(0, self.batch, most):
+            yield self._part(slice(start, start + most))
+
+    def _part(self, part: slice) -> EpisodeBatch:
+        return EpisodeBatch(
+            self.support_x[part], self.support_y[part], self.query_x[part], self.query_y[part], self.way
+        )
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> EpisodeBatch:
         """The same episodes elsewhere, images in `dtype` if given."""

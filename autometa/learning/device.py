@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import gc
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -56,6 +57,31 @@ def limit_threads(count: int) -> None:
 def limit_gpu_memory(fraction: float) -> None:
     """Let this process have only its share of the GPU's memory: Ray's fractions do not isolate it."""
     torch.cuda.set_per_process_memory_fraction(min(1.0, fraction))
+
+
+# What torch and the libraries below it say in a plain RuntimeError; a CUDA allocation has a class of its own.
+_NO_MEMORY = (
+    "out of memory",
+    "can't allocate memory",  # DefaultCPUAllocator
+    "not enough memory",  # the same on Windows
+    "CUDNN_STATUS_ALLOC_FAILED",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUSOLVER_STATUS_ALLOC_FAILED",
+)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether this is what torch raises when memory does not suffice, of a GPU or of the machine."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in _NO_MEMORY)
+
+
+def give_back_memory() -> None:
+    """Return what is not in use any more to the device, as after an error whose traceback held it."""
+    gc.collect()
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
 
 
 def seed_everything(seed: int) -> None:

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from autometa.data.episodes import EpisodeBatch
+from autometa.learning.fitting import Fitting
 from autometa.learning.learner import Learner
 from autometa.records import Accuracy
 
 
-@torch.no_grad()
 def evaluate(
     learner: Learner,
     batches: Iterable[EpisodeBatch],
@@ -21,6 +21,7 @@ def evaluate(
     seed: int,
     on_batch: Callable[[int], None] | None = None,
     change: Callable[[Learner, EpisodeBatch], EpisodeBatch] | None = None,
+    fitting: Fitting | None = None,
 ) -> Accuracy:
     """Adapt to each episode and score its query set; the learner's mode is restored afterwards.
 
@@ -28,19 +29,38 @@ def evaluate(
         seed: what the episodes were drawn with, for the record.
         change: what is done to episodes first, for example an attack.
         on_batch: told how many episodes were just done.
+        fitting: knows how many episodes fit the memory, or finds out; of this call alone by default.
     """
+    return interval(score(learner, batches, on_batch=on_batch, change=change, fitting=fitting).tolist(), seed)
+
+
+@torch.no_grad()
+def score(
+    learner: Learner,
+    batches: Iterable[EpisodeBatch],
+    *,
+    on_batch: Callable[[int], None] | None = None,
+    change: Callable[[Learner, EpisodeBatch], EpisodeBatch] | None = None,
+    fitting: Fitting | None = None,
+) -> Tensor:
+    """The accuracy on each episode, [episodes] in float64 and in their order; arguments as of `evaluate`."""
+    fitting = fitting or Fitting()
+
+    def accuracies(episodes: EpisodeBatch) -> Tensor:
+        episodes = change(learner, episodes) if change else episodes
+        return episode_accuracies(learner.query_logits(episodes), episodes)
+
     was_training = learner.training
     learner.eval()
     try:
         scores = []
         for episodes in batches:
-            episodes = change(learner, episodes) if change else episodes
-            scores.append(episode_accuracies(learner.query_logits(episodes), episodes))
+            scores.extend(fitting.of_each_part(accuracies, episodes))
             if on_batch:
                 on_batch(episodes.batch)
     finally:
         learner.train(was_training)
-    return interval(torch.cat(scores).tolist(), seed)
+    return torch.cat(scores)
 
 
 def episode_accuracies(logits: Tensor, episodes: EpisodeBatch) -> Tensor:

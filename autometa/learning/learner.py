@@ -49,6 +49,7 @@ class Learner(nn.Module, ABC):
     """
 
     trains_on_episodes = True  # whether `outer_step` takes episodes, not plain images
+    averages_over_episodes = False  # whether its gradient is that mean over a batch that parts of it give, too
 
     def __init__(self, backbone: Backbone, setting: Setting) -> None:
         super().__init__()
@@ -77,6 +78,8 @@ class Learner(nn.Module, ABC):
 
 class EpisodicLearner(Learner):
     """A learner that is trained as it is used: one differentiable function scores the queries of an episode."""
+
+    averages_over_episodes = True
 
     @abstractmethod
     def scores(self, episodes: EpisodeBatch) -> Tensor:
