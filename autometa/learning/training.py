@@ -16,11 +16,13 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from autometa.errors import ConfigError, DivergedError, did_you_mean
+from autometa.learning.fitting import Fitting
 from autometa.learning.learner import Learner, TrainingSource
 from autometa.learning.objective import Objective
 from autometa.learning.optimization import SCHEDULES, make_optimizer, rate_factor
 from autometa.records import Accuracy, Budget, RungReport
 
+Validate = Callable[["Training", int], Accuracy]
 OnStep = Callable[[int, float, dict[str, Tensor]], None]
 
 # On a GPU each check waits for all work queued so far; a divergence found 20 steps late costs nothing.
@@ -59,13 +61,14 @@ class Training:
         learner: on its device.
         source: draws training data with `generator`, whose state is part of a checkpoint.
         budget: how long, and at how many rungs to validate.
-        validate: scores the learner at each rung.
+        validate: scores the learner at a rung, 1 … rungs.
         objective: takes the learner's outer steps in its place, with something added.
 
     Attributes:
         curve: a report for each rung so far.
         steps, seconds: outer steps taken, and time spent in them, over all resumes.
         last_step: the step at which the budget's steps and teraflops end, None where only seconds do.
+        step_operations: floating-point operations of the first outer step; None before it, and after a resume.
     """
 
     def __init__(
@@ -75,7 +78,7 @@ class Training:
         *,
         options: TrainingOptions,
         budget: Budget,
-        validate: Callable[[Learner], Accuracy],
+        validate: Validate,
         generator: torch.Generator,
         objective: Objective | None = None,
     ) -> None:
@@ -91,6 +94,8 @@ class Training:
         self.steps = 0
         self.seconds = 0.0
         self.last_step = budget.steps
+        self.step_operations: int | None = None
+        self._fitting = Fitting()
         self._on_gpu = next(learner.parameters()).is_cuda
 
     @property
@@ -99,6 +104,11 @@ class Training:
         by_steps = self.steps / self.last_step if self.last_step else 0.0
         by_seconds = self.seconds / self.budget.seconds if self.budget.seconds else 0.0
         return min(1.0, max(by_steps, by_seconds))
+
+    @property
+    def operations(self) -> int | None:
+        """Floating-point operations of the whole training; None where its last step or their number is not known."""
+        return self.step_operations * self.last_step if self.step_operations and self.last_step else None
 
     def rungs(self, on_step: OnStep | None = None) -> Iterator[RungReport]:
         """Train to the end of the budget; yields each rung's report when it is reached.
@@ -112,9 +122,10 @@ class Training:
         while not self.curve or self.curve[-1].rung < rungs:
             reached = self.curve[-1].rung if self.curve else 0
             self._train_until((reached + 1) / rungs, on_step)
+            rung = min(rungs, math.floor(self.progress * rungs + 1e-9))
             report = RungReport(
-                rung=min(rungs, math.floor(self.progress * rungs + 1e-9)),
-                accuracy=self.validate(self.learner),
+                rung=rung,
+                accuracy=self.validate(self, rung),
                 steps=self.steps,
                 seconds=round(self.seconds, 3),
             )
@@ -138,7 +149,7 @@ class Training:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.zero_grad(set_to_none=True)
-        metrics = self._counted_outer_step() if self._must_count() else self._outer_step()
+        metrics = self._counted_outer_step() if self.steps == 0 else self._outer_step()
         norm = torch.nn.utils.clip_grad_norm_(self.learner.parameters(), self.options.clip_norm)
         metrics["gradient_norm"] = norm.detach()
         self.steps += 1
@@ -148,21 +159,22 @@ class Training:
         return metrics
 
     def _outer_step(self) -> dict[str, Tensor]:
-        if self.objective is None:
-            return self.learner.outer_step(self.source)
-        return self.objective.outer_step(self.learner, self.source)
+        return self._fitting.outer_step(self._whole_step, self.learner, self.source)
 
-    def _must_count(self) -> bool:
-        return self.steps == 0 and self.budget.teraflops is not None
+    def _whole_step(self, source: TrainingSource) -> dict[str, Tensor]:
+        if self.objective is None:
+            return self.learner.outer_step(source)
+        return self.objective.outer_step(self.learner, source)
 
     def _counted_outer_step(self) -> dict[str, Tensor]:
-        """The first step, counting its operations to find the last: the same number on every machine."""
+        """The first step, counting its operations, to find the last one: the same number on every machine."""
         with FlopCounterMode(display=False) as counter:
             metrics = self._outer_step()
-        assert self.budget.teraflops is not None
-        affordable = int(self.budget.teraflops * 1e12 / max(1, counter.get_total_flops()))
-        steps = max(self.budget.rungs, affordable)
-        self.last_step = min(steps, self.budget.steps or steps)
+        self.step_operations = max(1, counter.get_total_flops())
+        if self.budget.teraflops is not None:
+            affordable = int(self.budget.teraflops * 1e12 / self.step_operations)
+            steps = max(self.budget.rungs, affordable)
+            self.last_step = min(steps, self.budget.steps or steps)
         return metrics
 
     def _check_finite(self, metrics: dict[str, Tensor]) -> None:

@@ -6,8 +6,7 @@ Ray or Optuna exist.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -21,7 +20,7 @@ from autometa.learning import checkpoints
 from autometa.learning.attacks import Attack, PixelRange
 from autometa.learning.augment import make_augment
 from autometa.learning.checkpoint_facts import exists, read_facts
-from autometa.learning.device import pick_device, seed_everything
+from autometa.learning.device import give_back_memory, is_out_of_memory, pick_device, seed_everything
 from autometa.learning.evaluation import evaluate
 from autometa.learning.learner import Learner
 from autometa.learning.objective import Objective, ObjectiveOptions
@@ -29,38 +28,43 @@ from autometa.learning.training import Training
 from autometa.records import Accuracy, EpisodeSpec, RungReport, TrialRecord, checked
 from autometa.trial import build
 from autometa.trial.job import DatasetRef, Job
+from autometa.trial.validation import Validation, episodes_at_once
 
 OnRung = Callable[[RungReport], None]
 OnStep = Callable[[int, float, dict[str, torch.Tensor]], None]
-
-# Images scored in one pass. Results do not depend on it; memory does: 640 of 32 x 32 through 64 channels are
-# about 170 MB.
-_EVALUATION_IMAGES = 640
-# Of a budget, for all rungs together; what is measured even if it costs more; and what is tried to know the cost.
-_VALIDATION_SHARE = 0.25
-_FEWEST_EPISODES = 20
-_TRIED_EPISODES = 2
 
 
 def run(job: Job, *, on_rung: OnRung | None = None, on_step: OnStep | None = None, number: int = 0) -> TrialRecord:
     """Meta-train one candidate, from its checkpoint in `job.folder` where there is one.
 
     `on_rung` gets every `RungReport` after its checkpoint is safe on disk; on a resume it first gets the
-    last rung again, in case the report was lost. A diverging candidate or one that runs out of GPU memory
-    ends as a record of state "fail" with its reason.
+    last rung again, in case the report was lost. A candidate that diverges or does not fit the memory ends as a
+    record of state "fail" with its reason, the latter with the fact `out_of_memory`.
 
     Raises:
         ConfigError, DataError: the job cannot be carried out at all.
         CheckpointError: `job.folder` holds a checkpoint that is damaged or of another job.
     """
+    try:
+        return _run(job, on_rung, on_step, number)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        record = _without_memory(job, number, error)
+    give_back_memory()  # out of the handler, whose traceback holds tensors
+    return record
+
+
+def _run(job: Job, on_rung: OnRung | None, on_step: OnStep | None, number: int) -> TrialRecord:
     folder = Path(job.folder)
-    training = prepare(job)
+    validation = _validation(job, folder)
+    training = prepare(job, validation)
     if exists(folder):
         _check_same(job, folder)
         checkpoints.load(folder, training)
         if training.curve and on_rung:
             on_rung(training.curve[-1])
-    reason = _train(training, job, on_rung, on_step)
+    reason = _train(training, validation, job, on_rung, on_step)
     return TrialRecord(
         number=number,
         state="fail" if reason else "complete",
@@ -71,7 +75,23 @@ def run(job: Job, *, on_rung: OnRung | None = None, on_step: OnStep | None = Non
     )
 
 
-def prepare(job: Job) -> Training:
+def _without_memory(job: Job, number: int, error: Exception) -> TrialRecord:
+    """The record of a candidate that does not fit, with the curve of its checkpoint."""
+    folder = Path(job.folder)
+    curve = read_facts(folder)["curve"] if exists(folder) else []
+    where = "GPU memory" if "CU" in str(error) or isinstance(error, torch.OutOfMemoryError) else "memory"
+    said = (str(error).splitlines() or ["nothing more is known"])[0]
+    return TrialRecord(
+        number=number,
+        state="fail",
+        config=job.config,
+        curve=[RungReport.model_validate(report) for report in curve],
+        reason=f"out of {where}: {said}",
+        facts={"out_of_memory": True},
+    )
+
+
+def prepare(job: Job, validation: Validation | None = None) -> Training:
     """Data, learner and optimiser of a job, not yet trained; the same seed gives the same weights."""
     device = pick_device(job.use_gpu)
     seed_everything(job.seed)
@@ -87,7 +107,7 @@ def prepare(job: Job) -> Training:
         source,
         options=build.training_options(job.config),
         budget=job.budget,
-        validate=_Validation(ImagePool(dataset, "val", device), job),
+        validate=validation or Validation(ImagePool(dataset, "val", device), job),
         generator=generator,
         objective=_objective(job, train_on, device, generator),
     )
@@ -133,14 +153,9 @@ def evaluate_checkpoint(
     learner = new_learner(job, data, _train_classes(folder, data))
     checkpoints.load_weights(folder, learner)
     pool, spec = ImagePool(data, split, device), spec or job.episodes
-    batches = fixed_episodes(pool, spec, count=episodes, seed=seed, batch=_at_once(spec))
+    batches = fixed_episodes(pool, spec, count=episodes, seed=seed, batch=episodes_at_once(spec))
     change = _attacker(Attack(*attack), data, device, seed) if attack else None
     return evaluate(learner.to(device), batches, seed=seed, on_batch=on_batch, change=change)
-
-
-def _at_once(spec: EpisodeSpec) -> int:
-    """How many episodes are scored in one pass."""
-    return max(1, _EVALUATION_IMAGES // (spec.way * (spec.shot + spec.query)))
 
 
 def _attacker(
@@ -164,18 +179,28 @@ def _train_classes(folder: Path, data: FewShotDataset) -> int:
     return int(read_facts(folder)["extra"].get("train_classes", len(data.splits["train"])))
 
 
-def _train(training: Training, job: Job, on_rung: OnRung | None, on_step: OnStep | None) -> str | None:
+def _validation(job: Job, folder: Path) -> Validation:
+    """On as many episodes as were decided on before, if the folder has a checkpoint that says so."""
+    counts = read_facts(folder).get("extra", {}).get("validation_counts") if exists(folder) else None
+    return Validation(ImagePool(open_dataset(job.dataset), "val", pick_device(job.use_gpu)), job, counts)
+
+
+def _train(
+    training: Training, validation: Validation, job: Job, on_rung: OnRung | None, on_step: OnStep | None
+) -> str | None:
     """Train to the end of the budget; returns why it failed, if it did."""
     try:
         for report in training.rungs(on_step):
-            extra = {"job": job.model_dump(mode="json"), "train_classes": training.learner.setting.train_classes}
+            extra = {
+                "job": job.model_dump(mode="json"),
+                "train_classes": training.learner.setting.train_classes,
+                "validation_counts": validation.counts,
+            }
             checkpoints.save(Path(job.folder), training, extra=extra)
             if on_rung:
                 on_rung(report)
     except DivergedError as error:
         return f"diverged: {error}"
-    except torch.OutOfMemoryError as error:
-        return f"out of GPU memory: {str(error).splitlines()[0]}"
     return None
 
 
@@ -199,41 +224,6 @@ def _objective(job: Job, dataset: FewShotDataset, device: torch.device, generato
     if options == ObjectiveOptions():
         return None
     return Objective(options, PixelRange.of(dataset.mean, dataset.std, device), generator)
-
-
-class _Validation:
-    """Scores a learner on the fixed validation episodes, the same for every trial of a study.
-
-    A learner whose adaptation costs more than validation's share of a budget of operations or seconds gets the
-    first of those episodes only, and a wider interval. With a budget of steps it gets them all.
-    """
-
-    def __init__(self, pool: ImagePool, job: Job) -> None:
-        self._pool = pool
-        self._job = job
-        self._count: int | None = None
-
-    def __call__(self, learner: Learner) -> Accuracy:
-        if self._count is None:
-            self._count = self._affordable(learner)
-        return evaluate(learner, self._first(self._count), seed=self._job.validation_seed)
-
-    def _first(self, count: int) -> Iterator[EpisodeBatch]:
-        job = self._job
-        how = {"count": job.validation_episodes, "seed": job.validation_seed, "batch": _at_once(job.episodes)}
-        return fixed_episodes(self._pool, job.episodes, first=count, **how)
-
-    def _affordable(self, learner: Learner) -> int:
-        """How many episodes cost no more than validation's share of the budget."""
-        wanted, budget = self._job.validation_episodes, self._job.budget
-        started = time.perf_counter()
-        with FlopCounterMode(display=False) as counter:
-            evaluate(learner, self._first(_TRIED_EPISODES), seed=0)
-        seconds, operations = time.perf_counter() - started, max(1, counter.get_total_flops())
-        parts = [budget.teraflops * 1e12 / operations] if budget.teraflops else []
-        parts += [budget.seconds / seconds] if budget.seconds else []
-        shares = [_VALIDATION_SHARE * part * _TRIED_EPISODES / budget.rungs for part in parts]
-        return min(wanted, max(_FEWEST_EPISODES, int(min(shares, default=wanted))))
 
 
 def _facts(learner: Learner, image_shape: tuple[int, int, int]) -> dict[str, int | float | str | bool]:

@@ -45,7 +45,7 @@ def make_training(digits: FewShotDataset, budget: Budget, *, kind: str = "conv",
         EpisodeSampler(pool, spec, batch=2, generator=generator, augment=crop_flip),
         options=TrainingOptions(**options),
         budget=budget,
-        validate=lambda _: SEEN,
+        validate=lambda *_: SEEN,
         generator=generator,
     )
 

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from autometa.errors import DataError
-from autometa.records import Budget, EpisodeSpec, Scalar, TrialConfig
+from autometa.records import Budget, EpisodeSpec, RungReport, Scalar, TrialConfig
 from autometa.trial.job import DatasetRef, Job, is_transductive
 from autometa.trial.run import evaluate_checkpoint, open_dataset, prepare, run
 
@@ -72,15 +73,15 @@ def test_another_data_set_gives_the_train_classes(tmp_path: Path) -> None:
     assert accuracy.episodes == 10
 
 
-@pytest.mark.parametrize(("teraflops", "episodes"), [(1.0, 40), (0.0002, 20)])
+@pytest.mark.parametrize(("teraflops", "episodes"), [(1.0, [10, 40]), (0.0002, [10, 20])])
 def test_validation_costs_no_more_than_its_share_of_a_budget_of_operations(
-    tmp_path: Path, teraflops: float, episodes: int
+    tmp_path: Path, teraflops: float, episodes: list[int]
 ) -> None:
     asked = job(tmp_path / "m", learner="reptile", reptile__norm="group").model_copy(
         update={"budget": Budget(steps=2, teraflops=teraflops, rungs=2), "validation_episodes": 40}
     )
     curve = run(asked).curve
-    assert {report.accuracy.episodes for report in curve} == {episodes}
+    assert [report.accuracy.episodes for report in curve] == episodes
 
 
 def test_rotations_make_four_classes_of_one(tmp_path: Path) -> None:
@@ -112,3 +113,23 @@ def test_accuracy_under_attack_is_lower_and_repeatable(tmp_path: Path) -> None:
 )
 def test_which_values_are_transductive_is_known_by_name(name: str, value: str, is_it: bool) -> None:
     assert is_transductive(name, value) is is_it
+
+
+def test_a_candidate_that_does_not_fit_the_memory_is_a_record_with_its_reason(tmp_path: Path) -> None:
+    huge = {"learner": "relation", "relation.hidden": 10**15}
+    record = run(job(tmp_path / "m", **huge), number=7)
+    assert (record.number, record.state) == (7, "fail")
+    assert record.reason is not None
+    assert record.reason.startswith("out of memory: ")
+    assert record.facts == {"out_of_memory": True}
+
+
+def test_one_that_grew_too_large_keeps_its_curve(tmp_path: Path) -> None:
+    asked = job(tmp_path / "m", norm="group").model_copy(update={"budget": Budget(steps=4, rungs=2)})
+
+    def fill_memory(report: RungReport) -> None:
+        torch.empty(2**55)
+
+    record = run(asked, on_rung=fill_memory)
+    assert record.state == "fail"
+    assert [report.rung for report in record.curve] == [1]
