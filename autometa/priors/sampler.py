@@ -141,7 +141,12 @@ class PriorSampler(BaseSampler):
         proposer = self._proposer_for(study, name)
         if proposer is None:
             return None
-        others = [t for t in study.get_trials(deepcopy=False) if t.number != trial.number and t.params]
+        # An interrupted trial of autometa goes on as a later one, and is no failure.
+        others = [
+            t
+            for t in study.get_trials(deepcopy=False)
+            if t.number != trial.number and t.params and not t.user_attrs.get("interrupted")
+        ]
         configurations = [inferred.plain(t.params) for t in others]
         sign = -1.0 if study.direction == StudyDirection.MINIMIZE else 1.0
         return proposer.propose(configurations, target_results(others, sign), number=trial.number)

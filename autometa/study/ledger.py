@@ -23,6 +23,8 @@ from autometa.study.events import OnEvent, RungReached, TrialEnded, TrialStarted
 
 # A trial that was running in three drivers that died is more likely their cause than their victim.
 MAX_ATTEMPTS = 3
+# The constraint that a trial violates which does not fit the memory.
+MEMORY = "memory"
 _ENDED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 
 
@@ -125,6 +127,8 @@ class Ledger:
         error = error or (record.reason if record else None)
         if record:
             live.trial.set_user_attr("facts", dict(record.facts))
+            if record.facts.get("out_of_memory"):
+                live.trial.set_constraint(MEMORY, 1.0)
         if error:
             self._tell(live, TrialState.FAIL, reason=error)
         elif live.pruned:

@@ -7,11 +7,12 @@ from collections.abc import Callable, Sequence
 
 from optuna.exceptions import ExperimentalWarning
 from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner, SuccessiveHalvingPruner
-from optuna.samplers import BaseSampler, TPESampler
+from optuna.samplers import BaseSampler
 
 from autometa.errors import ConfigError, did_you_mean
 from autometa.priors.past import PastStudy
 from autometa.priors.pruner import PriorPruner
+from autometa.study.failures import FailureAwareTPE
 
 # Rungs are counted 1, 2, 3, …: with the default nine, halving decides at 2, 4 and 8 and keeps the better half.
 # Deciding at the first rung, keeping a third, ended all but 2 of 16 trials on digits, and always the learners
@@ -42,7 +43,7 @@ def make_sampler(seed: int, trials_so_far: int) -> BaseSampler:
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)  # `group`, in every Optuna since 2.8
-        return TPESampler(
+        return FailureAwareTPE(
             seed=seed + 7919 * trials_so_far,
             n_startup_trials=8,
             group=True,
