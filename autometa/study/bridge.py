@@ -34,6 +34,7 @@ from ray.tune.search import Searcher
 
 from autometa.errors import AutometaError, ConfigError
 from autometa.records import Accuracy, RungReport, TrialRecord
+from autometa.space.space import SearchSpace
 from autometa.trial.job import Job
 
 if TYPE_CHECKING:  # a worker imports this file, and starts faster without Optuna
@@ -127,8 +128,13 @@ def require_local_gpus(gpus_per_trial: float) -> None:
     _check_gpus(gpus_per_trial, torch.cuda.device_count())
 
 
-def share_out(workers: int | None, gpus_per_trial: float | None) -> Share:
+def share_out(
+    workers: int | None, gpus_per_trial: float | None, trials_at_once: Callable[[], int] = lambda: 1
+) -> Share:
     """Decide workers and GPU share from what was asked for and what the cluster has.
+
+    Args:
+        trials_at_once: how many trials fit one GPU; asked where there is one and nobody said how to share it.
 
     Raises:
         ConfigError: a GPU is asked for and there is none, or not so many.
@@ -138,9 +144,31 @@ def share_out(workers: int | None, gpus_per_trial: float | None) -> Share:
     _check_gpus(gpus_per_trial or 0.0, gpus)
     if gpus_per_trial is None:
         # Exactly 1/k of a GPU: other fractions strand the rest of it.
-        gpus_per_trial = 0.0 if not gpus else 1.0 if not workers else 1 / max(1, -(-workers // gpus))
+        gpus_per_trial = 1 / _on_one_gpu(workers, gpus, cpus, trials_at_once) if gpus else 0.0
     most = int(gpus / gpus_per_trial + 1e-9) if gpus_per_trial else cpus
     return Share(workers=min(workers or most, max(1, most)), gpus=gpus_per_trial)
+
+
+def _on_one_gpu(workers: int | None, gpus: int, cpus: int, trials_at_once: Callable[[], int]) -> int:
+    """As many as the workers need, or, without a number of workers, as fit and have a core each."""
+    return max(1, -(-workers // gpus) if workers else min(trials_at_once(), cpus // gpus))
+
+
+def ask_trials_at_once(space: SearchSpace, **task: Any) -> int:
+    """`trial.footprint.trials_at_once` for the space's largest candidate, found on a GPU worker; one if that fails."""
+    try:
+        return int(ray.get(ray.remote(num_cpus=1, num_gpus=1)(_trials_at_once).remote(space, **task)))
+    except ray.exceptions.RayTaskError:  # a learner of another package that does nothing without images
+        return 1
+
+
+def _trials_at_once(space: SearchSpace, *, resident: int, **task: Any) -> int:
+    import torch
+
+    from autometa.trial.footprint import largest_bytes, trials_at_once
+
+    gpu_bytes = torch.cuda.get_device_properties(0).total_memory
+    return trials_at_once(largest_bytes(space, **task), resident=resident, gpu_bytes=gpu_bytes)
 
 
 def _check_gpus(gpus_per_trial: float, gpus: int) -> None:

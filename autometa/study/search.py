@@ -6,6 +6,7 @@ trials, confirm the best on fresh episodes, measure meta-test once, archive.
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -148,10 +149,21 @@ def search(
     )
     past = [] if cold else warm.comparable(plan.name, prior, warn=lambda reason: on_event(Warned(reason)))
     with bridge.cluster(address, workers=workers):
-        share = bridge.share_out(workers, gpus_per_trial)
+        share = bridge.share_out(workers, gpus_per_trial, functools.partial(_trials_at_once, plan))
         with _locked(plan), storage_failures(plan.url):
             opened, line = _open_study(plan, share, time_budget, past)
             return _run(plan, opened, share, Path(archives), line, on_event)
+
+
+def _trials_at_once(plan: Plan) -> int:
+    """How many of the plan's trials share one GPU."""
+    return bridge.ask_trials_at_once(
+        plan.space,
+        spec=plan.episodes,
+        image_shape=plan.dataset.image_shape,
+        train_classes=len(plan.dataset.splits["train"]) or plan.episodes.way,
+        resident=plan.dataset.images.nbytes,
+    )
 
 
 @contextmanager

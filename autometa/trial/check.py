@@ -49,7 +49,7 @@ def check_space(space: SearchSpace, image_shape: Shape = _USUAL_IMAGE) -> None:
 def cases(space: SearchSpace) -> Iterator[dict[str, Scalar]]:
     """Configurations that together show each value of each choice, and both ends of each range."""
     for parameter in space:
-        for value in _telling_values(parameter):
+        for value in telling_values(parameter):
             yield space.suggest(_Forced({parameter.name: value, **_ancestors(space, parameter)}))
 
 
@@ -89,7 +89,8 @@ def _ancestors(space: SearchSpace, parameter: Parameter) -> dict[str, Scalar]:
     return found
 
 
-def _telling_values(parameter: Parameter) -> tuple[Scalar, ...]:
+def telling_values(parameter: Parameter) -> tuple[Scalar, ...]:
+    """Every choice, or both ends of a range."""
     if isinstance(parameter, Choice):
         return parameter.choices
     assert isinstance(parameter, Range)

@@ -1,0 +1,42 @@
+"""How a cluster is shared out among trials."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from autometa.errors import ConfigError
+from autometa.study.bridge import Share, ray, share_out  # Ray as the bridge sets it up
+
+
+@pytest.fixture(scope="module")
+def two_gpus() -> Iterator[None]:
+    """Ray counts what it is told; nothing here touches a GPU."""
+    ray.init(address="local", num_cpus=6, num_gpus=2, include_dashboard=False, log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
+@pytest.mark.usefixtures("two_gpus")
+@pytest.mark.parametrize(
+    ("workers", "asked", "fitting", "share"),
+    [
+        (None, None, 1, Share(2, 1.0)),
+        (None, None, 2, Share(4, 0.5)),
+        (None, None, 8, Share(6, 1 / 3)),  # three cores a GPU
+        (3, None, 8, Share(3, 0.5)),
+        (None, 0.25, 1, Share(8, 0.25)),
+        (None, 2.0, 8, Share(1, 2.0)),
+    ],
+)
+def test_a_gpu_is_shared_by_as_many_trials_as_fit_and_have_a_core(
+    workers: int | None, asked: float | None, fitting: int, share: Share
+) -> None:
+    assert share_out(workers, asked, lambda: fitting) == share
+
+
+@pytest.mark.usefixtures("two_gpus")
+def test_more_gpus_than_there_are_is_an_error() -> None:
+    with pytest.raises(ConfigError, match="there are 2 GPUs"):
+        share_out(None, 3.0)
