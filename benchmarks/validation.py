@@ -1,0 +1,101 @@
+"""What part of a trial's seconds goes into validation: three learners, at a search's default budget and a small one.
+
+    python benchmarks/validation.py digits prototypical pretrain maml
+    python benchmarks/validation.py omniglot prototypical --data-root ../shared/data
+    python benchmarks/validation.py omniglot prototypical --steps 100 --data-root ../shared/data
+
+The recipes are the starts of the default space, trained to their end on one thread. What is measured joins what the
+file of results holds from before. Seconds are the process's own, of one thread, so that other work on the machine does
+not count. The bar is a tenth.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+from typing import Any
+
+from end_to_end import RESULTS, machine
+
+from autometa.data import catalog
+from autometa.learning.device import limit_threads
+from autometa.learning.training import Training
+from autometa.records import Accuracy, Budget, EpisodeSpec, TrialConfig
+from autometa.space.files import load_space
+from autometa.study.search import VALIDATION_EPISODES
+from autometa.trial.job import DatasetRef, Job
+from autometa.trial.run import prepare
+
+FILE = RESULTS / "validation.json"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("dataset")
+    parser.add_argument("learners", nargs="+", choices=["prototypical", "pretrain", "maml"])
+    parser.add_argument("--steps", type=int, help="a budget as of `autometa search --budget STEPS`")
+    parser.add_argument("--data-root")
+    arguments = parser.parse_args()
+    limit_threads(1)
+    budget = Budget(steps=arguments.steps) if arguments.steps else catalog.default_budget(arguments.dataset)
+    for learner in arguments.learners:
+        key = {"dataset": arguments.dataset, "learner": learner, "budget": str(budget)}
+        row = {**key, **measured(job(arguments.dataset, learner, budget, arguments.data_root))}
+        rows = json.loads(FILE.read_text())["trials"] if FILE.is_file() else []
+        rows = [*(old for old in rows if {name: old[name] for name in key} != key), row]
+        print(json.dumps(row), flush=True)
+        FILE.write_text(json.dumps({**machine(), "trials": rows}, indent=1) + "\n")
+
+
+def job(dataset: str, learner: str, budget: Budget, root: str | None) -> Job:
+    values = next(start for start in load_space("few_shot").start if start["learner"] == learner)
+    way, shot, query = catalog.default_episodes(dataset)
+    return Job(
+        config=TrialConfig(values=dict(values)),
+        dataset=DatasetRef(name=dataset, root=root),
+        episodes=EpisodeSpec(way=way, shot=shot, query=query),
+        budget=budget,
+        seed=0,
+        folder=tempfile.gettempdir(),
+        validation_episodes=VALIDATION_EPISODES,
+        use_gpu=False,
+    )
+
+
+def measured(asked: Job) -> dict[str, Any]:
+    """Seconds of training and validation, over the whole trial and where halving first decides, at rung 2."""
+    training = prepare(asked)
+    validate, trained, validated = training.validate, [0.0], [0.0]
+
+    def timed(training: Training, rung: int) -> Accuracy:
+        trained.append(time.process_time() - started - validated[-1])
+        accuracy = validate(training, rung)
+        validated.append(time.process_time() - started - trained[-1])
+        return accuracy
+
+    training.validate = timed
+    started = time.process_time()
+    curve = list(training.rungs())
+    last = validated[-1] - validated[-2]
+    return {
+        "episodes": [report.accuracy.episodes for report in curve],
+        "steps": training.steps,
+        "training_seconds": round(trained[-1], 2),
+        "validation_seconds": round(validated[-1], 2),
+        "share": share(validated[-1], trained[-1]),
+        "share_to_rung_2": share(validated[2], trained[2]),
+        "share_of_last_rung": share(last, trained[-1]),
+        "share_with_all_episodes_at_each": share(len(curve) * last, trained[-1]),
+        "accuracy": curve[-1].accuracy.model_dump(),
+    }
+
+
+def share(validation: float, training: float) -> float:
+    """Of the trial's seconds; checkpoints are not counted."""
+    return round(validation / (validation + training), 3)
+
+
+if __name__ == "__main__":
+    main()
