@@ -9,12 +9,11 @@ Symbols: n rows, D columns, M inducing rows.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.linalg import cho_solve, cholesky, solve_triangular
-from scipy.optimize import minimize
 
 _STUDIES, _ROWS = 8, 100  # what lengths are fitted to: enough for them, and a second of work
 _INDUCING = 400
@@ -32,6 +31,8 @@ _VARIANCE_SPREAD, _NOISE_SPREAD, _LENGTHS_SPREAD = 1.0, 2.0, 1.2
 # Where past studies had more noise than this share of their variance, a small move changes less than can be seen.
 _ROUGH = 0.15
 _MOST_NOISE = 0.5
+
+Cost = Callable[[np.ndarray], tuple[float, np.ndarray]]
 
 
 @dataclass(frozen=True)
@@ -104,8 +105,8 @@ def fitted(studies: Sequence[tuple[np.ndarray, np.ndarray]], generator: np.rando
 
     bounds = [(start - 3, start + 4)] * columns + [(math.log(1e-3), 0.0), (math.log(0.05), math.log(5.0))]
     first = np.array([start] * columns + [math.log(0.1), 0.0])
-    found = minimize(cost, first, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": _STEPS})
-    return Kernel(np.exp(found.x[:columns]), float(np.exp(found.x[columns + 1])), float(np.exp(found.x[columns])))
+    at = _least(cost, first, bounds)
+    return Kernel(np.exp(at[:columns]), float(np.exp(at[columns + 1])), float(np.exp(at[columns])))
 
 
 def expected(kernel: Kernel) -> Kernel:
@@ -139,9 +140,17 @@ def refitted(
 
     bounds = [(at - 3, at + 3) for at in middle[:columns]]
     bounds += [(math.log(1e-4), math.log(_MOST_NOISE)), (math.log(0.03), math.log(3.0))]
-    found = minimize(cost, middle, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": _STEPS})
-    lengths, noise, variance = np.exp(found.x[:columns]), math.exp(found.x[columns]), math.exp(found.x[columns + 1])
+    at = _least(cost, middle, bounds)
+    lengths, noise, variance = np.exp(at[:columns]), math.exp(at[columns]), math.exp(at[columns + 1])
     return replace(kernel, lengths=lengths, amplitude=variance, noise=noise)
+
+
+def _least(cost: Cost, start: np.ndarray, bounds: list[tuple[float, float]]) -> np.ndarray:
+    """Where a cost with a gradient is least, near `start`."""
+    from scipy.optimize import minimize  # slow to import, and a fit that was kept needs none
+
+    found: np.ndarray = minimize(cost, start, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": _STEPS}).x
+    return found
 
 
 def _negative_log_likelihood(

@@ -47,6 +47,13 @@ class TrialStarted(Event):
 
 
 @dataclass(frozen=True)
+class TrainingStarted(Event):
+    """A trial's worker is up and has taken the first step of its training, or of its continuation."""
+
+    number: int
+
+
+@dataclass(frozen=True)
 class RungReached(Event):
     """A trial reported its accuracy on the fixed validation episodes."""
 

@@ -19,7 +19,8 @@ from autometa.errors import StudyError
 from autometa.learning.checkpoint_facts import exists, read_facts
 from autometa.records import RungReport, Scalar, TrialConfig, TrialRecord, explain
 from autometa.space.space import SearchSpace
-from autometa.study.events import OnEvent, RungReached, TrialEnded, TrialStarted, Warned, ignore
+from autometa.study.events import OnEvent, RungReached, TrainingStarted, TrialEnded, TrialStarted, Warned, ignore
+from autometa.study.one_writer import together
 
 # A trial that was running in three drivers that died is more likely their cause than their victim.
 MAX_ATTEMPTS = 3
@@ -90,17 +91,22 @@ class Ledger:
 
     def ask(self) -> Asked:
         """Propose the next trial; one that was interrupted comes back first, with the curve it had."""
-        trial = self.study.ask()
-        values = self._space.suggest(trial)
-        known = trial.user_attrs
-        asked = Asked(number=trial.number, values=values, **self._seed_and_folder(trial.number, known))
-        trial.set_user_attr("seed", asked.seed)
-        trial.set_user_attr("folder", asked.folder)
-        live = self._live[trial.number] = _Live(trial, asked)
-        for report in self._saved_curve(asked.folder):
-            self._write(live, report)
+        with together(self.study):
+            trial = self.study.ask()
+            values = self._space.suggest(trial)
+            known = trial.user_attrs
+            asked = Asked(number=trial.number, values=values, **self._seed_and_folder(trial.number, known))
+            trial.set_user_attr("seed", asked.seed)
+            trial.set_user_attr("folder", asked.folder)
+            live = self._live[trial.number] = _Live(trial, asked)
+            for report in self._saved_curve(asked.folder):
+                self._write(live, report)
         self._emit(TrialStarted(trial.number, values, known.get("continues"), max(live.curve, default=0)))
         return asked
+
+    def started(self, number: int) -> None:
+        """Tell that a trial trains; nothing is written."""
+        self._emit(TrainingStarted(number))
 
     def report(self, number: int, report: RungReport) -> bool:
         """Write a rung's accuracy when it is made; returns whether the trial should stop here.
@@ -109,11 +115,14 @@ class Ledger:
         not written twice.
         """
         live = self._live[number]
-        if report.rung not in live.curve:
-            self._write(live, report)
+        is_new = report.rung not in live.curve
+        with together(self.study):
+            if is_new:
+                self._write(live, report)
+            if report.rung < self._rungs:
+                live.pruned = live.trial.should_prune()
+        if is_new:
             self._emit(RungReached(number, self._rungs, report))
-        if report.rung < self._rungs:
-            live.pruned = live.trial.should_prune()
         return live.pruned
 
     def end(self, number: int, *, record: TrialRecord | None, error: str | None = None) -> None:
@@ -125,16 +134,17 @@ class Ledger:
         if live is None:
             return
         error = error or (record.reason if record else None)
-        if record:
-            live.trial.set_user_attr("facts", dict(record.facts))
-            if record.facts.get("out_of_memory"):
-                live.trial.set_constraint(MEMORY, 1.0)
-        if error:
-            self._tell(live, TrialState.FAIL, reason=error)
-        elif live.pruned:
-            self._tell(live, TrialState.PRUNED)
-        elif self._rungs in live.curve:
-            self._tell(live, TrialState.COMPLETE)
+        with together(self.study):
+            if record:
+                live.trial.set_user_attr("facts", dict(record.facts))
+                if record.facts.get("out_of_memory"):
+                    live.trial.set_constraint(MEMORY, 1.0)
+            if error:
+                self._tell(live, TrialState.FAIL, reason=error)
+            elif live.pruned:
+                self._tell(live, TrialState.PRUNED)
+            elif self._rungs in live.curve:
+                self._tell(live, TrialState.COMPLETE)
 
     def recover(self, *, died: bool) -> list[int]:
         """Put every RUNNING trial back in the queue with its checkpoint and curve; returns their numbers.

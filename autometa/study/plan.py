@@ -20,7 +20,8 @@ from autometa.errors import ConfigError
 from autometa.priors.features import features
 from autometa.records import Budget, EpisodeSpec, StudyRecord
 from autometa.space.space import SearchSpace
-from autometa.study import bridge, settings
+from autometa.study import settings
+from autometa.study.cluster import Share, require_local_gpus
 from autometa.study.pruning import make_pruner
 from autometa.study.storage import open_storage
 from autometa.trial.job import DatasetRef, is_transductive
@@ -92,7 +93,7 @@ def make_plan(
         raise ConfigError(f"--trials {trials}: at least one is needed")
     make_pruner(pruner, rungs=9)
     if gpus:
-        bridge.require_local_gpus(gpus)
+        require_local_gpus(gpus)
     root = str(Path(data_root).resolve()) if data_root else os.environ.get("AUTOMETA_DATA")
     data = load_dataset(name, data_root=root, image_size=image_size, seed=0)
     if not is_shipped:
@@ -180,7 +181,7 @@ def existing_record(plan: Plan) -> StudyRecord | None:
     return settings.read(optuna.load_study(study_name=plan.name, storage=plan.storage))
 
 
-def study_record(plan: Plan, budget: Budget, share: bridge.Share | None = None) -> StudyRecord:
+def study_record(plan: Plan, budget: Budget, share: Share | None = None) -> StudyRecord:
     """The settings that a new study of this plan gets."""
     return StudyRecord(
         name=plan.name,
@@ -211,7 +212,7 @@ def with_features(plan: Plan, record: StudyRecord) -> StudyRecord:
     return record.model_copy(update={"features": known})
 
 
-def trial_budget(plan: Plan, share: bridge.Share, time_budget: float | None) -> Budget:
+def trial_budget(plan: Plan, share: Share, time_budget: float | None) -> Budget:
     """The data set's own budget a trial, or as many seconds as let all trials fit the time given."""
     if not time_budget:
         return catalog.default_budget(plan.ref.name)

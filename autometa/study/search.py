@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,9 +30,12 @@ from autometa.records import (
 )
 from autometa.space.files import load_space, shipped_spaces
 from autometa.space.space import SearchSpace
-from autometa.study import bridge, confirm, settings, warm
+from autometa.study import confirm, settings, warm
+from autometa.study.bounded import Bounded
+from autometa.study.cluster import Cluster, Share
 from autometa.study.events import Confirmed, Confirming, OnEvent, SearchStarted, Warned, ignore
 from autometa.study.ledger import Asked, Ledger, ended, record_of
+from autometa.study.one_writer import OneWriter
 from autometa.study.plan import (
     PART_FOR_TRIALS,
     Plan,
@@ -88,6 +91,7 @@ def search(
     workers: int | None = None,
     gpus_per_trial: float | None = None,
     address: str | None = None,
+    cluster: Cluster | None = None,
     storage: str | None = None,
     pruner: str = "halving",
     seed: int = 0,
@@ -115,6 +119,7 @@ def search(
         workers: trials at once; by default one a core, or one a GPU.
         gpus_per_trial: GPUs, or a fraction of one, for each trial.
         address: an existing Ray cluster; a private one on this machine by default.
+        cluster: one that is starting already, in place of `address`; it outlives the search.
         storage: an Optuna storage URL; `runs/autometa.db` by default.
         seed: trial n trains with seed + n, and all trials see the same validation episodes.
         pretrain_dataset: train on the train classes of this data set in place of `dataset`'s own.
@@ -127,29 +132,30 @@ def search(
             nothing has been written then.
     """
     started = time.monotonic()
-    plan = make_plan(
-        dataset,
-        space=space if isinstance(space, SearchSpace) else load_space(space),
-        is_shipped=isinstance(space, str) and space in {path.stem for path in shipped_spaces()},
-        study=study,
-        episodes=(way, shot, query),
-        trials=trials,
-        budget=budget,
-        deadline=started + time_budget if time_budget else None,
-        storage=storage or default_url(Path(runs)),
-        pruner=pruner,
-        gpus=None if address else gpus_per_trial,
-        seed=seed,
-        data_root=data_root,
-        image_size=image_size,
-        pretrain_dataset=pretrain_dataset,
-        transductive=transductive,
-        runs=Path(runs),
-        validation_episodes=validation_episodes,
-    )
-    past = [] if cold else warm.comparable(plan.name, prior, warn=lambda reason: on_event(Warned(reason)))
-    with bridge.cluster(address, workers=workers):
-        share = bridge.share_out(workers, gpus_per_trial, functools.partial(_trials_at_once, plan))
+    with nullcontext(cluster) if cluster else Cluster(address, workers=workers) as ray_cluster:
+        plan = make_plan(
+            dataset,
+            space=space if isinstance(space, SearchSpace) else load_space(space),
+            is_shipped=isinstance(space, str) and space in {path.stem for path in shipped_spaces()},
+            study=study,
+            episodes=(way, shot, query),
+            trials=trials,
+            budget=budget,
+            deadline=started + time_budget if time_budget else None,
+            storage=storage or default_url(Path(runs)),
+            pruner=pruner,
+            gpus=None if address else gpus_per_trial,
+            seed=seed,
+            data_root=data_root,
+            image_size=image_size,
+            pretrain_dataset=pretrain_dataset,
+            transductive=transductive,
+            runs=Path(runs),
+            validation_episodes=validation_episodes,
+        )
+        past = [] if cold else warm.comparable(plan.name, prior, warn=lambda reason: on_event(Warned(reason)))
+        ray_cluster.wait()
+        share = ray_cluster.share_out(gpus_per_trial, functools.partial(_trials_at_once, plan))
         with _locked(plan), storage_failures(plan.url):
             opened, line = _open_study(plan, share, time_budget, past)
             return _run(plan, opened, share, Path(archives), line, on_event)
@@ -157,6 +163,8 @@ def search(
 
 def _trials_at_once(plan: Plan) -> int:
     """How many of the plan's trials share one GPU."""
+    from autometa.study import bridge
+
     return bridge.ask_trials_at_once(
         plan.space,
         spec=plan.episodes,
@@ -179,7 +187,7 @@ def _locked(plan: Plan) -> Iterator[None]:
 
 
 def _open_study(
-    plan: Plan, share: bridge.Share, time_budget: float | None, past: Sequence[PastStudy]
+    plan: Plan, share: Share, time_budget: float | None, past: Sequence[PastStudy]
 ) -> tuple[optuna.Study, str]:
     """The study, made with its settings and first proposals in the queue if it is new; and what the prior did."""
     existing = existing_record(plan)
@@ -187,14 +195,14 @@ def _open_study(
     record = with_features(plan, record)
     study = optuna.create_study(
         study_name=plan.name,
-        storage=plan.storage,
+        storage=OneWriter(plan.storage),
         direction="maximize",
         load_if_exists=True,
         pruner=make_pruner(plan.pruner, record.budget.rungs, past),
     )
     so_far = len(study.get_trials(deepcopy=False))
     start = warm.start(record, plan.space, past, trials=plan.trials, trials_so_far=so_far)
-    study.sampler = start.sampler
+    study.sampler = Bounded(start.sampler)
     if not existing:
         for pick, why in start.portfolio:
             study.enqueue_trial(dict(pick), user_attrs={"origin": why})
@@ -205,9 +213,7 @@ def _open_study(
     return study, start.line
 
 
-def _run(
-    plan: Plan, study: optuna.Study, share: bridge.Share, archives: Path, prior: str, on_event: OnEvent
-) -> SearchResult:
+def _run(plan: Plan, study: optuna.Study, share: Share, archives: Path, prior: str, on_event: OnEvent) -> SearchResult:
     record = settings.read(study)
     ledger = Ledger(
         study,
@@ -237,7 +243,7 @@ def _run(
     )
 
 
-def _started(plan: Plan, study: optuna.Study, share: bridge.Share, record: StudyRecord, prior: str) -> SearchStarted:
+def _started(plan: Plan, study: optuna.Study, share: Share, record: StudyRecord, prior: str) -> SearchStarted:
     return SearchStarted(
         study=plan.name,
         dataset=plan.dataset.name,
@@ -253,7 +259,7 @@ def _started(plan: Plan, study: optuna.Study, share: bridge.Share, record: Study
     )
 
 
-def _run_trials(plan: Plan, ledger: Ledger, record: StudyRecord, share: bridge.Share) -> bool:
+def _run_trials(plan: Plan, ledger: Ledger, record: StudyRecord, share: Share) -> bool:
     """Run what is missing; returns whether it was interrupted."""
     missing = plan.trials - len(ended(ledger.study))
     if missing <= 0:
@@ -273,6 +279,8 @@ def _run_trials(plan: Plan, ledger: Ledger, record: StudyRecord, share: bridge.S
             use_gpu=share.gpus > 0,
         )
 
+    from autometa.study import bridge  # Ray Tune takes a second to import, and must not while Ray starts in its thread
+
     deadline = plan.deadline
     if deadline:
         deadline -= (1 - PART_FOR_TRIALS) * (deadline - time.monotonic())
@@ -288,7 +296,7 @@ def _run_trials(plan: Plan, ledger: Ledger, record: StudyRecord, share: bridge.S
 
 
 def _confirm(
-    plan: Plan, study: optuna.Study, trials: tuple[TrialRecord, ...], share: bridge.Share, on_event: OnEvent
+    plan: Plan, study: optuna.Study, trials: tuple[TrialRecord, ...], share: Share, on_event: OnEvent
 ) -> Confirmation | None:
     """Measure the best again on fresh validation episodes, then the winner once on meta-test."""
     names = {t.number: t.user_attrs["folder"] for t in ended(study)}
@@ -313,9 +321,7 @@ def _confirm(
     return won
 
 
-def _measure(
-    plan: Plan, models: list[tuple[int, Path]], split: str, share: bridge.Share
-) -> Iterator[tuple[int, Accuracy]]:
+def _measure(plan: Plan, models: list[tuple[int, Path]], split: str, share: Share) -> Iterator[tuple[int, Accuracy]]:
     seed = confirm.test_seed(plan.seed) if split == "test" else confirm.confirm_seed(plan.seed)
     calls = [
         {
@@ -327,5 +333,7 @@ def _measure(
         }
         for _, folder in models
     ]
+    from autometa.study import bridge
+
     for index, accuracy in bridge.run_everywhere(bridge.evaluate_in_worker, calls, share):
         yield models[index][0], accuracy

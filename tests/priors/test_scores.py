@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy.special import ndtri
 
 from autometa.priors.scores import Results, ranks, scored, standardised
 
@@ -19,6 +20,12 @@ def test_ranks_ignore_the_scale() -> None:
     values = np.array([0.1, 5.0, 0.2, 0.3])
     assert ranks(values) == pytest.approx(ranks(np.exp(values)))
     assert ranks(values).argmax() == 1
+
+
+def test_ties_share_the_mean_of_their_ranks() -> None:
+    tied = ranks(np.array([0.3, 0.1, 0.3, 0.3, 0.9]))
+    assert tied[0] == tied[2] == tied[3] == pytest.approx(ndtri((3 - 0.5) / 5))
+    assert tied[1] == pytest.approx(ndtri(0.1))
 
 
 def test_one_diverged_trial_does_not_hide_the_others() -> None:

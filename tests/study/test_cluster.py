@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from autometa.errors import ConfigError
-from autometa.study.bridge import Share, ray, share_out  # Ray as the bridge sets it up
+from autometa.study.cluster import Cluster, Share, ray  # Ray as a search sets it up
 
 
 @pytest.fixture(scope="module")
@@ -33,10 +33,10 @@ def two_gpus() -> Iterator[None]:
 def test_a_gpu_is_shared_by_as_many_trials_as_fit_and_have_a_core(
     workers: int | None, asked: float | None, fitting: int, share: Share
 ) -> None:
-    assert share_out(workers, asked, lambda: fitting) == share
+    assert Cluster(workers=workers).share_out(asked, lambda: fitting) == share
 
 
 @pytest.mark.usefixtures("two_gpus")
 def test_more_gpus_than_there_are_is_an_error() -> None:
     with pytest.raises(ConfigError, match="there are 2 GPUs"):
-        share_out(None, 3.0)
+        Cluster().share_out(3.0)

@@ -1,0 +1,218 @@
+"""A Ray cluster for the length of a search: the one at an address, or a private one that starts in the background.
+
+A private one takes 2 to 4 s to come up, so it starts while the driver still imports and checks what it needs, and its
+workers load torch meanwhile. It knows nothing of trials; `bridge.py` runs them.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+# Read by Ray when it is imported.
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("RAY_AUTH_MODE", "token")  # as clusters have it by default; a driver does not find out
+os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # the new output prints tables at verbose=0 too
+os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
+os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "3600")  # the study is the record, not Tune's snapshots
+
+import ray
+
+from autometa.errors import ConfigError
+
+# glibc hands large buffers back to the kernel after each step and page-faults them in again; with these,
+# read when a process starts, a batched step is 2 to 2.6 times as fast on a CPU. One arena, because Tune runs
+# a trial in a thread that is not the main one, whose own arena ignores the rest above 64 MB: a step of conv-64
+# took 431 to 449 ms without it and 239 to 262 with it.
+WORKER_ENVIRONMENT = {
+    "MALLOC_ARENA_MAX": "1",
+    "MALLOC_MMAP_THRESHOLD_": "8589934592",
+    "MALLOC_TRIM_THRESHOLD_": "17179869184",
+    "MALLOC_TOP_PAD_": "67108864",
+}
+# The raylet asks for its own object store a moment too early and then sleeps for a second: ask 50 times as often.
+# And a worker that still imports what it will need is not idle, as Ray has it after a second.
+_PRIVATE_ENVIRONMENT = {
+    "RAY_raylet_client_connect_timeout_milliseconds": "20",
+    "RAY_raylet_client_num_connect_attempts": "500",
+    "RAY_idle_worker_killing_time_threshold_ms": "60000",
+}
+_PRELOADED = "autometa.study.preload"
+# Helpers of Ray that serve a cluster of many machines: its autoscaler, dashboard and log forwarding.
+_UNUSED_HELPERS = ("start_monitor", "start_api_server", "start_log_monitor")
+_OBJECT_STORE_BYTES = 256 * 2**20  # workers map the data set from disk; Ray's default is 30 % of memory
+
+
+@dataclass(frozen=True)
+class Share:
+    """What one worker gets: how many workers at once, and the part of a GPU each has."""
+
+    workers: int
+    gpus: float
+
+    @property
+    def resources(self) -> dict[str, float]:
+        """Ray's words for one worker's share."""
+        return {"cpu": 1, "gpu": self.gpus} if self.gpus else {"cpu": 1}
+
+
+class Cluster:
+    """The Ray cluster of a `with` block: it starts at once, and `wait` says when it is up.
+
+    Ray is started, and at the end stopped, in one thread that lives as long as the block: Linux ends Ray's processes
+    with the thread that made them, which is how a driver that is killed leaves none behind.
+
+    Args:
+        address: of a cluster there is; a private one on this machine without it.
+        workers: trials at once; by default one a core, or one a GPU.
+    """
+
+    def __init__(self, address: str | None = None, *, workers: int | None = None) -> None:
+        self._address = address
+        self._workers = workers
+        self._is_up, self._is_over = threading.Event(), threading.Event()
+        self._error: Exception | None = None
+        self._thread = threading.Thread(target=self._live, name="ray", daemon=True)
+
+    def __enter__(self) -> Cluster:
+        # What matters of a worker that dies is told by the ledger, in one line in place of a traceback.
+        logging.getLogger("ray").setLevel(logging.CRITICAL)
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._is_over.set()
+        self._thread.join()
+
+    def wait(self) -> None:
+        """Return when the cluster is up.
+
+        Raises:
+            ConfigError: there is no cluster at that address, or none can be started.
+        """
+        self._is_up.wait()
+        error = self._error
+        if isinstance(error, ConfigError):
+            raise error
+        if isinstance(error, ConnectionError | RuntimeError | ValueError):
+            where = self._address or "this machine"
+            raise ConfigError(f"no Ray cluster at {where}: {str(error).splitlines()[0]}") from None
+        if error:
+            raise error
+
+    def share_out(self, gpus_per_trial: float | None, trials_at_once: Callable[[], int] = lambda: 1) -> Share:
+        """Decide workers and GPU share from what was asked for and what the cluster has.
+
+        Args:
+            trials_at_once: how many trials fit one GPU; asked where there is one and nobody said how to share it.
+
+        Raises:
+            ConfigError: a GPU is asked for and there is none, or not so many.
+        """
+        total = ray.cluster_resources()
+        gpus, cpus = int(total.get("GPU", 0)), int(total.get("CPU", 1))
+        _check_gpus(gpus_per_trial or 0.0, gpus)
+        workers = self._workers
+        if gpus_per_trial is None:
+            # Exactly 1/k of a GPU: other fractions strand the rest of it.
+            gpus_per_trial = 1 / _on_one_gpu(workers, gpus, cpus, trials_at_once) if gpus else 0.0
+        most = int(gpus / gpus_per_trial + 1e-9) if gpus_per_trial else cpus
+        return Share(workers=min(workers or most, max(1, most)), gpus=gpus_per_trial)
+
+    def _live(self) -> None:
+        try:
+            self._start()
+        except Exception as error:
+            self._error = error
+        self._is_up.set()
+        self._is_over.wait()
+        ray.shutdown()
+
+    def _start(self) -> None:
+        quiet: dict[str, Any] = {"logging_level": "CRITICAL", "log_to_driver": False, "configure_logging": False}
+        if self._address:
+            _check_reachable(self._address)
+            ray.init(address=self._address, runtime_env={"env_vars": WORKER_ENVIRONMENT}, **quiet)
+            return
+        with _environment(WORKER_ENVIRONMENT | _PRIVATE_ENVIRONMENT), _without_helpers():
+            ray.init(
+                address="local",
+                num_cpus=max(self._workers or 0, os.cpu_count() or 1),
+                include_dashboard=False,
+                object_store_memory=_OBJECT_STORE_BYTES,
+                _system_config={"preload_python_modules": [_PRELOADED]} if _is_for_cpus() else None,
+                **quiet,
+            )
+
+
+def require_local_gpus(gpus_per_trial: float) -> None:
+    """Raise `ConfigError` where this machine has fewer GPUs, before anything is started or written."""
+    import torch
+
+    _check_gpus(gpus_per_trial, torch.cuda.device_count())
+
+
+def _on_one_gpu(workers: int | None, gpus: int, cpus: int, trials_at_once: Callable[[], int]) -> int:
+    """As many as the workers need, or, without a number of workers, as fit and have a core each."""
+    return max(1, -(-workers // gpus) if workers else min(trials_at_once(), cpus // gpus))
+
+
+def _check_gpus(gpus_per_trial: float, gpus: int) -> None:
+    if gpus_per_trial > gpus:
+        raise ConfigError(
+            f"--gpus-per-trial {gpus_per_trial:g}: there are {gpus} GPUs; leave it out to use what there is"
+        )
+
+
+def _is_for_cpus() -> bool:
+    """Whether trials will take one core each, so that all of Ray's workers, one a core, will be wanted."""
+    return not Path("/proc/driver/nvidia/gpus").is_dir()
+
+
+def _check_reachable(address: str) -> None:
+    """Try the port first: Ray itself tries for minutes. `auto` and other names are Ray's to resolve."""
+    host, _, port = address.rpartition("://")[2].rpartition(":")
+    if not port.isdigit():
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=5).close()
+    except OSError as error:
+        raise ConfigError(f"no Ray cluster at {address}: {error.strerror or error}") from None
+
+
+@contextmanager
+def _environment(variables: dict[str, str]) -> Iterator[None]:
+    """These variables for processes started meanwhile, unless the user set them."""
+    ours = {name: value for name, value in variables.items() if name not in os.environ}
+    os.environ.update(ours)
+    try:
+        yield
+    finally:
+        for name in ours:
+            del os.environ[name]
+
+
+@contextmanager
+def _without_helpers() -> Iterator[None]:
+    """Start no process that a private cluster has no use for: they take 1.4 s, and Ray has no option to leave them out.
+
+    A version of Ray that names them otherwise starts them.
+    """
+    from ray._private.node import Node
+
+    kept = {name: getattr(Node, name) for name in _UNUSED_HELPERS if hasattr(Node, name)}
+    for name in kept:
+        setattr(Node, name, lambda self, **_: None)
+    try:
+        yield
+    finally:
+        for name, start in kept.items():
+            setattr(Node, name, start)

@@ -1,0 +1,175 @@
+"""How many trials at once one driver can serve: workers that answer from a formula, through the driver's real code.
+
+    python benchmarks/simulated.py
+    python benchmarks/simulated.py --sampler random --at-once 10 100 1000
+
+Real are the bridge's searcher and scheduler, the JSON of jobs and reports, the ledger, sampler, pruner, SQLite storage
+and live table. Not there are Ray's processes and Tune's own loop: a thousand actors need more than this machine has. A
+worker's answer is due at a simulated time; the driver takes the answers in their order, as fast as it can.
+"""
+
+from __future__ import annotations
+
+import argparse
+import heapq
+import json
+import os
+import tempfile
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import optuna
+import psutil
+from driver import RUNGS, SAMPLERS, live_table, make
+from end_to_end import RESULTS, machine
+from ray.tune.schedulers import TrialScheduler
+
+from autometa.records import Accuracy, Budget, EpisodeSpec, RungReport, TrialConfig, TrialRecord
+from autometa.space.files import load_space
+from autometa.study.bounded import Bounded
+from autometa.study.bridge import _Propose, _Prune
+from autometa.study.events import SearchStarted
+from autometa.study.ledger import Asked, Ledger
+from autometa.study.one_writer import OneWriter
+from autometa.study.pruning import make_pruner
+from autometa.study.storage import open_storage
+from autometa.trial.job import DatasetRef, Job
+
+AT_ONCE = (10, 100, 1000)
+LEAST_TRIALS = 300
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--at-once", type=int, nargs="+", default=AT_ONCE)
+    parser.add_argument("--sampler", nargs="+", choices=SAMPLERS, default=("random", "prior"))
+    parser.add_argument("--trials", type=int, help="by default 300, or twice as many as run at once")
+    arguments = parser.parse_args()
+    rows = []
+    for sampler in arguments.sampler:
+        for at_once in arguments.at_once:
+            with tempfile.TemporaryDirectory() as folder:
+                trials = arguments.trials or max(LEAST_TRIALS, 2 * at_once)
+                rows.append(search(Path(folder), sampler, at_once, trials))
+                print(json.dumps(rows[-1]), flush=True)
+            (RESULTS / "simulated.json").write_text(json.dumps({**machine(), "rows": rows}, indent=2) + "\n")
+
+
+def search(folder: Path, sampler: str, at_once: int, trials: int) -> dict[str, Any]:
+    """Run `trials` trials, `at_once` of them at any time."""
+    space = load_space("few_shot")
+    study = optuna.create_study(
+        study_name="simulated",
+        storage=OneWriter(open_storage(f"sqlite:///{folder}/studies.db")),
+        direction="maximize",
+        pruner=make_pruner("halving", RUNGS),
+        sampler=Bounded(make(sampler, space, 0)),
+    )
+    process = psutil.Process()
+    before = process.memory_info().rss
+    with live_table() as view:
+        view(SearchStarted("simulated", "digits", "5w1s", "300 steps", trials, 0, at_once, 0.0, None, "memory"))
+        ledger = Ledger(study, space, rungs=RUNGS, seed=0, folder=folder, on_event=view)
+        propose = _Propose(ledger, lambda asked: job(asked, folder), gpus=0.0)
+        workers = Workers(propose, _Prune(propose), np.random.default_rng(0))
+        wall, cpu = time.perf_counter(), time.process_time()
+        for number in range(trials):
+            if number >= at_once:
+                workers.answer_until_one_ends()
+            workers.start(f"trial-{number}")
+        proposed = time.perf_counter()
+        while workers.due:
+            workers.answer_until_one_ends()
+        wall, cpu, tail = time.perf_counter() - wall, time.process_time() - cpu, time.perf_counter() - proposed
+    states = [trial.state.name.lower() for trial in study.get_trials(deepcopy=False)]
+    return {
+        "sampler": sampler,
+        "at_once": at_once,
+        "trials": {state: states.count(state) for state in sorted(set(states))},
+        "reports": workers.reports,
+        "seconds": round(wall, 1),
+        "trials_a_second": round(trials / wall, 1),
+        "cpu_ms_a_trial": round(1000 * cpu / trials, 1),
+        "ask_ms": {"first_tenth": workers.mean_ask(0, 0.1), "last_tenth": workers.mean_ask(0.9, 1)},
+        "seconds_after_the_last_proposal": round(tail, 1),
+        "memory_mib": {"before": before >> 20, "after": process.memory_info().rss >> 20},
+    }
+
+
+def job(asked: Asked, folder: Path) -> Job:
+    return Job(
+        config=TrialConfig(values=asked.values),
+        dataset=DatasetRef(name="digits"),
+        episodes=EpisodeSpec(way=5, shot=1, query=15),
+        budget=Budget(steps=300, rungs=RUNGS),
+        seed=asked.seed,
+        folder=str(folder / asked.folder),
+    )
+
+
+@dataclass
+class Workers:
+    """Workers of a formula: accuracies rise to an end that depends on the configuration, after a time of their own."""
+
+    propose: _Propose
+    prune: _Prune
+    random: np.random.Generator
+    reports: int = 0
+    due: list[tuple[float, str, int]] = field(default_factory=list)
+    _now: float = 0.0
+    _ends: dict[str, tuple[float, float]] = field(default_factory=dict)
+    _configs: dict[str, TrialConfig] = field(default_factory=dict)
+    _asks: list[float] = field(default_factory=list)
+
+    def start(self, trial_id: str) -> None:
+        started = time.perf_counter()
+        config = self.propose.suggest(trial_id)
+        self._asks.append(1000 * (time.perf_counter() - started))
+        self._configs[trial_id] = Job.model_validate_json(config["job"]).config
+        pace = self.random.uniform(0.5, 2.0)
+        self._ends[trial_id] = (accuracy_of(self._configs[trial_id]), pace)
+        heapq.heappush(self.due, (self._now + pace, trial_id, 1))
+
+    def answer_until_one_ends(self) -> None:
+        has_ended = False
+        while not has_ended:
+            self._now, trial_id, rung = heapq.heappop(self.due)
+            has_ended = self._answer(trial_id, rung)
+
+    def _answer(self, trial_id: str, rung: int) -> bool:
+        """One report, and what follows from it; returns whether the trial is over."""
+        end, pace = self._ends[trial_id]
+        mean = float(np.clip(0.2 + (end - 0.2) * (rung / RUNGS) ** 0.5 + self.random.normal(0, 0.01), 0, 1))
+        accuracy = Accuracy(mean=mean, half_width=0.02, episodes=100, seed=0)
+        report = RungReport(rung=rung, accuracy=accuracy, steps=33 * rung, seconds=pace * rung)
+        self.reports += 1
+        trial = SimpleNamespace(trial_id=trial_id)
+        said = self.prune.on_trial_result(None, trial, {"accuracy": mean, "report": report.model_dump_json()})
+        is_over = said == TrialScheduler.STOP or rung == RUNGS
+        if not is_over:
+            heapq.heappush(self.due, (self._now + pace, trial_id, rung + 1))
+            return False
+        number = self.propose.numbers[trial_id]
+        record = TrialRecord(number=number, state="complete", config=self._configs.pop(trial_id))
+        self.propose.on_trial_complete(trial_id, {"record": record.model_dump_json()} if rung == RUNGS else None)
+        return True
+
+    def mean_ask(self, first: float, last: float) -> float:
+        """Milliseconds a proposal, over this part of them."""
+        count = len(self._asks)
+        return round(float(np.mean(self._asks[int(first * count) : max(1, int(last * count))])), 1)
+
+
+def accuracy_of(config: TrialConfig) -> float:
+    """Of a full training, in [0.2, 0.9]: any fixed function of the configuration does."""
+    seed = np.frombuffer(repr(sorted(config.values.items())).encode(), np.uint8).sum()
+    return float(np.random.default_rng(int(seed)).uniform(0.2, 0.9))
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    main()

@@ -1,0 +1,71 @@
+"""A long study looks short to its sampler: the best, the latest, and what runs."""
+
+from __future__ import annotations
+
+import optuna
+from optuna.distributions import FloatDistribution
+from optuna.samplers import RandomSampler, TPESampler
+from optuna.trial import TrialState, create_trial
+
+from autometa.study.bounded import Bounded
+
+
+class Looking(RandomSampler):
+    """Notes what it is shown."""
+
+    def infer_relative_search_space(self, study: optuna.Study, trial: optuna.trial.FrozenTrial) -> dict:
+        self.shown = [t.number for t in study.get_trials(deepcopy=False)]
+        self.running = [t.number for t in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))]
+        return {}
+
+
+def add(study: optuna.Study, rate: float, state: TrialState = TrialState.COMPLETE, steps: int = 9) -> None:
+    value = None if state == TrialState.FAIL else rate
+    values = dict.fromkeys(range(1, steps + 1), rate)
+    distributions = {"rate": FloatDistribution(0.0, 1.0)}
+    study.add_trial(
+        create_trial(
+            params={"rate": rate}, distributions=distributions, value=value, state=state, intermediate_values=values
+        )
+    )
+
+
+def test_it_shows_the_best_the_latest_and_what_runs() -> None:
+    sampler = Looking()
+    study = optuna.create_study(direction="maximize", sampler=Bounded(sampler, most=6))
+    for number, rate in enumerate((0.1, 0.95, 0.2, 0.9, 0.3, 0.4, 0.99, 0.5, 0.6, 0.45)):
+        state = {2: TrialState.FAIL, 6: TrialState.PRUNED}.get(number, TrialState.COMPLETE)
+        add(study, rate, state, steps=2 if state == TrialState.PRUNED else 9)
+    first, second = study.ask(), study.ask()
+    second.suggest_float("rate", 0.0, 1.0)
+    assert sampler.shown == [1, 3, 6, 7, 8, 9, first.number, second.number]
+    assert sampler.running == [first.number, second.number]
+
+
+def test_pruned_early_is_not_among_the_best_whatever_its_value() -> None:
+    sampler = Looking()
+    study = optuna.create_study(direction="maximize", sampler=Bounded(sampler, most=2))
+    add(study, 0.7)
+    add(study, 0.99, TrialState.PRUNED, steps=2)
+    add(study, 0.2)
+    study.ask().suggest_float("rate", 0.0, 1.0)
+    assert sampler.shown == [0, 2, 3]
+
+
+def test_smaller_is_better_where_the_study_says_so() -> None:
+    sampler = Looking()
+    study = optuna.create_study(direction="minimize", sampler=Bounded(sampler, most=2))
+    for rate in (0.8, 0.1, 0.9, 0.7):
+        add(study, rate)
+    study.ask().suggest_float("rate", 0.0, 1.0)
+    assert sampler.shown == [1, 3, 4]
+
+
+def test_a_short_study_is_proposed_to_as_ever() -> None:
+    found = []
+    for bound in (False, True):
+        tpe = TPESampler(seed=4, n_startup_trials=3)
+        study = optuna.create_study(sampler=Bounded(tpe, most=40) if bound else tpe)
+        study.optimize(lambda trial: (trial.suggest_float("rate", 0.0, 1.0) - 0.3) ** 2, n_trials=12)
+        found.append([trial.params for trial in study.trials])
+    assert found[0] == found[1]
