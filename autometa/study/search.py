@@ -16,7 +16,7 @@ from pathlib import Path
 import filelock
 import optuna
 
-from autometa.errors import StudyError
+from autometa.errors import ConfigError, StudyError
 from autometa.learning.checkpoint_facts import exists
 from autometa.priors import archive
 from autometa.priors.past import PastStudy
@@ -90,6 +90,7 @@ def search(
     address: str | None = None,
     storage: str | None = None,
     pruner: str = "halving",
+    vectorise: int = 1,
     seed: int = 0,
     data_root: str | Path | None = None,
     image_size: int | None = None,
@@ -116,6 +117,8 @@ def search(
         gpus_per_trial: GPUs, or a fraction of one, for each trial.
         address: an existing Ray cluster; a private one on this machine by default.
         storage: an Optuna storage URL; `runs/autometa.db` by default.
+        vectorise: how many trials of one architecture a worker trains as one batched model, each still a trial of
+            its own; for small networks on a GPU.
         seed: trial n trains with seed + n, and all trials see the same validation episodes.
         pretrain_dataset: train on the train classes of this data set in place of `dataset`'s own.
         transductive: let the space hold transductive candidates, ranked among the inductive ones.
@@ -126,6 +129,8 @@ def search(
         AutometaError: anything that is wrong with the arguments, the data, the storage or the study;
             nothing has been written then.
     """
+    if vectorise < 1:
+        raise ConfigError(f"--vectorise {vectorise}: at least one trial is needed")
     started = time.monotonic()
     plan = make_plan(
         dataset,
@@ -149,7 +154,8 @@ def search(
     )
     past = [] if cold else warm.comparable(plan.name, prior, warn=lambda reason: on_event(Warned(reason)))
     with bridge.cluster(address, workers=workers):
-        share = bridge.share_out(workers, gpus_per_trial, functools.partial(_trials_at_once, plan))
+        fitting = functools.partial(_trials_at_once, plan)
+        share = bridge.share_out(workers, gpus_per_trial, fitting, together=vectorise)
         with _locked(plan), storage_failures(plan.url):
             opened, line = _open_study(plan, share, time_budget, past)
             return _run(plan, opened, share, Path(archives), line, on_event)
@@ -245,7 +251,7 @@ def _started(plan: Plan, study: optuna.Study, share: bridge.Share, record: Study
         budget=str(record.budget),
         trials=plan.trials,
         ended=len(ended(study)),
-        workers=share.workers,
+        workers=share.trials,
         gpus_per_trial=share.gpus,
         deadline_seconds=plan.deadline - time.monotonic() if plan.deadline else None,
         storage=masked(plan.url),
