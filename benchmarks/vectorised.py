@@ -5,8 +5,8 @@
 Prototypical networks with conv4-32 on 5-way 1-shot Omniglot, each with a rate, a temperature and a seed of its
 own. A trial is a whole one: made, trained, validated and saved at each rung, as a worker of a search does it.
 On a CPU with one thread, as such a worker has it, by seconds of the processor; on a GPU, where there is one, by the
-clock, when nothing else should run. Operations are what autograd and its kernels dispatch in one step, views left
-out: on a GPU about as many launches.
+clock, when nothing else should run. Operations are what autograd and its kernels dispatch in one step, views and
+allocations left out: on a GPU about as many launches.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ import torch
 from end_to_end import RESULTS, machine
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from autometa.learning import native
 from autometa.learning.device import limit_threads
 from autometa.learning.stacked.training import StackedTraining
 from autometa.learning.training import Training
@@ -105,20 +106,27 @@ def trained(make: Any, size: int) -> list[TrialRecord]:
     return [records[number] for number in range(TRIALS)]
 
 
+_NO_LAUNCH = ("empty", "new_empty", "_local_scalar_dense", "_record_function", "detach")
+
+
 class _Counter(TorchDispatchMode):
-    """Counts what is dispatched, but for views."""
+    """Counts what is dispatched, but for views, allocations and numbers that are read."""
 
     def __init__(self) -> None:
         super().__init__()
         self.count = 0
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.count += not function.is_view
+        self.count += not function.is_view and not function._opname.startswith(_NO_LAUNCH)
         return function(*args, **(kwargs or {}))
 
 
 def operations(make: Any) -> dict[str, float]:
-    """Of one step alone, with the fused clipping and optimiser that torch takes on a GPU, and of stacked ones."""
+    """Of one step alone, with the fused clipping and optimiser that torch takes on a GPU, and of stacked ones.
+
+    Without the kernels that are for CPUs only.
+    """
+    native.is_available = lambda *_: False
     torch.nn.utils.clip_grad_norm_ = functools.partial(torch.nn.utils.clip_grad_norm_, foreach=True)
     found = {}
     with tempfile.TemporaryDirectory() as folder:
