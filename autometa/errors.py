@@ -42,6 +42,10 @@ class DivergedError(AutometaError):
     """Training produced a loss that is not finite; the trial is FAIL and the search goes on."""
 
 
+class StackError(AutometaError):
+    """Candidates that cannot be trained together; each can be trained alone."""
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """A sentence naming the nearest known name, then all of them, to end an error message with."""
     names = sorted(known)

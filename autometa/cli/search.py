@@ -35,6 +35,9 @@ def search(
     address: Annotated[str | None, Opt(help="An existing Ray cluster. [default: a private one here]")] = None,
     storage: Annotated[str | None, Opt(help="Optuna storage URL. [default: sqlite:///runs/autometa.db]")] = None,
     pruner: Annotated[str, Opt(help="halving, hyperband, median, prior (learned curves) or none.")] = "halving",
+    vectorise: Annotated[
+        int, Opt(min=1, help="Trials of one architecture that a worker trains as one model; for GPUs.")
+    ] = 1,
     seed: Annotated[int, Opt(min=0, help="Same seed, same episodes and first proposals.")] = 0,
     data_root: Annotated[Path | None, Opt(help="Where archives lie. [default: $AUTOMETA_DATA]")] = None,
     image_size: Annotated[int | None, Opt(min=8, help="Pixels a side. [default: the data set's]")] = None,
@@ -84,6 +87,7 @@ def search(
                 cluster=cluster,
                 storage=storage,
                 pruner=pruner,
+                vectorise=vectorise,
                 seed=seed,
                 data_root=data_root,
                 image_size=image_size,

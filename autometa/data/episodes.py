@@ -7,7 +7,7 @@ what is learned from them.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -152,24 +152,35 @@ class EpisodeSampler:
 
     def episodes(self) -> EpisodeBatch:
         """The next B episodes."""
-        classes = _draw_classes(self.classes, self._spec.way, self._batch, self._generator)  # (B, N)
-        index = _draw_images(self._pool, self._spec, classes // self._turns, self._generator)
-        turns = (classes % self._turns)[..., None].expand_as(index).flatten()
-        return _gathered(self._pool, self._spec, index, lambda images: self._changed(images, turns))
+        return episodes_together([self])
 
     def images(self, count: int) -> tuple[Tensor, Tensor]:
         """`count` images [count, C, H, W] of any classes, each image equally likely, and their classes [count].
 
         With rotations, class c of the split turned by t quarter turns is class 4·c + t.
         """
+        return images_together([self], count)
+
+    def draws_like(self, other: EpisodeSampler) -> bool:
+        """Whether both draw batches of one shape from the same images, so that they may draw together."""
+        pools = [(s._pool.dataset.fingerprint, s._pool.split, s._pool.device) for s in (self, other)]
+        return pools[0] == pools[1] and (self._spec, self._batch) == (other._spec, other._batch)
+
+    def _draw_episodes(self) -> tuple[Tensor, Tensor]:
+        """Indices of images [B, N, K + Q] and their quarter turns [B·N·(K + Q)]."""
+        classes = _draw_classes(self.classes, self._spec.way, self._batch, self._generator)  # (B, N)
+        index = _draw_images(self._pool, self._spec, classes // self._turns, self._generator)
+        return index, (classes % self._turns)[..., None].expand_as(index).flatten()
+
+    def _draw_plain(self, count: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Indices of images [count], their quarter turns and their classes."""
         counts = self._pool.counts
         ends = counts.cumsum(0)
         flat = self._drawn(int(ends[-1]), count)
         classes = torch.searchsorted(ends, flat, right=True)
         index = self._pool.table[classes, flat - (ends - counts)[classes]]
         turns = self._drawn(self._turns, count) if self._turns > 1 else torch.zeros_like(classes)
-        images = self._changed(self._pool.gather(index), turns)
-        return images, (classes * self._turns + turns).to(self._pool.device)
+        return index, turns, classes * self._turns + turns
 
     def _drawn(self, below: int, count: int) -> Tensor:
         device = self._generator.device
@@ -179,6 +190,35 @@ class EpisodeSampler:
         """Images [M, C, H, W] augmented, then rotated by their quarter turns [M]."""
         images = self._augment(images, self._generator) if self._augment else images
         return rotated(images, turns) if self._turns > 1 else images
+
+
+def episodes_together(samplers: Sequence[EpisodeSampler]) -> EpisodeBatch:
+    """What each sampler's next B episodes are, one sampler after the other, gathered at once.
+
+    They must draw alike (`draws_like`); each uses its own generator.
+    """
+    drawn = [sampler._draw_episodes() for sampler in samplers]
+    index = torch.cat([index for index, _ in drawn])
+    turns = [turns for _, turns in drawn]
+    first = samplers[0]
+    return _gathered(first._pool, first._spec, index, lambda images: _changed_by_each(samplers, images, turns))
+
+
+def images_together(samplers: Sequence[EpisodeSampler], count: int) -> tuple[Tensor, Tensor]:
+    """What each sampler's next `count` images are, and their classes, as `episodes_together`."""
+    drawn = [sampler._draw_plain(count) for sampler in samplers]
+    index, turns, classes = ([one[part] for one in drawn] for part in range(3))
+    pool = samplers[0]._pool
+    images = _changed_by_each(samplers, pool.gather(torch.cat(index)), turns)
+    return images, torch.cat(classes).to(pool.device)
+
+
+def _changed_by_each(samplers: Sequence[EpisodeSampler], images: Tensor, turns: Sequence[Tensor]) -> Tensor:
+    parts = images.chunk(len(samplers))
+    changed = [sampler._changed(part, of_part) for sampler, part, of_part in zip(samplers, parts, turns, strict=True)]
+    if all(new is part for new, part in zip(changed, parts, strict=True)):
+        return images
+    return torch.cat(changed)
 
 
 def fixed_episodes(

@@ -127,7 +127,12 @@ def normalised_relu(
 
 
 def channels_last(images: Tensor) -> Tensor:
-    """The same images [M, C, H, W] with channels innermost, and strides that say so where there is one channel."""
+    """The same images [M, C, H, W] with channels innermost, and strides that say so where there is one channel.
+
+    As they are under `torch.func`, which cannot ask for it.
+    """
+    if is_transformed(images):
+        return images
     if images.shape[1] > 1:
         return images.contiguous(memory_format=torch.channels_last)
     count, _, height, width = images.shape

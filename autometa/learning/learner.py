@@ -8,7 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from autometa.data.episodes import EpisodeBatch
 from autometa.learning.backbones.backbone import Backbone
+from autometa.learning.losses import cross_entropy
 from autometa.learning.normalization import Film, Layout, Norm
 
 
@@ -76,10 +77,30 @@ class Learner(nn.Module, ABC):
         return any(isinstance(m, Norm) and m.mode == "transductive" for m in self.modules())
 
 
-class EpisodicLearner(Learner):
+class LossLearner(Learner):
+    """A learner whose outer step is the gradient of one loss of one batch, so that many can be trained as one."""
+
+    @abstractmethod
+    def draw(self, source: TrainingSource) -> tuple[Any, ...]:
+        """The next batch as the arguments of `loss`: one `EpisodeBatch`, or tensors."""
+
+    @abstractmethod
+    def loss(self, *drawn: Any, **_: Any) -> tuple[Tensor, dict[str, Tensor]]:
+        """The meta-training loss of what was drawn, a scalar, and detached scalars worth watching."""
+
+    def outer_step(self, source: TrainingSource) -> dict[str, Tensor]:
+        loss, metrics = self.loss(*self.draw(source))
+        loss.backward()
+        return {"loss": loss.detach(), **metrics}
+
+
+class EpisodicLearner(LossLearner):
     """A learner that is trained as it is used: one differentiable function scores the queries of an episode."""
 
     averages_over_episodes = True
+
+    def draw(self, source: TrainingSource) -> tuple[EpisodeBatch]:
+        return (source.episodes(),)
 
     @abstractmethod
     def scores(self, episodes: EpisodeBatch) -> Tensor:
@@ -88,11 +109,6 @@ class EpisodicLearner(Learner):
     def loss(self, episodes: EpisodeBatch) -> tuple[Tensor, dict[str, Tensor]]:
         """The meta-training loss, a scalar averaged over B, and detached scalars worth watching."""
         return query_loss(self.scores(episodes), episodes, self.setting.label_smoothing)
-
-    def outer_step(self, source: TrainingSource) -> dict[str, Tensor]:
-        loss, metrics = self.loss(source.episodes())
-        loss.backward()
-        return {"loss": loss.detach(), **metrics}
 
     def query_logits(self, episodes: EpisodeBatch) -> Tensor:
         return self.scores(episodes)
@@ -132,6 +148,6 @@ def query_loss(
     logits: Tensor, episodes: EpisodeBatch, label_smoothing: float = 0.0
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Cross-entropy and accuracy of query logits [B, N·Q, N]."""
-    loss = F.cross_entropy(logits.flatten(0, 1), episodes.query_y.flatten(), label_smoothing=label_smoothing)
+    loss = cross_entropy(logits.flatten(0, 1), episodes.query_y.flatten(), label_smoothing)
     accuracy = (logits.detach().argmax(-1) == episodes.query_y).float().mean()
     return loss, {"accuracy": accuracy}

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from autometa.errors import ConfigError
+from autometa.learning.losses import cross_entropy
 
 Mixed = tuple[Tensor, Tensor, Tensor]  # images (M, C, H, W), index of each one's partner (M,), its share (M,)
 
@@ -37,9 +37,7 @@ def cutmix(images: Tensor, generator: torch.Generator, alpha: float) -> Mixed:
 
 def mixed_loss(logits: Tensor, labels: Tensor, partner: Tensor, share: Tensor, label_smoothing: float = 0.0) -> Tensor:
     """Mean of share · CE(y) + (1 - share) · CE(y of the partner) over mixed images, from logits [M, classes]."""
-    own, other = (
-        F.cross_entropy(logits, y, reduction="none", label_smoothing=label_smoothing) for y in (labels, labels[partner])
-    )
+    own, other = (cross_entropy(logits, y, label_smoothing, reduction="none") for y in (labels, labels[partner]))
     return torch.lerp(other, own, share).mean()
 
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from autometa.errors import ConfigError
+from autometa.learning.channels import are_stacked, batch_norm, group_norm, pooled
 from autometa.learning.first_block import can_remake, first_block
 from autometa.learning.fused import Statistics, can_fuse, convolved, is_transformed, normalised_relu
 
@@ -97,7 +98,7 @@ class Norm(nn.Module):
         statistics = self._statistics(x, layout)
         if statistics is None or not can_fuse(x, pool):
             y = self(x, layout)
-            return F.relu(F.max_pool2d(y, pool) if pool > 1 else y)
+            return F.relu(pooled(y, "max") if pool > 1 else y)
         y, mean, var = normalised_relu(x, self.weight, self.bias, statistics, pool)
         self._follow(mean, var, x.numel() // self.channels, layout)
         return y
@@ -133,7 +134,7 @@ class Norm(nn.Module):
         if self.mode == "none":
             return x * self.weight[:, None, None] + self.bias[:, None, None]
         if self.mode in ("group", "layer"):
-            return F.group_norm(x, self.groups, self.weight, self.bias, _EPSILON)
+            return group_norm(x, self.groups, self.weight, self.bias, _EPSILON)
         if self.mode in ("running", "per_step"):
             return self._with_averages(x, layout.step if layout else 0)
         tasks = layout.tasks if layout else 1
@@ -143,17 +144,18 @@ class Norm(nn.Module):
     def _with_averages(self, x: Tensor, step: int) -> Tensor:
         row = self._row(step)
         mean, var = self.running_mean[row], self.running_var[row]
-        if not is_transformed(x):
+        if not is_transformed(x) or are_stacked(x, self.weight, self.bias, mean, var):
             # Fused, and exact outside torch.func: in training it updates the averages in place.
-            return F.batch_norm(x, mean, var, self.weight, self.bias, self.training, _MOMENTUM, _EPSILON)
+            how = {"momentum": _MOMENTUM, "eps": _EPSILON}
+            return batch_norm(x, self.weight, self.bias, mean, var, training=self.training, **how)
         if self.training:
             return self._by_task(x, 1, len(x))
         return self._normalised(x, mean[:, None, None].to(x.dtype), var[:, None, None].to(x.dtype))
 
     def _by_task(self, x: Tensor, tasks: int, support: int) -> Tensor:
         """By the statistics of the first `support` images of each of `tasks` blocks."""
-        if tasks == 1 and support == len(x) and not is_transformed(x):
-            return F.batch_norm(x, None, None, self.weight, self.bias, True, 0.0, _EPSILON)
+        if tasks == 1 and support == len(x) and (not is_transformed(x) or are_stacked(x, self.weight, self.bias)):
+            return batch_norm(x, self.weight, self.bias, training=True, eps=_EPSILON)
         blocks = x.unflatten(0, (tasks, -1))  # (tasks, images, C, H, W)
         chosen = blocks[:, :support]
         # Two plain means: `torch.var_mean` over these axes takes two to four times as long on a CPU.

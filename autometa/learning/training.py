@@ -69,6 +69,7 @@ class Training:
         steps, seconds: outer steps taken, and time spent in them, over all resumes.
         last_step: the step at which the budget's steps and teraflops end, None where only seconds do.
         step_operations: floating-point operations of the first outer step; None before it, and after a resume.
+        on_gpu: where the learner is.
     """
 
     def __init__(
@@ -96,7 +97,7 @@ class Training:
         self.last_step = budget.steps
         self.step_operations: int | None = None
         self._fitting = Fitting()
-        self._on_gpu = next(learner.parameters()).is_cuda
+        self.on_gpu = next(learner.parameters()).is_cuda
 
     @property
     def progress(self) -> float:
@@ -118,19 +119,37 @@ class Training:
         Raises:
             DivergedError: the loss or its gradient is not finite.
         """
+        while not self.is_over:
+            self._train_until(self.next_rung, on_step)
+            yield self.report()
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the last rung is reported."""
+        return bool(self.curve) and self.curve[-1].rung >= self.budget.rungs
+
+    @property
+    def next_rung(self) -> float:
+        """The progress at which the next rung is."""
+        return ((self.curve[-1].rung if self.curve else 0) + 1) / self.budget.rungs
+
+    def report(self) -> RungReport:
+        """Validate where training stands, and add it to the curve."""
         rungs = self.budget.rungs
-        while not self.curve or self.curve[-1].rung < rungs:
-            reached = self.curve[-1].rung if self.curve else 0
-            self._train_until((reached + 1) / rungs, on_step)
-            rung = min(rungs, math.floor(self.progress * rungs + 1e-9))
-            report = RungReport(
-                rung=rung,
-                accuracy=self.validate(self, rung),
-                steps=self.steps,
-                seconds=round(self.seconds, 3),
-            )
-            self.curve.append(report)
-            yield report
+        rung = min(rungs, math.floor(self.progress * rungs + 1e-9))
+        report = RungReport(
+            rung=rung,
+            accuracy=self.validate(self, rung),
+            steps=self.steps,
+            seconds=round(self.seconds, 3),
+        )
+        self.curve.append(report)
+        return report
+
+    @property
+    def rate(self) -> float:
+        """The outer rate of the next step."""
+        return self.options.outer_rate * rate_factor(self.options.schedule, self.progress)
 
     def _train_until(self, progress: float, on_step: OnStep | None) -> None:
         self.learner.train()
@@ -140,21 +159,20 @@ class Training:
             self.seconds = before + time.perf_counter() - started
             if on_step:
                 on_step(self.steps, self.progress, metrics)
-        if self._on_gpu:
-            self._check_finite(metrics)  # a rung is never reached with weights that are not finite
+        if self.on_gpu:
+            self.check_finite(metrics)  # a rung is never reached with weights that are not finite
             self.seconds = before + time.perf_counter() - started
 
     def _step(self) -> dict[str, Tensor]:
-        rate = self.options.outer_rate * rate_factor(self.options.schedule, self.progress)
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = self.rate
         self.optimizer.zero_grad(set_to_none=True)
-        metrics = self._counted_outer_step() if self.steps == 0 else self._outer_step()
+        metrics = self.counted_outer_step() if self.steps == 0 else self._outer_step()
         norm = torch.nn.utils.clip_grad_norm_(self.learner.parameters(), self.options.clip_norm)
         metrics["gradient_norm"] = norm.detach()
         self.steps += 1
-        if not self._on_gpu or self.steps % _STEPS_BETWEEN_CHECKS_ON_GPU == 0:
-            self._check_finite(metrics)
+        if self.must_check:
+            self.check_finite(metrics)
         self.optimizer.step()
         return metrics
 
@@ -166,7 +184,7 @@ class Training:
             return self.learner.outer_step(source)
         return self.objective.outer_step(self.learner, source)
 
-    def _counted_outer_step(self) -> dict[str, Tensor]:
+    def counted_outer_step(self) -> dict[str, Tensor]:
         """The first step, counting its operations, to find the last one: the same number on every machine."""
         with FlopCounterMode(display=False) as counter:
             metrics = self._outer_step()
@@ -177,7 +195,13 @@ class Training:
             self.last_step = min(steps, self.budget.steps or steps)
         return metrics
 
-    def _check_finite(self, metrics: dict[str, Tensor]) -> None:
+    @property
+    def must_check(self) -> bool:
+        """Whether the step just taken is one after which to look whether it was finite."""
+        return not self.on_gpu or self.steps % _STEPS_BETWEEN_CHECKS_ON_GPU == 0
+
+    def check_finite(self, metrics: dict[str, Tensor]) -> None:
+        """Raise `DivergedError` where the loss or the length of its gradient is not finite."""
         loss, norm = float(metrics["loss"]), float(metrics["gradient_norm"])
         if not (math.isfinite(loss) and math.isfinite(norm)):
             raise DivergedError(f"loss is {loss:g} and its gradient's norm {norm:g} at step {self.steps}")

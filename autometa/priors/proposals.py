@@ -64,22 +64,27 @@ class Proposer:
         """Of the target."""
         return self.surrogates.domain
 
-    def propose(self, configurations: Sequence[Values], results: Results, *, number: int) -> Proposal:
-        """The next configuration after these trials, [n] and their results; the same for the same arguments."""
-        with one_thread():
-            return self._propose(configurations, results, number)
+    def propose(
+        self, configurations: Sequence[Values], results: Results, *, number: int, fixed: Values | None = None
+    ) -> Proposal:
+        """The next configuration after these trials, [n] and their results; the same for the same arguments.
 
-    def _propose(self, configurations: Sequence[Values], results: Results, number: int) -> Proposal:
+        Values that are `fixed` it has, and the best others for them.
+        """
+        with one_thread():
+            return self._propose(configurations, results, number, self.domain.codes([fixed or {}])[0])
+
+    def _propose(self, configurations: Sequence[Values], results: Results, number: int, fixed: np.ndarray) -> Proposal:
         generator = np.random.default_rng([self._seed, number])
         codes = self.domain.codes(configurations)
         rows = self.domain.encode(codes)
         seen = Observations(rows, self.surrogates.predict(rows), results)
         self.probabilities = weights(seen, self._start, generator)
         if not seen.shown.any():
-            return self._from_portfolio(codes, seen)
+            return self._from_portfolio(codes, seen, fixed)
         seen = seen.latest_and_best()
         posterior = self._posterior(seen)
-        best = self._search(codes, posterior.expected_improvement, results, generator)
+        best = self._search(codes, posterior.expected_improvement, results, generator, fixed)
         return Proposal(self.domain.values(best), self._reasons())
 
     def portfolio(self, size: int) -> list[Proposal]:
@@ -90,9 +95,12 @@ class Proposer:
             picks.append(self.propose([p.values for p in picks], Results(nothing, nothing), number=len(picks)))
         return picks
 
-    def _from_portfolio(self, codes: np.ndarray, seen: Observations) -> Proposal:
+    def _from_portfolio(self, codes: np.ndarray, seen: Observations, fixed: np.ndarray) -> Proposal:
         """The past configuration that adds most to those already running, over all past studies by weight."""
         candidates, known = self._tried
+        if not np.isnan(fixed).all():
+            candidates = _with(fixed, candidates)
+            known = self.surrogates.predict(self.domain.encode(candidates))
         reached = seen.predicted.max(0) if len(codes) else known.mean(0)
         weights = self.probabilities[:-1]
         # Where nothing adds to what runs already, what is good on average comes next.
@@ -103,7 +111,12 @@ class Proposer:
         return Proposal(self.domain.values(candidates[best]), f"portfolio {len(codes) + 1}: from {study}")
 
     def _search(
-        self, codes: np.ndarray, objective: Objective, results: Results, generator: np.random.Generator
+        self,
+        codes: np.ndarray,
+        objective: Objective,
+        results: Results,
+        generator: np.random.Generator,
+        fixed: np.ndarray,
     ) -> np.ndarray:
         """Codes [P] of the greatest expected improvement found from the pool and the best so far."""
 
@@ -112,12 +125,16 @@ class Proposer:
             return np.where(self._repeats(candidates, codes), -1.0, value)
 
         candidates, rows, predicted = self._pool
+        if not np.isnan(fixed).all():
+            candidates = _with(fixed, candidates)
+            rows = self.domain.encode(candidates)
+            predicted = self.surrogates.predict(rows)
         value = worth(candidates, rows, predicted)
-        tops = [candidates[np.argsort(-value)[:_STARTS]], self._best_so_far(codes, results, generator)]
+        tops = [candidates[np.argsort(-value)[:_STARTS]], _with(fixed, self._best_so_far(codes, results, generator))]
         values = [value[np.argsort(-value)[:_STARTS]], np.full(len(tops[1]), -1.0)]
         kept, kept_values = np.concatenate(tops), np.concatenate(values)
         for width in () if self.surrogates.kernel.is_rough else _WIDTHS:
-            moved = self.domain.moved(kept, generator, _EACH, width)
+            moved = _with(fixed, self.domain.moved(kept, generator, _EACH, width))
             moved_rows = self.domain.encode(moved)
             kept = np.concatenate([kept, moved])
             new = worth(moved, moved_rows, self.surrogates.predict(moved_rows))
@@ -223,3 +240,8 @@ class Proposer:
         order = np.argsort(-self.probabilities)[:3]
         parts = [f"{names[i]} {self.probabilities[i]:.2f}" for i in order if self.probabilities[i] >= 0.05]
         return "prior: " + (", ".join(parts) or "many studies")
+
+
+def _with(fixed: np.ndarray, codes: np.ndarray) -> np.ndarray:
+    """Codes [n, P] with the fixed ones [P] in place of theirs, where these are not NaN."""
+    return np.where(np.isnan(fixed), codes, fixed)

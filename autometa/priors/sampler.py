@@ -149,7 +149,8 @@ class PriorSampler(BaseSampler):
         ]
         configurations = [inferred.plain(t.params) for t in others]
         sign = -1.0 if study.direction == StudyDirection.MINIMIZE else 1.0
-        return proposer.propose(configurations, target_results(others, sign), number=trial.number)
+        fixed = inferred.plain(trial.system_attrs.get("fixed_params", {}))  # where Optuna keeps what was enqueued
+        return proposer.propose(configurations, target_results(others, sign), number=trial.number, fixed=fixed)
 
     def _is_warm(self, study: Study, trial: FrozenTrial) -> bool:
         if not self.past or len(study.directions) > 1:

@@ -67,6 +67,11 @@ class SearchSpace:
                 values[parameter.name] = parameter.suggest(trial)
         return values
 
+    def discrete(self, values: Mapping[str, Scalar]) -> dict[str, Scalar]:
+        """Of a configuration, all but the values on continuous ranges: what makes its architecture and its recipe."""
+        ranges = {p.name for p in self.parameters if isinstance(p, Range) and not p.integer}
+        return {name: value for name, value in values.items() if name not in ranges}
+
     def active(self, values: Mapping[str, Scalar]) -> list[str]:
         """Names of the parameters that play a part in this configuration."""
         names: list[str] = []

@@ -27,7 +27,7 @@ from ray.tune.search import Searcher
 from autometa.errors import AutometaError
 from autometa.records import Accuracy, RungReport, TrialRecord
 from autometa.space.space import SearchSpace
-from autometa.trial.job import Job
+from autometa.trial.job import Job, is_stackable
 
 if TYPE_CHECKING:  # a worker imports this file, and starts faster without Optuna
     from autometa.study.ledger import Asked, Ledger
@@ -72,7 +72,7 @@ def run_trials(
     """
     # An environment of its own, for PyTorch Lightning alone, would keep an actor from a worker that is up already.
     class_cache.DEFAULT_ENV_VARS.clear()
-    propose = _Propose(ledger, make_job, share.gpus)
+    propose = _Propose(ledger, make_job, share, trials, over=scratch.resolve() / "over")
     remaining = None if deadline is None else max(1.0, deadline - time.monotonic())
     tuner = tune.Tuner(
         tune.with_resources(_trainable, share.resources),
@@ -114,31 +114,48 @@ def run_everywhere(
 class _Propose(Searcher):
     """Tune asks for a configuration; the ledger answers."""
 
-    def __init__(self, ledger: Ledger, make_job: Callable[[Asked], Job], gpus: float) -> None:
+    def __init__(
+        self, ledger: Ledger, make_job: Callable[[Asked], Job], share: Share, trials: int, *, over: Path
+    ) -> None:
         super().__init__(metric="accuracy", mode="max")
-        self._gpus = gpus
+        self._share = share
         self.ledger = ledger
         self._make_job = make_job
-        self.numbers: dict[str, int] = {}
+        self._left = trials
+        self._over = over
+        self.numbers: dict[str, list[int]] = {}
 
     def suggest(self, trial_id: str) -> Any:
-        if self.ledger.hopeless_reason:
+        if self.ledger.hopeless_reason or self._left <= 0:
             return Searcher.FINISHED
-        asked = self.ledger.ask()
-        self.numbers[trial_id] = asked.number
-        job = self._make_job(asked).model_dump_json()
-        return {"job": job, "number": asked.number, "gpus": self._gpus}
+        group = self._ask()
+        self._left -= len(group)
+        self.numbers[trial_id] = [asked.number for asked in group]
+        jobs = {str(asked.number): self._make_job(asked).model_dump_json() for asked in group}
+        return {"jobs": jobs, "gpus": self._share.gpus, "over": str(self._over)}
+
+    def _ask(self) -> list[Asked]:
+        """The next trial, and others of its architecture where they may be trained together."""
+        group = [self.ledger.ask()]
+        count = min(self._share.together, self._left)
+        first = group[0]
+        if count > 1 and not first.rung and is_stackable(first.values) and self.ledger.has_others_like(first):
+            group += [self.ledger.ask_like(first) for _ in range(count - 1)]
+        return group
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Nothing: the scheduler sees every result, the searcher misses the last one."""
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        number = self.numbers.pop(trial_id, None)
-        if number is None:
-            return
-        record = TrialRecord.model_validate_json(result["record"]) if result and result.get("record") else None
         lost = f"its worker died {_RETRIES + 1} times (killed, out of memory, or its node was lost)"
-        self.ledger.end(number, record=record, error=lost if error else None)
+        for number in self.numbers.pop(trial_id, ()):
+            self.ledger.end(number, record=None, error=lost if error else None)
+
+    def end(self, number: int, record: TrialRecord | None) -> None:
+        """Write a trial's end, and leave word for its worker, which may have others to train."""
+        self.ledger.end(number, record=record)
+        self._over.mkdir(parents=True, exist_ok=True)
+        (self._over / str(number)).touch()
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing: the study keeps the state, and a pickle would hold the storage's password."""
@@ -158,53 +175,57 @@ class _Prune(FIFOScheduler):
         self._propose = propose
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        number = self._propose.numbers[trial.trial_id]
-        if result.get("is_training"):
-            self._propose.ledger.started(number)
-        if not result.get("report"):
+        numbers, ledger = self._propose.numbers[trial.trial_id], self._propose.ledger
+        number = result.get("number")
+        if number not in ledger.running:  # over, and told again by a worker that was started again
             return TrialScheduler.CONTINUE
-        report = RungReport.model_validate_json(result["report"])
-        should_stop = self._propose.ledger.report(number, report)
-        return TrialScheduler.STOP if should_stop else TrialScheduler.CONTINUE
+        if result.get("is_training"):
+            ledger.started(number)
+        elif result.get("record"):
+            self._propose.end(number, TrialRecord.model_validate_json(result["record"]))
+        elif ledger.report(number, RungReport.model_validate_json(result["report"])):
+            if len(numbers) == 1:
+                return TrialScheduler.STOP
+            self._propose.end(number, None)
+        return TrialScheduler.CONTINUE
 
     def __getstate__(self) -> dict[str, Any]:
         return {}
 
 
 def _trainable(config: dict[str, Any]) -> None:
-    """One trial, in a worker. An actor runs many, one after the other: `run` resets all seeds."""
-    from autometa.trial.run import run
+    """One trial or a few, in a worker. An actor runs many, one after the other: `run` resets all seeds."""
+    from autometa.trial.group import failed, run_group
 
-    job = Job.model_validate_json(config["job"])
+    over = Path(config["over"])
+    jobs = {int(number): Job.model_validate_json(job) for number, job in config["jobs"].items()}
+    # After its worker died, a group comes back as it was; who had ended by then has not to be trained again.
+    left = {number: job for number, job in jobs.items() if not (over / str(number)).exists()}
+
+    def on_start(number: int) -> None:
+        tune.report({"accuracy": 0.0, "number": number, "is_training": True})
+
+    def on_rung(number: int, report: RungReport) -> bool:
+        tune.report({"accuracy": report.accuracy.mean, "number": number, "report": report.model_dump_json()})
+        # This returns when the driver has seen the report, and has left word if it said stop.
+        return (over / str(number)).exists()
+
+    def on_end(record: TrialRecord) -> None:
+        del left[record.number]
+        accuracy = record.last.accuracy.mean if record.last else 0.0
+        tune.report({"accuracy": accuracy, "number": record.number, "record": record.model_dump_json()})
+
     try:
-        _keep_to_share(job.use_gpu, config["gpus"])
-        record = run(job, on_rung=_report, on_step=_FirstStep(), number=config["number"])
+        _keep_to_share(next(iter(jobs.values())).use_gpu, config["gpus"])
+        run_group(dict(left), on_start=on_start, on_rung=on_rung, on_end=on_end)
+        return
     except AutometaError as error:
-        record = _failed(config["number"], job, str(error))
-    except Exception as error:  # a bug in a learner, perhaps the user's own, ends its trial and not the search
+        reason = str(error)
+    except Exception as error:  # a bug in a learner, perhaps the user's own, ends its trials and not the search
         traceback.print_exc()
-        record = _failed(config["number"], job, f"{type(error).__name__}: {error}")
-    tune.report({"accuracy": record.last.accuracy.mean if record.last else 0.0, "record": record.model_dump_json()})
-
-
-def _failed(number: int, job: Job, reason: str) -> TrialRecord:
-    return TrialRecord(number=number, state="fail", config=job.config, reason=reason)
-
-
-def _report(report: RungReport) -> None:
-    tune.report({"accuracy": report.accuracy.mean, "report": report.model_dump_json()})
-
-
-class _FirstStep:
-    """Says once that training has begun."""
-
-    def __init__(self) -> None:
-        self._is_said = False
-
-    def __call__(self, step: int, progress: float, metrics: dict[str, Any]) -> None:
-        if not self._is_said:
-            tune.report({"accuracy": 0.0, "is_training": True})
-        self._is_said = True
+        reason = f"{type(error).__name__}: {error}"
+    for number, job in dict(left).items():
+        on_end(failed(number, job, reason))
 
 
 def evaluate_in_worker(**call: Any) -> Accuracy:

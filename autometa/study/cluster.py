@@ -53,10 +53,16 @@ _OBJECT_STORE_BYTES = 256 * 2**20  # workers map the data set from disk; Ray's d
 
 @dataclass(frozen=True)
 class Share:
-    """What one worker gets: how many workers at once, and the part of a GPU each has."""
+    """How many workers at once, the part of a GPU each has, and how many trials each may train together."""
 
     workers: int
     gpus: float
+    together: int = 1
+
+    @property
+    def trials(self) -> int:
+        """How many trials run at once, at most."""
+        return self.workers * self.together
 
     @property
     def resources(self) -> dict[str, float]:
@@ -108,11 +114,14 @@ class Cluster:
         if error:
             raise error
 
-    def share_out(self, gpus_per_trial: float | None, trials_at_once: Callable[[], int] = lambda: 1) -> Share:
+    def share_out(
+        self, gpus_per_trial: float | None, trials_at_once: Callable[[], int] = lambda: 1, *, together: int = 1
+    ) -> Share:
         """Decide workers and GPU share from what was asked for and what the cluster has.
 
         Args:
             trials_at_once: how many trials fit one GPU; asked where there is one and nobody said how to share it.
+            together: how many of them a worker may train as one model.
 
         Raises:
             ConfigError: a GPU is asked for and there is none, or not so many.
@@ -123,9 +132,9 @@ class Cluster:
         workers = self._workers
         if gpus_per_trial is None:
             # Exactly 1/k of a GPU: other fractions strand the rest of it.
-            gpus_per_trial = 1 / _on_one_gpu(workers, gpus, cpus, trials_at_once) if gpus else 0.0
+            gpus_per_trial = 1 / _on_one_gpu(workers, gpus, cpus, lambda: trials_at_once() // together) if gpus else 0.0
         most = int(gpus / gpus_per_trial + 1e-9) if gpus_per_trial else cpus
-        return Share(workers=min(workers or most, max(1, most)), gpus=gpus_per_trial)
+        return Share(workers=min(workers or most, max(1, most)), gpus=gpus_per_trial, together=together)
 
     def _live(self) -> None:
         try:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.trial import FrozenTrial, Trial, TrialState
+from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 from pydantic import ValidationError
 
 from autometa.errors import StudyError
@@ -31,12 +31,13 @@ _ENDED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 
 @dataclass
 class Asked:
-    """A trial to run: its values, its seed, and the folder its checkpoint is (or will be) in."""
+    """A trial to run: its values, its seed, the folder its checkpoint is (or will be) in, and the rung it is at."""
 
     number: int
     values: dict[str, Scalar]
     seed: int
     folder: str
+    rung: int = 0
 
 
 @dataclass
@@ -92,16 +93,39 @@ class Ledger:
     def ask(self) -> Asked:
         """Propose the next trial; one that was interrupted comes back first, with the curve it had."""
         with together(self.study):
-            trial = self.study.ask()
-            values = self._space.suggest(trial)
-            known = trial.user_attrs
-            asked = Asked(number=trial.number, values=values, **self._seed_and_folder(trial.number, known))
-            trial.set_user_attr("seed", asked.seed)
-            trial.set_user_attr("folder", asked.folder)
-            live = self._live[trial.number] = _Live(trial, asked)
-            for report in self._saved_curve(asked.folder):
-                self._write(live, report)
-        self._emit(TrialStarted(trial.number, values, known.get("continues"), max(live.curve, default=0)))
+            asked = self._started(self.study.ask())
+        return self._announced(asked)
+
+    def has_others_like(self, first: Asked) -> bool:
+        """Whether the space has trials that differ from this one in continuous values only."""
+        return len(self._space.discrete(first.values)) < len(first.values)
+
+    def ask_like(self, first: Asked) -> Asked:
+        """Propose a trial that differs from this one in its continuous values only, past whatever waits in the queue.
+
+        The sampler chooses these, and knows of the others.
+        """
+        fixed = {"fixed_params": self._space.discrete(first.values)}  # as `enqueue_trial` has them
+        attributes = {"together_with": first.number}
+        with together(self.study):
+            self.study.add_trial(create_trial(state=TrialState.RUNNING, system_attrs=fixed, user_attrs=attributes))
+            asked = self._started(Trial(self.study, trials_of(self.study)[-1]._trial_id))
+        return self._announced(asked)
+
+    def _started(self, trial: Trial) -> Asked:
+        values = self._space.suggest(trial)
+        asked = Asked(number=trial.number, values=values, **self._seed_and_folder(trial.number, trial.user_attrs))
+        trial.set_user_attr("seed", asked.seed)
+        trial.set_user_attr("folder", asked.folder)
+        live = self._live[trial.number] = _Live(trial, asked)
+        for report in self._saved_curve(asked.folder):
+            self._write(live, report)
+        asked.rung = max(live.curve, default=0)
+        return asked
+
+    def _announced(self, asked: Asked) -> Asked:
+        continues = self._live[asked.number].trial.user_attrs.get("continues")
+        self._emit(TrialStarted(asked.number, asked.values, continues, asked.rung))
         return asked
 
     def started(self, number: int) -> None:

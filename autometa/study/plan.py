@@ -217,6 +217,6 @@ def trial_budget(plan: Plan, share: Share, time_budget: float | None) -> Budget:
     if not time_budget:
         return catalog.default_budget(plan.ref.name)
     for_trials = max(time_budget * PART_FOR_TRIALS - _START_SECONDS, time_budget * 0.3)
-    uncompared = min(1.0, 2 * share.workers / plan.trials)
+    uncompared = min(1.0, 2 * share.trials / plan.trials)
     part_spent = _WITH_VALIDATION * (uncompared + (1 - uncompared) * _PART_OF_THE_COMPARED)
-    return Budget(seconds=round(for_trials * share.workers / (plan.trials * part_spent), 1))
+    return Budget(seconds=round(for_trials * share.trials / (plan.trials * part_spent), 1))

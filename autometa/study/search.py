@@ -16,7 +16,7 @@ from pathlib import Path
 import filelock
 import optuna
 
-from autometa.errors import StudyError
+from autometa.errors import ConfigError, StudyError
 from autometa.learning.checkpoint_facts import exists
 from autometa.priors import archive
 from autometa.priors.past import PastStudy
@@ -94,6 +94,7 @@ def search(
     cluster: Cluster | None = None,
     storage: str | None = None,
     pruner: str = "halving",
+    vectorise: int = 1,
     seed: int = 0,
     data_root: str | Path | None = None,
     image_size: int | None = None,
@@ -121,6 +122,8 @@ def search(
         address: an existing Ray cluster; a private one on this machine by default.
         cluster: one that is starting already, in place of `address`; it outlives the search.
         storage: an Optuna storage URL; `runs/autometa.db` by default.
+        vectorise: how many trials of one architecture a worker trains as one batched model, each still a trial of
+            its own; for small networks on a GPU.
         seed: trial n trains with seed + n, and all trials see the same validation episodes.
         pretrain_dataset: train on the train classes of this data set in place of `dataset`'s own.
         transductive: let the space hold transductive candidates, ranked among the inductive ones.
@@ -131,6 +134,8 @@ def search(
         AutometaError: anything that is wrong with the arguments, the data, the storage or the study;
             nothing has been written then.
     """
+    if vectorise < 1:
+        raise ConfigError(f"--vectorise {vectorise}: at least one trial is needed")
     started = time.monotonic()
     with nullcontext(cluster) if cluster else Cluster(address, workers=workers) as ray_cluster:
         plan = make_plan(
@@ -155,7 +160,8 @@ def search(
         )
         past = [] if cold else warm.comparable(plan.name, prior, warn=lambda reason: on_event(Warned(reason)))
         ray_cluster.wait()
-        share = ray_cluster.share_out(gpus_per_trial, functools.partial(_trials_at_once, plan))
+        fitting = functools.partial(_trials_at_once, plan)
+        share = ray_cluster.share_out(gpus_per_trial, fitting, together=vectorise)
         with _locked(plan), storage_failures(plan.url):
             opened, line = _open_study(plan, share, time_budget, past)
             return _run(plan, opened, share, Path(archives), line, on_event)
@@ -251,7 +257,7 @@ def _started(plan: Plan, study: optuna.Study, share: Share, record: StudyRecord,
         budget=str(record.budget),
         trials=plan.trials,
         ended=len(ended(study)),
-        workers=share.workers,
+        workers=share.trials,
         gpus_per_trial=share.gpus,
         deadline_seconds=plan.deadline - time.monotonic() if plan.deadline else None,
         storage=masked(plan.url),

@@ -5,6 +5,8 @@ Knows no torch, so a driver that only hands out jobs starts fast.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from pydantic import Field
 
 from autometa.records import Budget, EpisodeSpec, Record, Scalar, TrialConfig
@@ -41,3 +43,32 @@ class Job(Record):
     validation_episodes: int = Field(200, ge=2)
     validation_seed: int = 0
     use_gpu: bool | None = None
+
+
+# What candidates that are trained as one model may be: learners whose outer step is the gradient of one loss, and
+# no option with which a pass draws random numbers, adds terms of its own, or keeps weights beside its own.
+_STACKED = ("prototypical", "matching", "siamese", "relation", "ridge", "svm", "cnaps", "pretrain")
+_WITHOUT: dict[str, Scalar] = {
+    "drop_rate": 0,
+    "full_context": False,
+    "mixing": "none",
+    "rotation_weight": 0,
+    "distillation_weight": 0,
+    "contrastive_weight": 0,
+    "covariance_weight": 0,
+    "gradient_penalty": 0,
+    "attack_epsilon": 0,
+}
+
+
+def is_stackable(values: Mapping[str, Scalar]) -> bool:
+    """Whether candidates with these values but for continuous ones are worth being trained together.
+
+    A worker finds out for sure, and trains alone what cannot be trained together.
+    """
+    options = {name.rpartition(".")[2]: value for name, value in values.items()}
+    return (
+        values.get("learner", "prototypical") in _STACKED
+        and values.get("backbone") != "timm"
+        and all(options.get(name, neutral) == neutral for name, neutral in _WITHOUT.items())
+    )

@@ -56,15 +56,36 @@ def run(job: Job, *, on_rung: OnRung | None = None, on_step: OnStep | None = Non
 
 
 def _run(job: Job, on_rung: OnRung | None, on_step: OnStep | None, number: int) -> TrialRecord:
+    training = begin(job)
+    if training.curve and on_rung:
+        on_rung(training.curve[-1])
+    reason = _train(training, job, on_rung, on_step)
+    return ended(training, job, number=number, reason=reason)
+
+
+def begin(job: Job) -> Training:
+    """A job's training, from its checkpoint in `job.folder` where there is one; raises as `run` does."""
     folder = Path(job.folder)
-    validation = _validation(job, folder)
-    training = prepare(job, validation)
+    training = prepare(job, _validation(job, folder))
     if exists(folder):
         _check_same(job, folder)
         checkpoints.load(folder, training)
-        if training.curve and on_rung:
-            on_rung(training.curve[-1])
-    reason = _train(training, validation, job, on_rung, on_step)
+    return training
+
+
+def keep(training: Training, job: Job) -> None:
+    """Write the job's checkpoint."""
+    assert isinstance(training.validate, Validation)
+    extra = {
+        "job": job.model_dump(mode="json"),
+        "train_classes": training.learner.setting.train_classes,
+        "validation_counts": training.validate.counts,
+    }
+    checkpoints.save(Path(job.folder), training, extra=extra)
+
+
+def ended(training: Training, job: Job, *, number: int, reason: str | None) -> TrialRecord:
+    """What came of a job: complete, or fail for a reason."""
     return TrialRecord(
         number=number,
         state="fail" if reason else "complete",
@@ -185,23 +206,21 @@ def _validation(job: Job, folder: Path) -> Validation:
     return Validation(ImagePool(open_dataset(job.dataset), "val", pick_device(job.use_gpu)), job, counts)
 
 
-def _train(
-    training: Training, validation: Validation, job: Job, on_rung: OnRung | None, on_step: OnStep | None
-) -> str | None:
+def _train(training: Training, job: Job, on_rung: OnRung | None, on_step: OnStep | None) -> str | None:
     """Train to the end of the budget; returns why it failed, if it did."""
     try:
         for report in training.rungs(on_step):
-            extra = {
-                "job": job.model_dump(mode="json"),
-                "train_classes": training.learner.setting.train_classes,
-                "validation_counts": validation.counts,
-            }
-            checkpoints.save(Path(job.folder), training, extra=extra)
+            keep(training, job)
             if on_rung:
                 on_rung(report)
     except DivergedError as error:
-        return f"diverged: {error}"
+        return diverged(error)
     return None
+
+
+def diverged(error: DivergedError) -> str:
+    """The reason in a record."""
+    return f"diverged: {error}"
 
 
 def _training_source(

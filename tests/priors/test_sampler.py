@@ -229,3 +229,23 @@ def test_each_shipped_archive_alone_says_something_about_the_default_space() -> 
     for name in ("cifar-fs-5w5s", "digits-5w1s"):
         past = [study for study in past_studies() if study.name == name]
         assert PriorSampler(past, seed=0, space=space).prepare() is not None, name
+
+
+def test_what_is_enqueued_in_part_gets_the_best_of_the_rest() -> None:
+    """Kind `a` is better, and best at 0.2; kind `b` is best at 0.8."""
+
+    def value(v: Mapping[str, Any]) -> float:
+        return -((v["x"] - (0.2 if v["kind"] == "a" else 0.8)) ** 2) - 0.3 * (v["kind"] == "b")
+
+    generator = np.random.default_rng(5)
+    drawn = [{"kind": str(generator.choice(["a", "b"])), "x": float(generator.random())} for _ in range(80)]
+    known = PastStudy("known", tuple(PastTrial(v, (PastReport(1, value(v)),)) for v in drawn))
+    study = optuna.create_study(sampler=PriorSampler([known], seed=1), direction="maximize")
+    seen = {}
+    for kind in (None, "b"):
+        if kind:
+            study.enqueue_trial({"kind": kind})
+        trial = study.ask()
+        seen[trial.suggest_categorical("kind", ["a", "b"])] = trial.suggest_float("x", 0, 1)
+        study.tell(trial, value(trial.params))
+    assert seen == {"a": pytest.approx(0.2, abs=0.1), "b": pytest.approx(0.8, abs=0.1)}

@@ -170,3 +170,36 @@ def test_the_prior_pruner_learns_from_the_past_and_reads_the_intervals(tmp_path:
     unsure = ledger.ask()
     wide = Accuracy(mean=0.2, half_width=0.9, episodes=1, seed=4)
     assert not ledger.report(unsure.number, RungReport(rung=1, accuracy=wide, steps=1, seconds=1.0))
+
+
+def test_others_like_a_trial_share_all_but_its_continuous_values(study: optuna.Study, tmp_path: Path) -> None:
+    ledger = make_ledger(study, tmp_path)
+    study.enqueue_trial({"learner": "a", "a.rate": 0.3})
+    study.enqueue_trial({"learner": "b"})
+    first = ledger.ask()
+    assert ledger.has_others_like(first)
+    others = [ledger.ask_like(first) for _ in range(3)]
+    assert [other.values["learner"] for other in others] == ["a"] * 3
+    assert len({asked.values["a.rate"] for asked in (first, *others)}) == 4
+    assert len({asked.seed for asked in (first, *others)}) == 4
+    waiting = ledger.ask()
+    assert waiting.values == {"learner": "b"}, "what waits in the queue is not taken for one of them"
+    assert not ledger.has_others_like(waiting)
+    for asked in (first, *others, waiting):
+        frozen = study.trials[asked.number]
+        assert frozen.state == TrialState.RUNNING
+        assert frozen.params == asked.values
+        assert frozen.distributions["learner"] == optuna.distributions.CategoricalDistribution(("a", "b"))
+    assert {study.trials[other.number].user_attrs["together_with"] for other in others} == {first.number}
+
+
+def test_one_of_a_group_comes_back_like_any_other_trial(study: optuna.Study, tmp_path: Path) -> None:
+    dead = make_ledger(study, tmp_path)
+    study.enqueue_trial({"learner": "a", "a.rate": 0.3})
+    other = dead.ask_like(dead.ask())
+    checkpoint(tmp_path / other.folder, [report(1, 0.4)])
+    alive = make_ledger(study, tmp_path)
+    alive.recover(died=True)
+    asked = [alive.ask() for _ in range(2)]
+    again = next(one for one in asked if one.folder == other.folder)
+    assert (again.values, again.seed, again.rung) == (other.values, other.seed, 1)

@@ -182,6 +182,65 @@ def test_a_driver_killed_in_the_middle_loses_nothing(folder: Path, start: Start)
         assert f"continues trial {number} from rung" in second.stdout
 
 
+def test_trials_trained_together_are_trials_of_their_own(folder: Path) -> None:
+    result = autometa.search(
+        space=folder / "tiny.toml",
+        study="t",
+        trials=7,
+        budget=parse_budget("45"),
+        workers=1,
+        vectorise=3,
+        seed=5,
+        validation_episodes=20,
+        cold=True,
+    )
+    assert len(result.trials) == 7
+    states = [trial.state for trial in result.trials]
+    assert {"complete", "pruned"} == set(states)
+    groups: dict[int, list[FrozenTrial]] = {}
+    for trial in trials(folder):
+        groups.setdefault(trial.user_attrs.get("together_with", trial.number), []).append(trial)
+    assert sorted(len(group) for group in groups.values()) == [1, 3, 3]
+    for group in groups.values():
+        assert len({json.dumps({**t.params, "outer_rate": None}, sort_keys=True) for t in group}) == 1
+        assert len({t.params["outer_rate"] for t in group}) == len(group)
+    for trial in trials(folder):
+        rungs = sorted(trial.intermediate_values)
+        assert rungs == list(range(1, len(rungs) + 1))
+        assert (len(rungs) == 9) == (trial.state == TrialState.COMPLETE)
+    cut = [{len(t.intermediate_values) for t in group} for group in groups.values() if len(group) > 1]
+    assert any(len(lengths) > 1 for lengths in cut), "one was pruned and its neighbours went on"
+    assert result.winner is not None
+
+
+@pytest.mark.parametrize("killed", ["driver", "worker"])
+def test_a_group_that_is_killed_loses_nothing(folder: Path, start: Start, killed: str) -> None:
+    arguments = command(
+        "--trials", "3", "--budget", "450", "--pruner", "none", "--vectorise", "3", "--workers", "1", "--cold"
+    )
+    process = start(arguments)
+    wait_for(lambda: all(t.intermediate_values for t in trials(folder)) and len(trials(folder)) == 3, process)
+    before = {t.user_attrs["folder"]: t.intermediate_values for t in trials(folder)}
+    if killed == "driver":
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        second = subprocess.run(arguments, cwd=folder, env=environment(), capture_output=True, text=True, timeout=180)
+        assert second.returncode == 0, second.stderr
+    else:
+        (worker,) = [
+            p
+            for p in psutil.Process(process.pid).children(recursive=True)
+            if "ray::ImplicitFunc" in " ".join(p.cmdline()[:1])
+        ]
+        worker.kill()
+        assert process.wait(timeout=180) == 0
+    over = {t.user_attrs["folder"]: t for t in trials(folder) if not t.user_attrs.get("interrupted")}
+    assert [t.state for t in over.values()] == [TrialState.COMPLETE] * 3
+    for name, seen in before.items():
+        assert seen.items() <= over[name].intermediate_values.items()
+        assert sorted(over[name].intermediate_values) == list(range(1, 10))
+
+
 def test_ctrl_c_stops_cleanly_and_says_how_to_go_on(folder: Path, start: Start) -> None:
     arguments = command("--trials", "5", "--budget", "900")
     process = start(arguments)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import itertools
 
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from autometa.errors import ConfigError
 from autometa.learning.backbones.backbone import Backbone, Shape, pooled_sides
+from autometa.learning.channels import pooled
 from autometa.learning.fused import channels_last
 from autometa.learning.normalization import Layout, Norm
 
@@ -76,4 +76,4 @@ def halved(x: Tensor, pooling: str) -> Tensor:
     """Maps [M, C, H, W] with half their sides, by the max or mean of 2×2 pixels, or as they are where a side is 1."""
     if min(x.shape[-2:]) < 2:
         return x
-    return F.max_pool2d(x, 2) if pooling == "max" else F.avg_pool2d(x, 2)
+    return pooled(x, pooling)

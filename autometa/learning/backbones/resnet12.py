@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from autometa.errors import ConfigError
 from autometa.learning.backbones.backbone import Backbone, Shape, pooled_sides
+from autometa.learning.fused import channels_last
 from autometa.learning.normalization import Layout, Norm
 
 _STAGES = 4
@@ -49,7 +50,7 @@ class ResNet12(Backbone):
         )
 
     def maps(self, images: Tensor, layout: Layout | None = None) -> Tensor:
-        x = images.contiguous(memory_format=torch.channels_last)
+        x = channels_last(images)
         for stage in self.stages:
             x = stage(x, layout)
         return x

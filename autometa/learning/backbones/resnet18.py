@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from autometa.errors import ConfigError
 from autometa.learning.backbones.backbone import Backbone, Shape
+from autometa.learning.fused import channels_last
 from autometa.learning.normalization import Layout, Norm
 
 _BLOCKS = 2  # of each of four stages: 2 · 2 · 4 convolutions, the stem and the head that is not here make 18
@@ -48,8 +48,7 @@ class ResNet18(Backbone):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def maps(self, images: Tensor, layout: Layout | None = None) -> Tensor:
-        x = images.contiguous(memory_format=torch.channels_last)
-        x = self.stem_norm.then_relu(self.stem(x), layout)
+        x = self.stem_norm.then_relu(self.stem(channels_last(images)), layout)
         x = F.max_pool2d(x, 3, 2, 1) if self.pools_first else x
         for stage in self.stages:
             assert isinstance(stage, nn.ModuleList)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import itertools
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from autometa.errors import ConfigError
 from autometa.learning.backbones.backbone import Backbone, Shape
+from autometa.learning.fused import channels_last
 from autometa.learning.normalization import Layout, Norm
 
 _STEM = 16
@@ -60,7 +60,7 @@ class WideResNet(Backbone):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def maps(self, images: Tensor, layout: Layout | None = None) -> Tensor:
-        x = self.stem(images.contiguous(memory_format=torch.channels_last))
+        x = self.stem(channels_last(images))
         for block in self.blocks:
             x = block(x, layout)
         return self.norm.then_relu(x, layout)

@@ -17,7 +17,7 @@ from autometa.learning.backbones.backbone import Backbone
 from autometa.learning.device import global_generator
 from autometa.learning.finetune import tuned_scores
 from autometa.learning.heads import Fit, logistic, nearest_mean, ridge
-from autometa.learning.learner import Learner, Setting, TrainingSource, embed, support_targets
+from autometa.learning.learner import LossLearner, Setting, TrainingSource, embed, support_targets
 from autometa.learning.mixing import Mixed, cutmix, mixed_loss, mixup
 from autometa.learning.transduction import check_kind, transductive_scores
 
@@ -28,7 +28,7 @@ _TEACHER_DECAY = 0.999
 _DISTILLATION_TEMPERATURE = 4.0  # Tian et al. 2020
 
 
-class Pretrain(Learner):
+class Pretrain(LossLearner):
     """Chen et al. 2019, A closer look at few-shot classification; Tian et al. 2020, Rethinking few-shot image
     classification: a good embedding is all you need?
 
@@ -104,12 +104,8 @@ class Pretrain(Learner):
     def transductive(self) -> bool:
         return super().transductive or self.transduction != "none"
 
-    def outer_step(self, source: TrainingSource) -> dict[str, Tensor]:
-        images, labels = source.images(self.batch_size)
-        loss, metrics = self.loss(images, labels)
-        loss.backward()
-        self.outer_steps += 1
-        return {"loss": loss.detach(), **metrics}
+    def draw(self, source: TrainingSource) -> tuple[Tensor, Tensor]:
+        return source.images(self.batch_size)
 
     def loss(self, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """The pre-training loss on images [M, C, H, W] with labels [M], and detached scalars."""
@@ -126,6 +122,7 @@ class Pretrain(Learner):
             rotation = F.cross_entropy(self.turns(self.backbone(rotated(images, turns))), turns)
             loss = loss + self.rotation_weight * rotation
             metrics["rotation"] = rotation.detach()
+        self.outer_steps += 1
         return loss, metrics
 
     def _mixed(self, images: Tensor) -> Mixed:

@@ -1,0 +1,179 @@
+"""Meta-training of G candidates together, in step, each as `Training` would train it alone.
+
+Each draws its own data with its own generator, has its own rate, decay, schedule and clipping, reports at
+its own rungs and may leave at any of them. On a GPU the steps of a small network are bound by the launching
+of kernels, of which G candidates need hardly more than one.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from autometa.errors import DivergedError, StackError
+from autometa.learning.learner import LossLearner
+from autometa.learning.stacked.model import Stack, learned
+from autometa.learning.stacked.optimizers import OPTIMIZERS, clip
+from autometa.learning.stacked.sources import StackedSource
+from autometa.learning.training import Training
+from autometa.records import RungReport
+
+Reached = RungReport | DivergedError
+
+
+class StackedTraining:
+    """Candidates being trained in step.
+
+    Whenever `rungs` yields, the trainings handed in have the state of their candidates: learner, optimiser,
+    generator, curve and steps, so each can be saved, or go on alone.
+
+    Where a budget is in seconds, each candidate's clock runs with that of all.
+
+    Args:
+        trainings: of one architecture, budget and optimiser, at the same step, with no objective of their own.
+
+    Raises:
+        StackError: they cannot be trained together.
+    """
+
+    def __init__(self, trainings: Sequence[Training]) -> None:
+        _check(trainings)
+        self._live = dict(enumerate(trainings))
+        learners, optimizers = [t.learner for t in trainings], [t.optimizer for t in trainings]
+        self._stack = Stack(learners)
+        kind = OPTIMIZERS[trainings[0].options.optimizer]
+        self._optimizer = kind(optimizers, [learned(learner) for learner in learners])
+
+    @property
+    def running(self) -> list[int]:
+        """Indices of the candidates that have not ended."""
+        return list(self._live)
+
+    def stop(self, index: int) -> None:
+        """Let a candidate leave where it is; the others do not notice."""
+        self._drop({index})
+
+    def rungs(self, on_step: Callable[[int, float], None] | None = None) -> Iterator[Mapping[int, Reached]]:
+        """Train to the end of the budget; yields what candidates have reached, by their index.
+
+        That is a report for each that is at its next rung, or, where some diverged on the way there, their errors.
+
+        Raises:
+            StackError: at the first step, where their pass cannot be done for many at once. What they drew is lost.
+        """
+        while self._live:
+            diverged = self._train_to_next_rung(on_step)
+            if diverged:
+                yield diverged
+                continue
+            self._write()
+            yield {index: training.report() for index, training in self._live.items()}
+            self._drop({index for index, training in self._live.items() if training.is_over})
+
+    @property
+    def _first(self) -> Training:
+        return next(iter(self._live.values()))
+
+    def _train_to_next_rung(self, on_step: Callable[[int, float], None] | None) -> Mapping[int, Reached]:
+        """Returns early, with their errors, where candidates diverge."""
+        first = self._first
+        goal, started, before = first.next_rung, time.perf_counter(), first.seconds
+        diverged: Mapping[int, Reached] = {}
+        while first.progress < goal - 1e-9:
+            losses, norms, diverged = self._step()
+            self._set_clocks(before + time.perf_counter() - started)
+            if diverged:
+                return diverged
+            if on_step:
+                on_step(first.steps, first.progress)
+        if first.on_gpu:
+            diverged = self._diverged(losses, norms)  # a rung is never reached with weights that are not finite
+            self._drop(set(diverged))
+            self._set_clocks(before + time.perf_counter() - started)
+        return diverged
+
+    def _step(self) -> tuple[Tensor, Tensor, Mapping[int, Reached]]:
+        """One outer step of all; losses and lengths of gradients [G], and the errors of those that diverged."""
+        if self._first.steps == 0:
+            self._count()
+        rates = self._for_each([training.rate for training in self._live.values()])
+        losses, gradient, _ = self._stack.losses(self._draw())
+        self._optimizer.spare(self._stack.idle)
+        norms = clip(gradient, self._for_each([training.options.clip_norm for training in self._live.values()]))
+        for training in self._live.values():
+            training.steps += 1
+        diverged = self._diverged(losses, norms) if self._first.must_check else {}
+        if diverged:
+            rows = self._drop(set(diverged))
+            gradient, rates = gradient[rows], rates[rows]
+        if self._live:
+            self._optimizer.step(self._stack.weights, gradient, rates, self._first.steps)
+        return losses, norms, diverged
+
+    def _draw(self) -> tuple[Any, ...]:
+        learner = self._first.learner
+        assert isinstance(learner, LossLearner)
+        return learner.draw(StackedSource([training.source for training in self._live.values()]))
+
+    def _diverged(self, losses: Tensor, norms: Tensor) -> Mapping[int, Reached]:
+        if bool((losses.isfinite() & norms.isfinite()).all()):
+            return {}
+        found: dict[int, Reached] = {}
+        for (index, training), loss, norm in zip(self._live.items(), losses, norms, strict=True):
+            try:
+                training.check_finite({"loss": loss, "gradient_norm": norm})
+            except DivergedError as error:
+                found[index] = error
+        return found
+
+    def _drop(self, gone: set[int]) -> list[int]:
+        """Go on without these candidates; returns the rows that stay."""
+        rows = [row for row, index in enumerate(self._live) if index not in gone]
+        if gone:
+            self._stack.keep(rows)
+            self._optimizer.keep(rows)
+            self._live = {index: training for index, training in self._live.items() if index not in gone}
+        return rows
+
+    def _count(self) -> None:
+        """Find the last step as a candidate alone does, on a copy, from data that is drawn again afterwards."""
+        first = self._first
+        state = first.generator.get_state()
+        twin = copy.copy(first)
+        twin.learner = copy.deepcopy(first.learner)
+        twin.counted_outer_step()
+        first.generator.set_state(state)
+        for training in self._live.values():
+            training.last_step, training.step_operations = twin.last_step, twin.step_operations
+
+    def _set_clocks(self, seconds: float) -> None:
+        for training in self._live.values():
+            training.seconds = seconds
+
+    def _write(self) -> None:
+        """Bring every candidate's own learner and optimiser to where its row stands."""
+        for row, training in enumerate(self._live.values()):
+            self._stack.write(row, training.learner)
+            self._optimizer.write(row, training.optimizer, learned(training.learner), training.steps)
+
+    def _for_each(self, values: Sequence[float]) -> Tensor:
+        """One number a candidate, where the weights are."""
+        tensor = torch.tensor(values, dtype=self._stack.weights.dtype)
+        # From pinned memory no copy waits for the steps that are still queued.
+        return tensor.pin_memory().to(self._stack.weights.device, non_blocking=True) if self._first.on_gpu else tensor
+
+
+def _check(trainings: Sequence[Training]) -> None:
+    first = trainings[0]
+    if any(training.objective is not None for training in trainings):
+        raise StackError("an objective with additions to the loss is trained alone")
+    for what in ("budget", "steps", "last_step", "on_gpu"):
+        if any(getattr(training, what) != getattr(first, what) for training in trainings):
+            raise StackError(f"the candidates are not in step: they differ in {what}")
+    if any(training.options.optimizer != first.options.optimizer for training in trainings):
+        raise StackError("the candidates differ in their optimiser")
