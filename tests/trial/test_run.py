@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,8 @@ import torch
 from PIL import Image
 
 from autometa.errors import DataError
-from autometa.records import Budget, EpisodeSpec, RungReport, Scalar, TrialConfig
+from autometa.learning import native
+from autometa.records import Accuracy, Budget, EpisodeSpec, RungReport, Scalar, TrialConfig
 from autometa.trial.job import DatasetRef, Job, is_transductive
 from autometa.trial.run import evaluate_checkpoint, open_dataset, prepare, run
 
@@ -45,6 +47,28 @@ def test_a_trial_reports_its_size_and_operations(tmp_path: Path) -> None:
     assert record.facts["parameters"] == 1 * 8 * 9 + 8 + 2 * 8
     assert record.facts["flops"] == 2 * 8 * 9 * 64
     assert record.facts["transductive"] is False
+
+
+@pytest.mark.skipif(not native.is_available(torch.float32), reason="no C compiler here")
+@pytest.mark.parametrize("learner", ["maml", "prototypical"])
+def test_a_training_is_as_good_without_the_kernels(
+    learner: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def accuracy(folder: str) -> Accuracy:
+        trained = job(tmp_path / folder, learner=learner, maml__inner_steps=2)
+        trained = trained.model_copy(update={"budget": Budget(steps=30, rungs=1), "validation_episodes": 100})
+        last = run(trained).last
+        assert last is not None
+        return last.accuracy
+
+    with_them = accuracy("with")
+    monkeypatch.setenv("AUTOMETA_KERNELS", "off")
+    native._library.cache_clear()
+    without = accuracy("without")
+    monkeypatch.undo()
+    native._library.cache_clear()
+    assert with_them.mean > 0.6  # chance is a half: both have learned something
+    assert abs(with_them.mean - without.mean) <= math.hypot(with_them.half_width, without.half_width)
 
 
 def test_a_map_of_one_pixel_is_no_obstacle(tmp_path: Path) -> None:
