@@ -57,8 +57,14 @@ def search(
     as_json: Annotated[bool, Opt("--json", help="One JSON object a line, for machines.")] = False,
 ) -> None:
     """Search a data set for its best few-shot learner; the same command again continues it."""
+    from autometa.data import catalog
     from autometa.records import parse_budget, parse_seconds
+    from autometa.space.files import load_space
 
+    # What is easily wrong is told at once, not when Ray has started and stopped.
+    if not catalog.is_folder(dataset):
+        catalog.source(dataset)
+    load_space(space)
     per_trial = parse_budget(budget) if budget else None
     seconds = parse_seconds(time_budget) if time_budget else None
     if not as_json and sys.stderr.isatty():
