@@ -7,6 +7,7 @@ what must survive a crash is in the study and in the trials' checkpoints.
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import time
 import traceback
@@ -20,7 +21,6 @@ from autometa.study.cluster import Share  # isort: split
 
 import ray
 from ray import tune
-from ray.tune.execution import class_cache
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
@@ -70,8 +70,7 @@ def run_trials(
         deadline: `time.monotonic()` at which to stop.
         scratch: a folder for Tune's own files, removed afterwards.
     """
-    # An environment of its own, for PyTorch Lightning alone, would keep an actor from a worker that is up already.
-    class_cache.DEFAULT_ENV_VARS.clear()
+    _use_started_workers()
     propose = _Propose(ledger, make_job, share, trials, over=scratch.resolve() / "over")
     remaining = None if deadline is None else max(1.0, deadline - time.monotonic())
     tuner = tune.Tuner(
@@ -98,6 +97,17 @@ def run_trials(
             tuner.fit()
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _use_started_workers() -> None:
+    """Have Tune's actors take workers that are up already, which an environment of their own keeps them from.
+
+    It sets a variable for PyTorch Lightning alone. A version of Ray that keeps it elsewhere starts new workers.
+    """
+    with contextlib.suppress(ImportError, AttributeError):
+        from ray.tune.execution import class_cache
+
+        class_cache.DEFAULT_ENV_VARS.clear()
 
 
 def run_everywhere(
