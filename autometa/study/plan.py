@@ -12,6 +12,7 @@ from pathlib import Path
 
 import optuna
 from optuna.storages import BaseStorage
+from optuna.study import StudyDirection
 
 from autometa.data import catalog
 from autometa.data.dataset import FewShotDataset
@@ -174,11 +175,13 @@ def _study_name(dataset: str, spec: EpisodeSpec, space: SearchSpace, seed: int, 
 
 
 def existing_record(plan: Plan) -> StudyRecord | None:
-    """The settings of the study if it exists."""
+    """The settings of the study if it exists; one without settings or trials is what a full disk left of a new one."""
     names = [summary.study_name for summary in plan.storage.get_all_studies()]
     if plan.name not in names:
         return None
-    return settings.read(optuna.load_study(study_name=plan.name, storage=plan.storage))
+    study = optuna.load_study(study_name=plan.name, storage=plan.storage)
+    is_left_over = not settings.is_ours(study) and not study.trials and study.direction == StudyDirection.MAXIMIZE
+    return None if is_left_over else settings.read(study)
 
 
 def study_record(plan: Plan, budget: Budget, share: Share | None = None) -> StudyRecord:

@@ -209,13 +209,13 @@ def _open_study(
     so_far = len(study.get_trials(deepcopy=False))
     start = warm.start(record, plan.space, past, trials=plan.trials, trials_so_far=so_far)
     study.sampler = Bounded(start.sampler)
-    if not existing:
+    if record != existing:
+        settings.write(study, record)  # before any trial: a study without settings is nobody's to continue
+    if not so_far:
         for pick, why in start.portfolio:
             study.enqueue_trial(dict(pick), user_attrs={"origin": why})
         for number, values in enumerate(plan.space.start, 1):
             study.enqueue_trial(dict(values), user_attrs={"origin": f"start {number} of {plan.space.name}"})
-    if record != existing:
-        settings.write(study, record)
     return study, start.line
 
 

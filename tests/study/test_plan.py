@@ -10,6 +10,7 @@ import numpy as np
 import optuna
 import pytest
 
+from autometa.errors import StudyError
 from autometa.priors.features import compute
 from autometa.records import Budget
 from autometa.space.files import load_space
@@ -69,3 +70,16 @@ def test_no_train_classes_are_no_features(tmp_path: Path) -> None:
         made.dataset, splits={**made.dataset.splits, "train": np.array([], int)}, fingerprint="bare"
     )
     assert with_features(dataclasses.replace(made, dataset=bare), study_record(made, BUDGET)).features == {}
+
+
+def test_what_a_full_disk_left_of_a_new_study_is_begun_again(tmp_path: Path) -> None:
+    made = plan(tmp_path)
+    optuna.create_study(study_name="t", storage=made.storage, direction="maximize")
+    assert existing_record(made) is None
+
+
+def test_a_study_of_somebody_else_is_refused(tmp_path: Path) -> None:
+    made = plan(tmp_path)
+    optuna.create_study(study_name="t", storage=made.storage, direction="maximize").ask()
+    with pytest.raises(StudyError, match="not made by autometa search"):
+        existing_record(made)
