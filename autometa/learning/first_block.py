@@ -1,7 +1,7 @@
 """The first block of a backbone: its maps are the largest, and of one or three channels cheaper to make than to fetch.
 
 They are made again, a cache's worth of images at a time, each time they are needed, and never kept: a training step
-takes less memory and less time. The same numbers as `convolved` and `normalised_relu`, to rounding.
+takes less memory, and no more time. The same numbers as `convolved` and `normalised_relu`, to rounding.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from autometa.learning import native
 from autometa.learning.fused import (
+    EPSILON,
     Convolution,
     ConvolutionGradient,
     Maps,
@@ -23,6 +24,7 @@ from autometa.learning.fused import (
     can_fuse,
     convolution_gradients,
     empty_like,
+    is_plain,
     rows_of,
 )
 
@@ -34,11 +36,10 @@ _CHUNK_BYTES = 2 * 2**20  # of maps, for each thread: about what a core's own ca
 def can_remake(images: Tensor, conv: nn.Conv2d, statistics: Statistics, pool: int) -> bool:
     """Whether `first_block` serves: few channels, many images, the same statistics for all, and a gradient to come."""
     bytes_of_maps = len(images) * conv.out_channels * images[0, 0].numel() * images.element_size()
-    plain = conv.bias is None and conv.groups == 1 and conv.stride == (1, 1) and conv.dilation == (1, 1)
-    same_size = conv.padding == tuple(side // 2 for side in conv.kernel_size) and conv.padding_mode == "zeros"
     return (
-        plain
-        and same_size
+        is_plain(conv)
+        and conv.bias is None
+        and conv.padding == tuple(side // 2 for side in conv.kernel_size)
         and conv.in_channels <= _MOST_CHANNELS
         and bytes_of_maps >= _LEAST_BYTES
         and (statistics.mean is not None or (statistics.tasks == 1 and statistics.support == len(images)))
@@ -54,8 +55,9 @@ def first_block(
     images: Tensor, conv: nn.Conv2d, weight: Tensor, bias: Tensor, statistics: Statistics, pool: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     """`normalised_relu` of `convolved` images, channels last [M, C, H, W]; returns what it returns."""
-    height, width = conv.kernel_size
-    call = _Call(statistics, pool, (height // 2, width // 2))
+    assert isinstance(conv.padding, tuple)
+    height, width = conv.padding
+    call = _Call(statistics, pool, (height, width))
     return _FirstBlock.apply(images, conv.weight, weight, bias, call)
 
 
@@ -71,15 +73,11 @@ class _FirstBlock(torch.autograd.Function):
         ctx: Any, images: Tensor, filters: Tensor, weight: Tensor, bias: Tensor, call: _Call
     ) -> tuple[Tensor, Tensor, Tensor]:
         mean, var = _moments(images, filters, call)
-        given = call.statistics._replace(mean=mean[0], var=var[0])
-        first = 0
-        for maps, x in _chunks(images, filters, call._replace(statistics=given)):
-            if not first:
-                shape = (len(images), *maps.pooled[1:])
-                y, places, inverse = x.new_empty(shape), torch.empty(shape, dtype=torch.uint8), maps.moments(x)[2]
-            here = slice(first, first + len(x))
+        inverse = torch.rsqrt(var + EPSILON)
+        shape = (len(images), *(side // call.pool for side in images.shape[2:]), len(filters))
+        y, places = images.new_empty(shape), torch.empty(shape, dtype=torch.uint8)
+        for here, maps, x in _chunks(images, filters, call):
             maps.forward(x, mean, var, weight, bias, y[here], places[here])
-            first += len(x)
         ctx.call = call
         ctx.save_for_backward(images, filters, weight, mean, inverse, places)
         ctx.mark_non_differentiable(mean, var)
@@ -103,15 +101,11 @@ def _gradients(call: _Call, gy: Tensor, saved: tuple[Tensor, ...], of_images: bo
     images, filters, weight, mean, inverse, places = saved
     rows = rows_of(gy)
     sums = gy.new_zeros(2, 1, len(weight))
-    first = 0
-    for maps, x in _chunks(images, filters, call):
-        here = slice(first, first + len(x))
+    for here, maps, x in _chunks(images, filters, call):
         sums += maps.sums(x, mean, inverse, rows[here], places[here])
-        first += len(x)
     numbers = 1 if call.statistics.mean is not None else len(images) * images[0, 0].numel()
-    gfilters, gimages, first = torch.zeros_like(filters), [], 0
-    for maps, x in _chunks(images, filters, call):
-        here = slice(first, first + len(x))
+    gfilters, gimages = torch.zeros_like(filters), []
+    for here, maps, x in _chunks(images, filters, call):
         gx = empty_like(x)
         known = (x, mean, inverse, weight, rows[here], places[here], sums[0], sums[1])
         native.run("backward", (*maps.sizes[:-1], numbers), *known, gx)
@@ -119,7 +113,6 @@ def _gradients(call: _Call, gy: Tensor, saved: tuple[Tensor, ...], of_images: bo
         assert of_filters is not None
         gfilters += of_filters
         gimages.append(part)
-        first += len(x)
     return torch.cat(gimages) if of_images else None, gfilters, sums[1, 0], sums[0, 0]  # type: ignore[arg-type]
 
 
@@ -128,7 +121,7 @@ def _moments(images: Tensor, filters: Tensor, call: _Call) -> tuple[Tensor, Tens
     if call.statistics.mean is not None:
         assert call.statistics.var is not None
         return call.statistics.mean[None].to(filters), call.statistics.var[None].to(filters)
-    parts = [(len(x), *maps.moments(x)[:2]) for maps, x in _chunks(images, filters, call)]
+    parts = [(len(x), *maps.moments(x)[:2]) for _, maps, x in _chunks(images, filters, call)]
     shares = torch.tensor([count / len(images) for count, *_ in parts], dtype=torch.float64)[:, None]
     means = torch.cat([mean for _, mean, _ in parts]).double()
     variances = torch.cat([var for *_, var in parts]).double()
@@ -137,11 +130,12 @@ def _moments(images: Tensor, filters: Tensor, call: _Call) -> tuple[Tensor, Tens
     return mean.to(filters), var.to(filters)
 
 
-def _chunks(images: Tensor, filters: Tensor, call: _Call) -> Iterator[tuple[Maps, Tensor]]:
-    """Maps of a few images at a time."""
+def _chunks(images: Tensor, filters: Tensor, call: _Call) -> Iterator[tuple[slice, Maps, Tensor]]:
+    """A few images at a time: which they are, and their maps."""
     one = len(filters) * images[0, 0].numel() * images.element_size()
     size = max(1, torch.get_num_threads() * _CHUNK_BYTES // one)
-    for part in images.split(size):
-        x = F.conv2d(part, filters, padding=call.padding)
+    for first in range(0, len(images), size):
+        here = slice(first, first + size)
+        x = F.conv2d(images[here], filters, padding=call.padding)
         statistics = call.statistics._replace(tasks=1, support=len(x))
-        yield Maps(x, statistics, call.pool), x
+        yield here, Maps(x, statistics, call.pool), x

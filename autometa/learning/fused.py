@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from autometa.learning import native
 
-_EPSILON = 1e-5
+EPSILON = 1e-5
 
 
 def is_transformed(x: Tensor) -> bool:
@@ -26,11 +26,17 @@ def convolved(x: Tensor, conv: nn.Conv2d) -> Tensor:
 
     torch finds the weight's part of the second derivative by a convolution with filters as large as the image.
     """
-    plain = conv.groups == 1 and conv.stride == conv.dilation == (1, 1) and isinstance(conv.padding, tuple)
-    if not plain or conv.padding_mode != "zeros" or is_transformed(x) or is_transformed(conv.weight):
+    if not is_plain(conv) or is_transformed(x):
         return F.conv2d(x, conv.weight, conv.bias, conv.stride, conv.padding, conv.dilation, conv.groups)
     y: Tensor = Convolution.apply(x, conv.weight, conv.padding)
     return y if conv.bias is None else y + conv.bias[:, None, None]
+
+
+def is_plain(conv: nn.Conv2d) -> bool:
+    """Whether it takes every pixel, all channels together, with zeros around the image, and is no transform's."""
+    every = conv.groups == 1 and conv.stride == conv.dilation == (1, 1)
+    zeros = conv.padding_mode == "zeros" and isinstance(conv.padding, tuple)
+    return every and zeros and not is_transformed(conv.weight)
 
 
 class Convolution(torch.autograd.Function):
@@ -114,9 +120,7 @@ def normalised_relu(
     Returns:
         The maps [M, C, H // pool, W // pool], and the mean and biased variance that normalised, [T, C].
     """
-    x = x.contiguous(memory_format=torch.channels_last)
-    if x.shape[1] == 1 and x.stride(1) != 1:
-        x = channels_last(x)
+    x = channels_last(x)
     if torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad or bias.requires_grad):
         return _NormalisedRelu.apply(x, weight, bias, statistics, pool)
     maps = Maps(x, statistics, pool)
@@ -160,13 +164,13 @@ class Maps:
             native.run("moments", self.sizes, x, partial, mean, var)
         else:
             mean, var = (s.to(x.dtype).expand(self.tasks, -1).contiguous() for s in (mean, var))
-        return mean, var, torch.rsqrt(var + _EPSILON)
+        return mean, var, torch.rsqrt(var + EPSILON)
 
     def forward(
         self, x: Tensor, mean: Tensor, var: Tensor, weight: Tensor, bias: Tensor, y: Tensor, places: Tensor | None
     ) -> None:
         """Write the rows of y, of the shape `pooled`, and where in its window each came from."""
-        scale = weight * torch.rsqrt(var + _EPSILON)
+        scale = weight * torch.rsqrt(var + EPSILON)
         native.run("forward", self.sizes, x, mean, scale, bias.contiguous(), y, places)
 
     def sums(self, x: Tensor, mean: Tensor, inverse: Tensor, rows: Tensor, places: Tensor) -> Tensor:

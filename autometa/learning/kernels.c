@@ -24,6 +24,11 @@ typedef struct { long M, H, W, C, T, S, f, n, threads; } Shape;
     const long I = M / T, Hf = H / f, Wf = W / f, half = f - 1; /* a shift: division takes longer than the rest */ \
     (void)M, (void)H, (void)W, (void)S, (void)I, (void)Hf, (void)Wf, (void)half, (void)threads
 
+/* The pixels of window (h, w) of image m, as p0 to p3; with f = 1 all are the same one. */
+#define WINDOW(p, of) \
+    const REAL *p##0 = of + ((m * H + h * f) * W + w * f) * C; \
+    const REAL *p##1 = p##0 + (f - 1) * C, *p##2 = p##0 + (f - 1) * W * C, *p##3 = p##2 + (f - 1) * C
+
 /* Mean and variance [T][C] of the support images of each task; `partial` holds 2 T S C numbers. */
 void moments(const Shape *s, const REAL *z, REAL *partial, REAL *mean, REAL *var) {
     UNPACK;
@@ -67,8 +72,7 @@ void forward(const Shape *s, const REAL *z, const REAL *mean, const REAL *scale,
         CHANNELS sign[c] = a[c] < 0 ? -1 : 1;
         for (long h = 0; h < Hf; h++)
             for (long w = 0; w < Wf; w++) {
-                const REAL *z0 = z + ((m * H + h * f) * W + w * f) * C;
-                const REAL *z1 = z0 + (f - 1) * C, *z2 = z0 + (f - 1) * W * C, *z3 = z2 + (f - 1) * C;
+                WINDOW(z, z);
                 const long at = ((m * Hf + h) * Wf + w) * C;
                 REAL *restrict out = y + at;
                 uint8_t *restrict k = place ? place + at : unused;
@@ -103,8 +107,7 @@ void sums(const Shape *s, const REAL *z, const REAL *mean, const REAL *r, const 
         memset(g_of, 0, 2 * C * sizeof(REAL));
         for (long h = 0; h < Hf; h++)
             for (long w = 0; w < Wf; w++) {
-                const REAL *z0 = z + ((m * H + h * f) * W + w * f) * C;
-                const REAL *z1 = z0 + (f - 1) * C, *z2 = z0 + (f - 1) * W * C, *z3 = z2 + (f - 1) * C;
+                WINDOW(z, z);
                 const long at = ((m * Hf + h) * Wf + w) * C;
                 const REAL *g = gy + at;
                 const uint8_t *k = place + at;
@@ -181,8 +184,7 @@ void twice(const Shape *s, const REAL *z, const REAL *mean, const REAL *r, const
                 }
         for (long h = 0; h < Hf; h++)
             for (long w = 0; w < Wf; w++) {
-                const REAL *w0 = wz + ((m * H + h * f) * W + w * f) * C;
-                const REAL *w1 = w0 + (f - 1) * C, *w2 = w0 + (f - 1) * W * C, *w3 = w2 + (f - 1) * C;
+                WINDOW(w, wz);
                 const long at = ((m * Hf + h) * Wf + w) * C;
                 const REAL *g = gy + at;
                 const uint8_t *k = place + at;
@@ -238,9 +240,8 @@ void twice(const Shape *s, const REAL *z, const REAL *mean, const REAL *r, const
             }
         for (long h = 0; h < Hf; h++)
             for (long w = 0; w < Wf; w++) {
-                const long first = ((m * H + h * f) * W + w * f) * C;
-                const REAL *z0 = z + first, *z1 = z0 + (f - 1) * C, *z2 = z0 + (f - 1) * W * C, *z3 = z2 + (f - 1) * C;
-                const REAL *w0 = wz + first, *w1 = w0 + (f - 1) * C, *w2 = w0 + (f - 1) * W * C, *w3 = w2 + (f - 1) * C;
+                WINDOW(z, z);
+                WINDOW(w, wz);
                 const long at = ((m * Hf + h) * Wf + w) * C;
                 const uint8_t *k = place + at;
                 REAL *restrict out = dgy + at;

@@ -17,10 +17,9 @@ from torch.nn import functional as F
 from autometa.errors import ConfigError
 from autometa.learning.channels import are_stacked, batch_norm, group_norm, pooled
 from autometa.learning.first_block import can_remake, first_block
-from autometa.learning.fused import Statistics, can_fuse, convolved, is_transformed, normalised_relu
+from autometa.learning.fused import EPSILON, Statistics, can_fuse, convolved, is_transformed, normalised_relu
 
 MODES = ("running", "support", "per_step", "group", "layer", "none", "transductive")
-_EPSILON = 1e-5
 _MOMENTUM = 0.1
 _MOST_STEPS = 16
 _GROUP_CHANNELS = 8
@@ -85,7 +84,7 @@ class Norm(nn.Module):
         """`then_relu` of what a convolution makes of images [M, C, H, W], the first block's maps being made again."""
         statistics = self._statistics(images, layout)
         if statistics is None or not can_remake(images, conv, statistics, pool):
-            return self.then_relu(convolved(images, conv), layout, pool=pool)
+            return self._rectified(convolved(images, conv), statistics, layout, pool)
         y, mean, var = first_block(images, conv, self.weight, self.bias, statistics, pool)
         self._follow(mean, var, len(images) * images[0, 0].numel(), layout)
         return y
@@ -95,7 +94,9 @@ class Norm(nn.Module):
 
         On a CPU all in one pass where it can be; else ReLU after pooling, the same on a quarter of the numbers.
         """
-        statistics = self._statistics(x, layout)
+        return self._rectified(x, self._statistics(x, layout), layout, pool)
+
+    def _rectified(self, x: Tensor, statistics: Statistics | None, layout: Layout | None, pool: int) -> Tensor:
         if statistics is None or not can_fuse(x, pool):
             y = self(x, layout)
             return F.relu(pooled(y, "max") if pool > 1 else y)
@@ -109,7 +110,7 @@ class Norm(nn.Module):
             return None
         if self.mode == "none":
             # As if normalised already: the root of 1 - epsilon + epsilon divides.
-            return Statistics(1, 0, x.new_zeros(self.channels), x.new_full((self.channels,), 1 - _EPSILON))
+            return Statistics(1, 0, x.new_zeros(self.channels), x.new_full((self.channels,), 1 - EPSILON))
         if self.mode in ("running", "per_step"):
             row = self._row(layout.step if layout else 0)
             given = () if self.training else (self.running_mean[row], self.running_var[row])
@@ -134,7 +135,7 @@ class Norm(nn.Module):
         if self.mode == "none":
             return x * self.weight[:, None, None] + self.bias[:, None, None]
         if self.mode in ("group", "layer"):
-            return group_norm(x, self.groups, self.weight, self.bias, _EPSILON)
+            return group_norm(x, self.groups, self.weight, self.bias, EPSILON)
         if self.mode in ("running", "per_step"):
             return self._with_averages(x, layout.step if layout else 0)
         tasks = layout.tasks if layout else 1
@@ -146,7 +147,7 @@ class Norm(nn.Module):
         mean, var = self.running_mean[row], self.running_var[row]
         if not is_transformed(x) or are_stacked(x, self.weight, self.bias, mean, var):
             # Fused, and exact outside torch.func: in training it updates the averages in place.
-            how = {"momentum": _MOMENTUM, "eps": _EPSILON}
+            how = {"momentum": _MOMENTUM, "eps": EPSILON}
             return batch_norm(x, self.weight, self.bias, mean, var, training=self.training, **how)
         if self.training:
             return self._by_task(x, 1, len(x))
@@ -155,7 +156,7 @@ class Norm(nn.Module):
     def _by_task(self, x: Tensor, tasks: int, support: int) -> Tensor:
         """By the statistics of the first `support` images of each of `tasks` blocks."""
         if tasks == 1 and support == len(x) and (not is_transformed(x) or are_stacked(x, self.weight, self.bias)):
-            return batch_norm(x, self.weight, self.bias, training=True, eps=_EPSILON)
+            return batch_norm(x, self.weight, self.bias, training=True, eps=EPSILON)
         blocks = x.unflatten(0, (tasks, -1))  # (tasks, images, C, H, W)
         chosen = blocks[:, :support]
         # Two plain means: `torch.var_mean` over these axes takes two to four times as long on a CPU.
@@ -164,5 +165,5 @@ class Norm(nn.Module):
         return self._normalised(blocks, mean, var).flatten(0, 1)
 
     def _normalised(self, x: Tensor, mean: Tensor, var: Tensor) -> Tensor:
-        scale = self.weight[:, None, None] * torch.rsqrt(var + _EPSILON)
+        scale = self.weight[:, None, None] * torch.rsqrt(var + EPSILON)
         return torch.addcmul(self.bias[:, None, None] - mean * scale, x, scale)
