@@ -5,6 +5,7 @@ Both can be differentiated twice, as second-order MAML needs. Symbols: M images 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -123,7 +124,7 @@ def normalised_relu(
     x = channels_last(x)
     if torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad or bias.requires_grad):
         return _NormalisedRelu.apply(x, weight, bias, statistics, pool)
-    maps = Maps(x, statistics, pool)
+    maps = Maps(x.shape, statistics, pool)
     mean, var, _ = maps.moments(x)
     y = x.new_empty(maps.pooled)
     maps.forward(x, mean, var, weight, bias, y, None)
@@ -140,30 +141,42 @@ def channels_last(images: Tensor) -> Tensor:
     if images.shape[1] > 1:
         return images.contiguous(memory_format=torch.channels_last)
     count, _, height, width = images.shape
-    return images.reshape(count, height, width, 1).permute(0, 3, 1, 2)
+    return images.reshape(count, height, width, 1).contiguous().permute(0, 3, 1, 2)  # they may be turned
 
 
 class Maps:
-    """Sizes of maps, and the kernels called with them."""
+    """Sizes of maps [M, C, H, W], and the kernels called with them.
 
-    def __init__(self, x: Tensor, statistics: Statistics, pool: int) -> None:
-        images, channels, height, width = x.shape
-        self.statistics = statistics
+    Args:
+        inputs: channels of the images that a convolution makes them of, where one does.
+    """
+
+    def __init__(self, shape: Sequence[int], statistics: Statistics, pool: int, inputs: int = 0) -> None:
+        images, channels, height, width = shape
+        self._statistics = statistics
         support = 0 if statistics.mean is not None else statistics.support
         numbers = max(1, support * height * width)
-        self.sizes = (images, height, width, channels, statistics.tasks, support, pool, numbers)
-        self.images, self.tasks, self.support, self.channels = images, statistics.tasks, support, channels
+        self.sizes = (images, height, width, channels, statistics.tasks, support, pool, numbers, inputs)
+        self.images, self.tasks, self.channels = images, statistics.tasks, channels
+        self.full = (images, height, width, channels)
         self.pooled = (images, height // pool, width // pool, channels)
+
+    def given(self, like: Tensor) -> tuple[Tensor, Tensor] | None:
+        """Mean and variance [T, C], where they are given."""
+        mean, var = self._statistics.mean, self._statistics.var
+        if mean is None or var is None:
+            return None
+        wanted = (s.to(like.dtype).expand(self.tasks, -1).contiguous() for s in (mean, var))
+        return next(wanted), next(wanted)
 
     def moments(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Mean, variance and 1 / sqrt(variance + epsilon), [T, C] each."""
-        mean, var = self.statistics.mean, self.statistics.var
-        if mean is None or var is None:
+        given = self.given(x)
+        if given is None:
             mean, var = x.new_empty(2, self.tasks, self.channels)
-            partial = x.new_empty(2 * self.tasks * self.support * self.channels)
-            native.run("moments", self.sizes, x, partial, mean, var)
+            native.run("moments", self.sizes, x, x.new_empty(2 * self.images * self.channels), mean, var)
         else:
-            mean, var = (s.to(x.dtype).expand(self.tasks, -1).contiguous() for s in (mean, var))
+            mean, var = given
         return mean, var, torch.rsqrt(var + EPSILON)
 
     def forward(
@@ -186,7 +199,7 @@ class _NormalisedRelu(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, statistics: Statistics, pool: int
     ) -> tuple[Tensor, Tensor, Tensor]:
-        ctx.maps = Maps(x, statistics, pool)
+        ctx.maps = Maps(x.shape, statistics, pool)
         mean, var, inverse = ctx.maps.moments(x)
         y, places = x.new_empty(ctx.maps.pooled), torch.empty(ctx.maps.pooled, dtype=torch.uint8)
         ctx.maps.forward(x, mean, var, weight, bias, y, places)

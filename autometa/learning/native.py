@@ -1,4 +1,4 @@
-"""`kernels.c`, compiled for this processor when it is first needed, by the C compiler that is here.
+"""The C code in `kernels/`, compiled for this processor when it is first needed, by the C compiler that is here.
 
 Where there is none, or with AUTOMETA_KERNELS=off, torch's own operations do the same in more passes. Both stay what
 they are on one machine, so a seed gives one result there.
@@ -21,7 +21,7 @@ import torch
 
 from autometa.data import cache
 
-_SOURCE = Path(__file__).with_name("kernels.c")
+_SOURCES = sorted(Path(__file__).with_name("kernels").iterdir())
 # No -ffast-math: it lets a compiler assume that no number is NaN, and diverged trials are known by theirs.
 _FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fno-signed-zeros", "-fassociative-math")
 _SECONDS = 60
@@ -29,11 +29,11 @@ _REAL = {torch.float32: "float", torch.float64: "double"}
 
 
 class _Shape(ctypes.Structure):
-    _fields_ = [(name, ctypes.c_long) for name in ("M", "H", "W", "C", "T", "S", "f", "n", "threads")]
+    _fields_ = [(name, ctypes.c_long) for name in ("M", "H", "W", "C", "T", "S", "f", "n", "D", "threads")]
 
 
 def run(name: str, sizes: Sequence[int], *tensors: torch.Tensor | None) -> None:
-    """Call a kernel on contiguous CPU tensors; `sizes` are M, H, W, C, T, S, f and n as in `kernels.c`."""
+    """Call a kernel on contiguous CPU tensors; `sizes` are M, H, W, C, T, S, f, n and D as in `maps.h`."""
     library = _library(next(t.dtype for t in tensors if t is not None))
     assert library is not None
     shape = _Shape(*sizes, torch.get_num_threads())
@@ -64,7 +64,8 @@ def _compile(compiler: str, real: str, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         made = Path(folder) / path.name
-        command = [compiler, f"-DREAL={real}", *_FLAGS, "-fPIC", "-shared", "-o", str(made), str(_SOURCE)]
+        command = [compiler, f"-DREAL={real}", *_FLAGS, "-fPIC", "-shared", "-o", str(made)]
+        command += [str(source) for source in _SOURCES if source.suffix == ".c"]
         # torch has loaded an OpenMP already, and its threads serve here as well; Apple's clang has none.
         for openmp in (["-fopenmp"], []):
             done = subprocess.run([*command, *openmp], capture_output=True, timeout=_SECONDS, check=not openmp)
@@ -75,7 +76,8 @@ def _compile(compiler: str, real: str, path: Path) -> None:
 
 def _fingerprint(compiler: str, real: str) -> str:
     """What the code depends on: a cache may be shared by machines with other processors."""
-    parts = (_SOURCE.read_text(), str(_FLAGS), real, os.path.realpath(compiler), platform.platform(), _processor())
+    code = [source.read_text() for source in _SOURCES]
+    parts = (*code, str(_FLAGS), real, os.path.realpath(compiler), platform.platform(), _processor())
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:20]
 
 

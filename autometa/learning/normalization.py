@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from autometa.errors import ConfigError
+from autometa.learning.block import block, is_block
 from autometa.learning.channels import are_stacked, batch_norm, group_norm, pooled
-from autometa.learning.first_block import can_remake, first_block
 from autometa.learning.fused import EPSILON, Statistics, can_fuse, convolved, is_transformed, normalised_relu
 
 MODES = ("running", "support", "per_step", "group", "layer", "none", "transductive")
@@ -81,11 +81,11 @@ class Norm(nn.Module):
         return torch.addcmul(shift, y.unflatten(0, (layout.tasks, -1)), scale).flatten(0, 1)
 
     def relu_of(self, conv: nn.Conv2d, images: Tensor, layout: Layout | None, *, pool: int = 1) -> Tensor:
-        """`then_relu` of what a convolution makes of images [M, C, H, W], the first block's maps being made again."""
+        """`then_relu` of what a convolution makes of images [M, C, H, W], in one pass where it can be."""
         statistics = self._statistics(images, layout)
-        if statistics is None or not can_remake(images, conv, statistics, pool):
+        if statistics is None or not is_block(images, conv, pool):
             return self._rectified(convolved(images, conv), statistics, layout, pool)
-        y, mean, var = first_block(images, conv, self.weight, self.bias, statistics, pool)
+        y, mean, var = block(images, conv.weight, self.weight, self.bias, statistics, pool)
         self._follow(mean, var, len(images) * images[0, 0].numel(), layout)
         return y
 

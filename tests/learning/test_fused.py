@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from autometa.data.episodes import EpisodeBatch
-from autometa.learning import first_block, native
+from autometa.learning import native
 from autometa.learning.backbones.conv import Conv
 from autometa.learning.fused import Statistics, channels_last, convolved, normalised_relu
 from autometa.learning.learner import Setting
@@ -163,26 +163,6 @@ def test_second_order_maml_has_the_same_gradient_with_and_without_kernels(withou
     without_kernels()
     for a, b in zip(with_them, gradient(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-7, atol=1e-9)
-
-
-@needs_kernels
-@pytest.mark.parametrize(("channels", "side", "norm"), [(1, 28, "running"), (3, 33, "transductive")])
-def test_a_first_block_made_again_is_the_same(
-    channels: int, side: int, norm: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def results(least: int) -> list[Tensor]:
-        monkeypatch.setattr(first_block, "_LEAST_BYTES", least)
-        torch.manual_seed(0)
-        backbone = Conv((channels, side, side), width=16, norm=norm).double()
-        images = torch.randn(100, channels, side, side).double().requires_grad_()
-        inputs = [images, *backbone.parameters()]
-        first = torch.autograd.grad(backbone(images).sin().sum(), inputs)
-        again = torch.autograd.grad(backbone(images).sin().sum(), inputs, create_graph=True)
-        second = torch.autograd.grad(sum(g.square().sum() for g in again), inputs, materialize_grads=True)  # type: ignore[arg-type]
-        return [*first, *again, *second, *backbone.buffers()]
-
-    for a, b in zip(results(2**20), results(2**60), strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-8, atol=1e-9)
 
 
 @needs_kernels

@@ -18,6 +18,7 @@ from autometa.learning.device import global_generator
 from autometa.learning.finetune import tuned_scores
 from autometa.learning.heads import Fit, logistic, nearest_mean, ridge
 from autometa.learning.learner import LossLearner, Setting, TrainingSource, embed, support_targets
+from autometa.learning.losses import cross_entropy
 from autometa.learning.mixing import Mixed, cutmix, mixed_loss, mixup
 from autometa.learning.transduction import check_kind, transductive_scores
 
@@ -109,9 +110,14 @@ class Pretrain(LossLearner):
 
     def loss(self, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """The pre-training loss on images [M, C, H, W] with labels [M], and detached scalars."""
-        images, partner, share = self._mixed(images)
+        smoothing, mixed = self.setting.label_smoothing, self._mixed(images)
+        if mixed:
+            images, partner, share = mixed
         scores = self._train_scores(self.classifier, self.backbone(images))
-        loss = mixed_loss(scores, labels, partner, share, self.setting.label_smoothing)
+        if mixed:
+            loss = mixed_loss(scores, labels, partner, share, smoothing)
+        else:
+            loss = cross_entropy(scores, labels, smoothing)
         metrics = {"accuracy": (scores.detach().argmax(-1) == labels).float().mean()}
         if self.teacher is not None:
             agreement = self._disagreement(scores, images)
@@ -125,9 +131,9 @@ class Pretrain(LossLearner):
         self.outer_steps += 1
         return loss, metrics
 
-    def _mixed(self, images: Tensor) -> Mixed:
+    def _mixed(self, images: Tensor) -> Mixed | None:
         if self.mixing == "none":
-            return images, torch.arange(len(images), device=images.device), images.new_ones(len(images))
+            return None
         how = mixup if self.mixing == "mixup" else cutmix
         return how(images, global_generator(images.device), _MIXING_ALPHA)
 
