@@ -124,9 +124,12 @@ class Norm(nn.Module):
         """Move the running averages towards statistics [1, C] of `count` numbers, where there are any."""
         if not self.training or self.mode not in ("running", "per_step"):
             return
-        row = self._row(layout.step if layout else 0)
-        self.running_mean[row].lerp_(mean[0].to(self.running_mean), _MOMENTUM)
-        self.running_var[row].lerp_(var[0].to(self.running_var) * (count / max(1, count - 1)), _MOMENTUM)
+        averages = self.running_mean, self.running_var
+        if self.mode == "per_step":
+            row = self._row(layout.step if layout else 0)
+            averages = averages[0][row : row + 1], averages[1][row : row + 1]
+        averages[0].lerp_(mean.to(averages[0]), _MOMENTUM)
+        averages[1].lerp_(var.to(averages[1]) * (count / max(1, count - 1)), _MOMENTUM)
 
     def _row(self, step: int) -> int:
         return min(step, len(self.running_mean) - 1)

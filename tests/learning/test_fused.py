@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -180,6 +181,12 @@ def test_one_channel_has_strides_of_channels_last() -> None:
     same = channels_last(images)
     assert torch.equal(same, images)
     assert same.stride() == (30, 1, 5, 1)
+
+
+@pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler here")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_where_there_is_a_compiler_there_are_kernels(dtype: torch.dtype) -> None:
+    assert native.is_available(dtype)
 
 
 @needs_kernels

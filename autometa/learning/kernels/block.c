@@ -1,13 +1,16 @@
 /* A block of a backbone: convolution with 3 x 3 filters, normalisation, ReLU and pooling, image by image, with first and
    second derivatives. What lies between is in a core's own cache when it is needed again. Symbols as in maps.h and
-   convolution.h; `turned` are the filters turned and transposed, [3][3][C][D], which lead from a gradient in z to one in x.
+   convolution.h. Filters come and go as torch has them, [C][D][3][3]; inside they are taps[3][3][D][C], and `turned` by half
+   and transposed, [3][3][C][D], to lead from a gradient in z to one in x.
 
    Maps z may be null: they are then made again each time, which for a few input channels takes less than to fetch them.
-   Sums over images are of GROUPS of these, so that they do not depend on the number of threads. `scratch` holds ROOM
-   numbers for each thread. */
+   Sums over images are of GROUPS of these, so that they do not depend on the number of threads. `room` is for what nobody
+   needs afterwards: threads ROOM + (GROUPS + 3) 9 D C + 3 (M + T) C numbers. */
 
 #include "convolution.h"
 #include "maps.h"
+
+#include <math.h>
 #ifdef _OPENMP
 #include <omp.h>
 #define THREAD omp_get_thread_num()
@@ -15,20 +18,23 @@
 #define THREAD 0
 #endif
 
+#define ROOT(v) _Generic((v), float: sqrtf, double: sqrt)(v)
 #define GROUPS 16
-#define PIECE 1024
+#define EPSILON 1e-5 /* as in fused.py */
 /* Whoever is free takes the next: cores are seldom equally fast for long. */
 #define EACH_GROUP _Pragma("omp parallel for schedule(dynamic) num_threads(threads) if (threads > 1)") \
     for (long group = 0; group < GROUPS; group++)
 #define EACH_IMAGE for (long m = M * group / GROUPS; m < M * (group + 1) / GROUPS; m++)
 #define SIZES \
     UNPACK; \
-    const long D = s->D, map = H * W * C, image = H * W * D, pooled = Hf * Wf * C, weights = 9 * D * C; \
+    const long D = s->D, map = H * W * C, image = H * W * D, pooled = Hf * Wf * C, all = 9 * D * C; \
     const long around = ((H + 2) * (W + 2) + 63) & ~63L, ROOM = 2 * around * (C + D) + 2 * map; \
-    (void)image, (void)pooled, (void)weights
+    REAL *turned = room + threads * ROOM, *vtaps = turned + all, *vturned = vtaps + all, *parts = vturned + all; \
+    REAL *partial = parts + GROUPS * all, *sums = partial + 3 * M * C; \
+    (void)image, (void)pooled, (void)turned, (void)vtaps, (void)vturned, (void)sums
 /* A thread's own: two padded images, two padded maps, two maps; each where a vector may begin. */
 #define OWN \
-    REAL *own = scratch + THREAD * ROOM, *px = own, *pv = px + around * D, *pg = pv + around * D, *pd = pg + around * C; \
+    REAL *own = room + THREAD * ROOM, *px = own, *pv = px + around * D, *pg = pv + around * D, *pd = pg + around * C; \
     REAL *zm = pd + around * C, *wm = zm + map; \
     clear_border(H, W, D, px), clear_border(H, W, D, pv), clear_border(H, W, C, pg), clear_border(H, W, C, pd); \
     (void)px, (void)pv, (void)pg, (void)pd, (void)zm, (void)wm
@@ -39,39 +45,59 @@
 #define MAPS(kept) \
     pad(H, W, D, x + m * image, px); \
     const REAL *zi = kept ? kept + m * map : zm; \
-    if (!kept) convolve(H, W, D, C, px, filters, 0, zm)
+    if (!kept) convolve(H, W, D, C, px, taps, 0, zm)
 
-static void add_up(const REAL *parts, long count, long threads, REAL *sum) {
+/* [C][D][3][3] as [3][3][D][C] and, unless null, turned. */
+static void arrange(const Shape *s, const REAL *filters, REAL *taps, REAL *turned) {
+    const long D = s->D, C = s->C, threads = s->threads;
     (void)threads;
     IMAGES
-    for (long first = 0; first < count; first += PIECE) {
-        const long end = first + PIECE < count ? first + PIECE : count;
-        for (long i = first; i < end; i++) sum[i] = parts[i];
-        for (long group = 1; group < GROUPS; group++)
-            for (long i = first; i < end; i++) sum[i] += parts[group * count + i];
+    for (long k = 0; k < 9; k++) {
+        for (long d = 0; d < D; d++)
+            for (long c = 0; c < C; c++) taps[(k * D + d) * C + c] = filters[(c * D + d) * 9 + k];
+        if (!turned) continue;
+        for (long c = 0; c < C; c++)
+            for (long d = 0; d < D; d++) turned[((8 - k) * C + c) * D + d] = filters[(c * D + d) * 9 + k];
     }
 }
 
-/* Mean and variance of the maps, which are kept unless z is null. `partial` holds 2 M C numbers. */
-void block_moments(const Shape *s, const REAL *x, const REAL *filters, REAL *z, REAL *scratch, REAL *partial, REAL *mean,
-                   REAL *var) {
+/* The sum over groups of what is arranged as taps, as torch has it. */
+static void add_up(const Shape *s, const REAL *parts, REAL *filters) {
+    const long D = s->D, C = s->C, threads = s->threads;
+    (void)threads;
+    IMAGES
+    for (long row = 0; row < 9 * D; row++) {
+        const REAL *part = parts + row * C;
+        REAL sum[C];
+        CHANNELS sum[c] = part[c];
+        for (long group = 1; group < GROUPS; group++) CHANNELS sum[c] += part[group * 9 * D * C + c];
+        for (long c = 0; c < C; c++) filters[(c * D + row % D) * 9 + row / D] = sum[c];
+    }
+}
+
+/* y, place (may be null), and what the derivatives need: taps, mean and var (unless given, with S = 0), r, scale = gamma r,
+   and z unless null. */
+void block_forward(const Shape *s, const REAL *x, const REAL *filters, const REAL *gamma, const REAL *beta, REAL *room,
+                   REAL *taps, REAL *z, REAL *mean, REAL *var, REAL *r, REAL *scale, REAL *y, uint8_t *place) {
     SIZES;
-    EACH_GROUP {
-        OWN;
-        EACH_IMAGE {
-            if (!z && !gives(s, m)) continue;
-            REAL *zi = z ? z + m * map : zm;
-            pad(H, W, D, x + m * image, px);
-            convolve(H, W, D, C, px, filters, 0, zi);
-            if (gives(s, m)) image_moments(s, zi, partial + 2 * m * C, partial + (2 * m + 1) * C);
+    arrange(s, filters, taps, 0);
+    if (S) {
+        EACH_GROUP {
+            OWN;
+            EACH_IMAGE {
+                if (!z && !gives(s, m)) continue;
+                REAL *zi = z ? z + m * map : zm;
+                pad(H, W, D, x + m * image, px);
+                convolve(H, W, D, C, px, taps, 0, zi);
+                if (gives(s, m)) image_moments(s, zi, partial + 2 * m * C, partial + (2 * m + 1) * C);
+            }
         }
+        all_moments(s, partial, mean, var);
     }
-    all_moments(s, partial, mean, var);
-}
-
-void block_forward(const Shape *s, const REAL *x, const REAL *filters, const REAL *z, REAL *scratch, const REAL *mean,
-                   const REAL *scale, const REAL *beta, REAL *y, uint8_t *place) {
-    SIZES;
+    for (long i = 0; i < T * C; i++) {
+        r[i] = 1 / ROOT(var[i] + (REAL)EPSILON);
+        scale[i] = gamma[i % C] * r[i];
+    }
     EACH_GROUP {
         OWN;
         EACH_IMAGE {
@@ -82,14 +108,14 @@ void block_forward(const Shape *s, const REAL *x, const REAL *filters, const REA
     }
 }
 
-/* The gradients in x (unless gx is null) and in the filters, and the sums that are those in gamma and beta. y is what
-   `block_forward` gave, scale = gamma r. `partial` holds 2 M C numbers, `parts` GROUPS times the filters. */
-void block_backward(const Shape *s, const REAL *x, const REAL *filters, const REAL *turned, const REAL *z, REAL *scratch,
-                    const REAL *mean, const REAL *r, const REAL *gamma, const REAL *gy, const uint8_t *place,
-                    const REAL *y, const REAL *scale, const REAL *beta, REAL *partial, REAL *parts, REAL *sum_g,
-                    REAL *sum_gx, REAL *gx, REAL *gf) {
+/* The gradients in x (unless gx is null), the filters, gamma and beta; and the sums they come from, for `block_twice`. */
+void block_backward(const Shape *s, const REAL *x, const REAL *filters, const REAL *taps, const REAL *z, REAL *room,
+                    const REAL *mean, const REAL *r, const REAL *scale, const REAL *gamma, const REAL *beta,
+                    const REAL *gy, const uint8_t *place, const REAL *y, REAL *sum_g, REAL *sum_gx, REAL *gx,
+                    REAL *gfilters, REAL *ggamma, REAL *gbeta) {
     SIZES;
     const int divides = can_divide(s, gamma, beta);
+    if (gx) arrange(s, filters, vtaps, turned);
     EACH_GROUP {
         OWN;
         EACH_IMAGE {
@@ -106,32 +132,36 @@ void block_backward(const Shape *s, const REAL *x, const REAL *filters, const RE
     all_sums(s, partial, r, sum_g, sum_gx);
     EACH_GROUP {
         OWN;
-        memset(parts + group * weights, 0, weights * sizeof(REAL));
+        memset(parts + group * all, 0, all * sizeof(REAL));
         EACH_IMAGE {
             const long from = m * pooled;
             MAPS(z);
             image_backward(s, m, zi, mean, r, gamma, gy + from, place + from, sum_g, sum_gx, INSIDE(pg), PITCH);
-            filter_gradient(H, W, D, C, px, pg, parts + group * weights);
+            filter_gradient(H, W, D, C, px, pg, parts + group * all);
             if (gx) convolve(H, W, C, D, pg, turned, 0, gx + m * image);
         }
     }
-    add_up(parts, weights, threads, gf);
+    add_up(s, parts, gfilters);
+    memset(ggamma, 0, C * sizeof(REAL));
+    memset(gbeta, 0, C * sizeof(REAL));
+    for (long t = 0; t < T * C; t += C) CHANNELS ggamma[c] += sum_gx[t + c], gbeta[c] += sum_g[t + c];
 }
 
-/* wz of image m in `to`: the gradient in gz of <vx, gx> + <vfilters, gf>. vx may be null. */
+/* wz of image m in `to`: the gradient in gz of <vx, gx> + <vfilters, gfilters>. vx may be null. */
 #define DIRECTION(to) \
     if (vx) pad(H, W, D, vx + m * image, pv); \
-    convolve(H, W, D, C, px, vfilters, 0, to); \
-    if (vx) convolve(H, W, D, C, pv, filters, 1, to)
+    convolve(H, W, D, C, px, vtaps, 0, to); \
+    if (vx) convolve(H, W, D, C, pv, taps, 1, to)
 
-/* The gradient of <vx, gx> + <vfilters, gf> + <wg, sum_gx> + <wb, sum_g> in x (unless dx is null), the filters, gy and gamma;
-   vturned are vfilters turned and transposed. wz[M][H][W][C] is kept unless null. `partial` holds 3 M C numbers, `sums` 3 T C. */
-void block_twice(const Shape *s, const REAL *x, const REAL *filters, const REAL *turned, const REAL *z, REAL *scratch,
+/* The gradient of <vx, gx> + <vfilters, gfilters> + <wg, ggamma> + <wb, gbeta> in x (unless dx is null), the filters, gy
+   and gamma. wz[M][H][W][C] is kept unless null. */
+void block_twice(const Shape *s, const REAL *x, const REAL *filters, const REAL *taps, const REAL *z, REAL *room,
                  const REAL *mean, const REAL *r, const REAL *gamma, const REAL *gy, const uint8_t *place,
-                 const REAL *sum_g, const REAL *sum_gx, const REAL *vx, const REAL *vfilters, const REAL *vturned, const REAL *wg,
-                 const REAL *wb, REAL *partial, REAL *sums, REAL *parts, REAL *wz, REAL *dx, REAL *df, REAL *dgy,
-                 REAL *dgamma) {
+                 const REAL *sum_g, const REAL *sum_gx, const REAL *vx, const REAL *vfilters, const REAL *wg,
+                 const REAL *wb, REAL *wz, REAL *dx, REAL *dfilters, REAL *dgy, REAL *dgamma) {
     SIZES;
+    if (dx) arrange(s, filters, vtaps, turned);
+    arrange(s, vfilters, vtaps, dx ? vturned : 0);
     EACH_GROUP {
         OWN;
         EACH_IMAGE {
@@ -145,8 +175,8 @@ void block_twice(const Shape *s, const REAL *x, const REAL *filters, const REAL 
     all_twice_sums(s, partial, r, sum_g, sum_gx, sums, dgamma);
     EACH_GROUP {
         OWN;
-        REAL *part = parts + group * weights;
-        memset(part, 0, weights * sizeof(REAL));
+        REAL *part = parts + group * all;
+        memset(part, 0, all * sizeof(REAL));
         EACH_IMAGE {
             const long from = m * pooled;
             MAPS(z);
@@ -163,5 +193,5 @@ void block_twice(const Shape *s, const REAL *x, const REAL *filters, const REAL 
             if (dx) convolve(H, W, C, D, pg, vturned, 1, dx + m * image);
         }
     }
-    add_up(parts, weights, threads, df);
+    add_up(s, parts, dfilters);
 }
