@@ -16,6 +16,7 @@ import speed_peers
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
 
 from autometa.data.episodes import EpisodeBatch
 from autometa.learning.backbones.conv import Conv
@@ -25,15 +26,17 @@ from autometa.learning.learner import Learner, Setting
 from autometa.learning.learners.maml import Maml
 from autometa.learning.learners.pretrain import Pretrain
 from autometa.learning.learners.prototypical import Prototypical
+from autometa.learning.optimization import make_optimizer
 
 WAY, SHOT, QUERY = 5, 5, 15
 PRETRAIN_BATCH, PRETRAIN_CLASSES = 64, 64
+EVALUATED = 600
 
 
 class Case(NamedTuple):
     """What is done: images of channels × side × side, by a method, in so many threads."""
 
-    what: str  # maml, prototypical, evaluation or pretraining
+    what: str  # maml, prototypical, evaluation, pretraining, or peak
     method: str
     channels: int
     side: int
@@ -44,7 +47,7 @@ class Case(NamedTuple):
 
 
 class Work(NamedTuple):
-    """Units (tasks, episodes or images) done, and the seconds they took."""
+    """Units (tasks, episodes, images; operations for the peak) done, and the seconds they took."""
 
     units: int
     seconds: float
@@ -59,6 +62,7 @@ class Worker:
         self._process = context.Process(target=_serve, args=(case, theirs), daemon=True)
         self._process.start()
         self.first_seconds: float = self._pipe.recv()
+        self.operations: int = self._pipe.recv()  # of a step's convolutions and products, of autometa's methods
 
     def start(self, seconds: float) -> None:
         """Have it work for about so long."""
@@ -80,17 +84,27 @@ def _serve(case: Case, pipe: Connection) -> None:
     torch.set_num_threads(case.threads)
     torch.manual_seed(0)
     step = made(case)
+    units = {"evaluation": EVALUATED, "peak": _operations(step) if case.what == "peak" else 0}.get(
+        case.what, case.batch
+    )
     before = _peak()
     started = time.perf_counter()
     step()
     pipe.send(time.perf_counter() - started)
+    pipe.send(_operations(step) if case.method == "autometa" else 0)
     while (seconds := pipe.recv()) is not None:
         started, steps = time.perf_counter(), 0
         while time.perf_counter() - started < seconds or not steps:
             step()
             steps += 1
-        pipe.send(Work(steps * case.batch, time.perf_counter() - started))
+        pipe.send(Work(steps * units, time.perf_counter() - started))
     pipe.send(_peak() - before)
+
+
+def _operations(step: Callable[[], Any]) -> int:
+    with FlopCounterMode(display=False) as counter:
+        step()
+    return int(counter.get_total_flops())
 
 
 def _peak() -> float:
@@ -101,6 +115,10 @@ def made(case: Case) -> Callable[[], Any]:
     """One step of this case, on random episodes."""
     if case.what == "pretraining":
         return _pretraining(case)
+    if case.what == "peak":
+        return _fastest_convolution(case)
+    if case.what == "evaluation":
+        return _evaluation(case)
     episodes = random_episodes(case.batch, case.channels, case.side)
     if case.method == "autometa":
         return _ours(case, episodes)
@@ -109,7 +127,6 @@ def made(case: Case) -> Callable[[], Any]:
         ("maml", "plain loop"): lambda: speed_peers.plain_maml(net, case.inner_steps),
         ("maml", "higher"): lambda: speed_peers.higher_maml(net, case.inner_steps),
         ("prototypical", "easyfsl"): lambda: speed_peers.easyfsl_training(net),
-        ("evaluation", "easyfsl"): lambda: speed_peers.easyfsl_evaluation(net),
     }[case.what, case.method]()
     return lambda: step(episodes)
 
@@ -120,15 +137,25 @@ def _ours(case: Case, episodes: EpisodeBatch) -> Callable[[], Any]:
     setting = Setting(WAY, PRETRAIN_CLASSES)
     if case.what == "maml":
         maml = Maml(backbone, setting, inner_rate=speed_peers.INNER_RATE, inner_steps=case.inner_steps)
-        return lambda: _outer_step(maml, Fixed(episodes))
+        return _outer_step(maml, Fixed(episodes))
     learner = Prototypical(backbone, setting)
-    if case.what == "evaluation":
-        return lambda: evaluate(learner, [episodes], seed=0)
-    optimizer = torch.optim.Adam(learner.parameters(), lr=speed_peers.OUTER_RATE)
+    return _outer_step(learner, Fixed(episodes), optimizer="adam")
+
+
+def _evaluation(case: Case) -> Callable[[], Any]:
+    """EVALUATED episodes, all different, in batches."""
+    count, left = divmod(EVALUATED, case.batch)
+    sizes = [case.batch] * count + [left] * bool(left)
+    batches = [random_episodes(size, case.channels, case.side) for size in sizes]
+    if case.method == "autometa":
+        pick_device()
+        learner = Prototypical(Conv((case.channels, case.side, case.side), width=case.width), Setting(WAY, 0))
+        return lambda: evaluate(learner, batches, seed=0)
+    theirs = speed_peers.easyfsl_evaluation(speed_peers.Conv4(case.channels, case.side, case.width, 0))
 
     def step() -> None:
-        _outer_step(learner, Fixed(episodes))
-        optimizer.step()
+        for batch in batches:
+            theirs(batch)
 
     return step
 
@@ -142,13 +169,7 @@ def _pretraining(case: Case) -> Callable[[], Any]:
         return _convolutions(case)
     backbone = Conv((case.channels, case.side, case.side), width=case.width)
     learner = Pretrain(backbone, Setting(WAY, PRETRAIN_CLASSES), batch_size=case.batch)
-    optimizer = torch.optim.SGD(learner.parameters(), lr=speed_peers.OUTER_RATE, momentum=0.9)
-
-    def step() -> None:
-        _outer_step(learner, Fixed(images=(images, labels)))
-        optimizer.step()
-
-    return step
+    return _outer_step(learner, Fixed(images=(images, labels)), optimizer="sgd")
 
 
 def _convolutions(case: Case) -> Callable[[], Any]:
@@ -168,9 +189,26 @@ def _convolutions(case: Case) -> Callable[[], Any]:
     return step
 
 
-def _outer_step(learner: Learner, source: Fixed) -> None:
-    learner.zero_grad(set_to_none=True)
-    learner.outer_step(source)
+def _fastest_convolution(case: Case) -> Callable[[], Any]:
+    """The network's largest convolution alone, forward and hot: the rate against which the rest is measured."""
+    side = case.side // 2
+    x = torch.randn(PRETRAIN_BATCH, case.width, side, side).to(memory_format=torch.channels_last)
+    weight = torch.randn(case.width, case.width, 3, 3).to(memory_format=torch.channels_last)
+    return lambda: F.conv2d(x, weight, padding=1)
+
+
+def _outer_step(learner: Learner, source: Fixed, *, optimizer: str | None = None) -> Callable[[], Any]:
+    """A learner's outer step, with the optimiser's if there is one, as in a trial."""
+    options = {"outer_rate": speed_peers.OUTER_RATE, "weight_decay": 0.0}
+    outer = make_optimizer(learner.parameters(), optimizer=optimizer, **options) if optimizer else None
+
+    def step() -> None:
+        (outer or learner).zero_grad(set_to_none=True)
+        learner.outer_step(source)
+        if outer:
+            outer.step()
+
+    return step
 
 
 class Fixed:
