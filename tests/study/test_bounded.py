@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import optuna
 from optuna.distributions import FloatDistribution
 from optuna.samplers import RandomSampler, TPESampler
@@ -59,6 +60,29 @@ def test_smaller_is_better_where_the_study_says_so() -> None:
         add(study, rate)
     study.ask().suggest_float("rate", 0.0, 1.0)
     assert sampler.shown == [1, 3, 4]
+
+
+def test_what_it_remembers_of_a_growing_study_is_what_there_is() -> None:
+    """Whatever ends when: trials that run long, wait, fail, or end equal."""
+    most = 8
+    random = np.random.default_rng(11)
+    kept = Looking()
+    study = optuna.create_study(direction="maximize", sampler=Bounded(kept, most=most))
+    for number in range(150):
+        if random.random() < 0.1:
+            study.enqueue_trial({})
+        trial = study.ask()
+        fresh = Looking()
+        for sampler in (study.sampler, Bounded(fresh, most=most)):
+            sampler.infer_relative_search_space(study, trial._get_latest_trial())
+        assert kept.shown == fresh.shown
+        trial.report(round(float(random.random()), 1), int(random.integers(1, 4)))
+        for running in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+            state = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)[int(random.integers(3))]
+            if random.random() < (0.3 if number > 40 else 0.05):
+                value = round(float(random.random()), 1) if state == TrialState.COMPLETE else None
+                study.tell(running.number, value, state=state)
+    assert len(study.trials) > 3 * most
 
 
 def test_a_short_study_is_proposed_to_as_ever() -> None:
