@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Sequence
 
-from optuna.exceptions import ExperimentalWarning
 from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner
 from optuna.samplers import BaseSampler
 
@@ -38,16 +36,8 @@ def make_pruner(name: str, rungs: int, past: Sequence[PastStudy] = ()) -> BasePr
 
 
 def make_sampler(seed: int, trials_so_far: int) -> BaseSampler:
-    """TPE for conditional spaces: `group` models each branch of the space jointly.
+    """TPE for conditional spaces, which models each branch of the space jointly.
 
     A resumed search must not draw its first numbers again, so the trials so far are part of the seed.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ExperimentalWarning)  # `group`, in every Optuna since 2.8
-        return FailureAwareTPE(
-            seed=seed + 7919 * trials_so_far,
-            n_startup_trials=8,
-            group=True,
-            multivariate=True,
-            constant_liar=True,
-        )
+    return FailureAwareTPE(seed=seed + 7919 * trials_so_far, startup=8)
