@@ -71,6 +71,8 @@ class PriorSampler(BaseSampler):
         self._proposer: Proposer | None = None
         self._fitted_for: object = None
         self._proposals: dict[int, Proposal | None] = {}
+        self._codes_in: Domain | None = None
+        self._known_codes: dict[int, tuple[int, np.ndarray]] = {}  # number of parameters, and codes [P], by trial
         self.dropped: dict[str, str] = {}
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
@@ -147,10 +149,20 @@ class PriorSampler(BaseSampler):
             for t in study.get_trials(deepcopy=False)
             if t.number != trial.number and t.params and not t.user_attrs.get("interrupted")
         ]
-        configurations = [inferred.plain(t.params) for t in others]
+        codes = self._codes(proposer.domain, others)
         sign = -1.0 if study.direction == StudyDirection.MINIMIZE else 1.0
         fixed = inferred.plain(trial.system_attrs.get("fixed_params", {}))  # where Optuna keeps what was enqueued
-        return proposer.propose(configurations, target_results(others, sign), number=trial.number, fixed=fixed)
+        return proposer.propose(codes, target_results(others, sign), number=trial.number, fixed=fixed)
+
+    def _codes(self, domain: Domain, trials: Sequence[FrozenTrial]) -> np.ndarray:
+        """Codes [n, P]; a trial's are found again only when it has more parameters, or the domain is another."""
+        if self._codes_in is not domain:
+            self._codes_in, self._known_codes = domain, {}
+        known = self._known_codes
+        new = [trial for trial in trials if known.get(trial._trial_id, (0,))[0] != len(trial.params)]
+        for trial, row in zip(new, domain.codes([inferred.plain(t.params) for t in new]), strict=True):
+            known[trial._trial_id] = (len(trial.params), row)
+        return np.array([known[trial._trial_id][1] for trial in trials]).reshape(len(trials), len(domain.names))
 
     def _is_warm(self, study: Study, trial: FrozenTrial) -> bool:
         if not self.past or len(study.directions) > 1:
