@@ -32,6 +32,7 @@ from autometa.records import Accuracy, Budget, EpisodeSpec, RungReport, TrialCon
 from autometa.space.files import load_space
 from autometa.study.bounded import Bounded
 from autometa.study.bridge import _Propose, _Prune
+from autometa.study.cluster import Share
 from autometa.study.events import SearchStarted
 from autometa.study.ledger import Asked, Ledger
 from autometa.study.one_writer import OneWriter
@@ -74,7 +75,8 @@ def search(folder: Path, sampler: str, at_once: int, trials: int) -> dict[str, A
     with live_table() as view:
         view(SearchStarted("simulated", "digits", "5w1s", "300 steps", trials, 0, at_once, 0.0, None, "memory"))
         ledger = Ledger(study, space, rungs=RUNGS, seed=0, folder=folder, on_event=view)
-        propose = _Propose(ledger, lambda asked: job(asked, folder), gpus=0.0)
+        share = Share(workers=at_once, gpus=0.0)
+        propose = _Propose(ledger, lambda asked: job(asked, folder), share, trials, over=folder / "over")
         workers = Workers(propose, _Prune(propose), np.random.default_rng(0))
         wall, cpu = time.perf_counter(), time.process_time()
         for number in range(trials):
@@ -122,16 +124,18 @@ class Workers:
     due: list[tuple[float, str, int]] = field(default_factory=list)
     _now: float = 0.0
     _ends: dict[str, tuple[float, float]] = field(default_factory=dict)
-    _configs: dict[str, TrialConfig] = field(default_factory=dict)
+    _jobs: dict[str, tuple[int, TrialConfig]] = field(default_factory=dict)
     _asks: list[float] = field(default_factory=list)
 
     def start(self, trial_id: str) -> None:
         started = time.perf_counter()
-        config = self.propose.suggest(trial_id)
+        (asked,) = self.propose.suggest(trial_id)["jobs"].items()
         self._asks.append(1000 * (time.perf_counter() - started))
-        self._configs[trial_id] = Job.model_validate_json(config["job"]).config
+        number, job = int(asked[0]), Job.model_validate_json(asked[1])
+        self._jobs[trial_id] = (number, job.config)
+        self.told(trial_id, {"number": number, "is_training": True})
         pace = self.random.uniform(0.5, 2.0)
-        self._ends[trial_id] = (accuracy_of(self._configs[trial_id]), pace)
+        self._ends[trial_id] = (accuracy_of(job.config), pace)
         heapq.heappush(self.due, (self._now + pace, trial_id, 1))
 
     def answer_until_one_ends(self) -> None:
@@ -147,16 +151,21 @@ class Workers:
         accuracy = Accuracy(mean=mean, half_width=0.02, episodes=100, seed=0)
         report = RungReport(rung=rung, accuracy=accuracy, steps=33 * rung, seconds=pace * rung)
         self.reports += 1
-        trial = SimpleNamespace(trial_id=trial_id)
-        said = self.prune.on_trial_result(None, trial, {"accuracy": mean, "report": report.model_dump_json()})
-        is_over = said == TrialScheduler.STOP or rung == RUNGS
-        if not is_over:
+        number, config = self._jobs[trial_id]
+        said = self.told(trial_id, {"number": number, "accuracy": mean, "report": report.model_dump_json()})
+        if said != TrialScheduler.STOP and rung < RUNGS:
             heapq.heappush(self.due, (self._now + pace, trial_id, rung + 1))
             return False
-        number = self.propose.numbers[trial_id]
-        record = TrialRecord(number=number, state="complete", config=self._configs.pop(trial_id))
-        self.propose.on_trial_complete(trial_id, {"record": record.model_dump_json()} if rung == RUNGS else None)
+        if said != TrialScheduler.STOP:
+            record = TrialRecord(number=number, state="complete", config=config)
+            self.told(trial_id, {"number": number, "accuracy": mean, "record": record.model_dump_json()})
+        self.propose.on_trial_complete(trial_id)
+        del self._jobs[trial_id]
         return True
+
+    def told(self, trial_id: str, result: dict[str, Any]) -> str:
+        """What the driver says to a result."""
+        return self.prune.on_trial_result(None, SimpleNamespace(trial_id=trial_id), result)
 
     def mean_ask(self, first: float, last: float) -> float:
         """Milliseconds a proposal, over this part of them."""

@@ -25,7 +25,7 @@ _PAIRS = 1500
 _NEGLIGIBLE = 0.005
 _LEAST_TO_FIT = 4
 _MOST_RESULTS, _MOST_TO_FIT = 400, 100
-_AT_ONCE = 128  # candidates whose spreads are found together
+_AT_ONCE = 48  # candidates whose spreads are found together
 
 
 @dataclass(frozen=True)
@@ -137,25 +137,26 @@ class Posterior:
         return self._improvement(self._expected(across, predicted), self._spread(across))
 
     def greatest(
-        self, count: int, predicted: np.ndarray, correlations: np.ndarray, worth: np.ndarray
+        self, count: int, predicted: np.ndarray, correlations: np.ndarray, worth: np.ndarray, *, above: float = -np.inf
     ) -> tuple[np.ndarray, np.ndarray]:
         """Indices [count] of the candidates of the greatest expected improvement times `worth`, and that.
 
-        Spreads are most of the work, and found only for candidates that might be among them if nothing was known of
-        their surroundings.
+        Spreads are most of the work. A candidate's is found only where it may be among the greatest if no trial but the
+        nearest said anything of it.
 
         Args:
             predicted: by past studies, [C, S].
             correlations: by `residual` with the target's trials, [n, C].
             worth: [C]; candidates of a negative one are worth that, and behind all others.
+            above: those that are no greater need not be found, and may be -inf.
         """
         means = self._expected(correlations, predicted)
-        at_most = np.where(worth < 0, worth, worth * self._improvement(means, np.sqrt(self.residual.amplitude)))
+        at_most = np.where(worth < 0, worth, worth * self._improvement(means, self._widest(correlations)))
         order = np.argsort(-at_most)
         found = np.where(worth < 0, worth, -np.inf)
         for start in range(0, len(order), _AT_ONCE):
             some = order[start : start + _AT_ONCE]
-            if np.sort(found)[-count:][0] >= at_most[some[0]]:
+            if max(above, np.sort(found)[-count:][0]) >= at_most[some[0]]:
                 break
             some = some[worth[some] >= 0]
             found[some] = worth[some] * self._improvement(means[some], self._spread(correlations[:, some]))
@@ -171,6 +172,12 @@ class Posterior:
         explained = solve_triangular(self._root_of_all, correlations, lower=True)
         amplitude = self.residual.amplitude
         return np.sqrt(np.maximum(amplitude - amplitude**2 * (explained**2).sum(0), 1e-9))[:, None]
+
+    def _widest(self, correlations: np.ndarray) -> np.ndarray:
+        """What spreads [C, 1] are at most: those that the one trial leaves which says most."""
+        amplitude = self.residual.amplitude
+        said = (correlations * (amplitude / np.sqrt(amplitude + self._noise))[:, None]).max(0)  # none is negative
+        return np.sqrt(np.maximum(amplitude - said**2, 1e-9))[:, None]
 
     def _improvement(self, means: np.ndarray, spread: np.ndarray) -> np.ndarray:
         """Expected, over all hypotheses, [C]."""
@@ -206,10 +213,10 @@ class Posterior:
         residual, shown = self.residual, self._shown
         gram = residual.amplitude * correlations
         # For the spread all trials count, pending ones too: their place is taken.
-        noise = np.full(len(gram), residual.noise + 1e-6)
-        noise[shown] += self._own_noise
-        self._root_of_all = cholesky(gram + np.diag(noise), lower=True)
-        root = cholesky(gram[np.ix_(shown, shown)] + np.diag(noise[shown]), lower=True)
+        self._noise = np.full(len(gram), residual.noise + 1e-6)
+        self._noise[shown] += self._own_noise
+        self._root_of_all = cholesky(gram + np.diag(self._noise), lower=True)
+        root = cholesky(gram[np.ix_(shown, shown)] + np.diag(self._noise[shown]), lower=True)
         self._solved = cho_solve((root, True), self._on_scale(residual) - self._means)
         self._best = (hypotheses + gram[:, shown] @ self._solved).max(0)
 

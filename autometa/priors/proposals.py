@@ -135,9 +135,13 @@ class Proposer:
         for width in () if self.surrogates.kernel.is_rough else _WIDTHS:
             moved = _with(fixed, self.domain.moved(kept, generator, _EACH, width))
             rows, keys = self.domain.encode_with_keys(moved)
-            found = posterior.expected_improvement(rows, self.surrogates.predict(rows)) / self._relative_cost(rows)
-            kept = np.concatenate([kept, moved])
-            kept_values = np.concatenate([kept_values, np.where(_among(tried, keys), _REPEATED, found)])
+            worth = self._worth(tried, keys, rows)
+            least = np.sort(kept_values)[-_STARTS:][0]
+            correlations = posterior.residual(posterior.rows, rows)
+            chosen, values = posterior.greatest(
+                _STARTS, self.surrogates.predict(rows), correlations, worth, above=least
+            )
+            kept, kept_values = np.concatenate([kept, moved[chosen]]), np.concatenate([kept_values, values])
             order = np.argsort(-kept_values)[:_STARTS]
             kept, kept_values = kept[order], kept_values[order]
         first: np.ndarray = kept[0]
@@ -148,7 +152,7 @@ class Proposer:
     ) -> tuple[np.ndarray, np.ndarray]:
         """Codes [starts, P] of the greatest expected improvement, and that."""
         pool = self._pool if np.isnan(fixed).all() else self._pool_of(_with(fixed, self._pool.codes))
-        worth = np.where(_among(tried, pool.keys), _REPEATED, 1 / self._relative_cost(pool.rows))
+        worth = self._worth(tried, pool.keys, pool.rows)
         correlations = pool.correlations(posterior.residual, posterior.rows)
         chosen, values = posterior.greatest(_STARTS, pool.predicted, correlations, worth)
         return pool.codes[chosen], values
@@ -169,11 +173,12 @@ class Proposer:
         order = np.lexsort((-value, -furthest))[:_BESTS_EACH]
         return self.domain.filled(codes[order], generator)
 
-    def _relative_cost(self, rows: np.ndarray) -> np.ndarray:
-        if not self._cost_aware or self.surrogates.cost is None:
-            return np.ones(len(rows))
-        seconds: np.ndarray = np.exp(self.surrogates.features(rows) @ self.surrogates.cost)
-        return seconds
+    def _worth(self, tried: Container[bytes], keys: Sequence[bytes], rows: np.ndarray) -> np.ndarray:
+        """What an improvement by each candidate [C] is worth: less where it costs more, nothing where it was tried."""
+        worth = np.ones(len(rows))
+        if self._cost_aware and self.surrogates.cost is not None:
+            worth = np.exp(-self.surrogates.features(rows) @ self.surrogates.cost)
+        return np.where(_among(tried, keys), _REPEATED, worth)
 
     def _novelty(self, candidates: np.ndarray, codes: np.ndarray) -> np.ndarray:
         """Less than 1 for candidates [C] of a family that is already among the trials."""
