@@ -21,7 +21,7 @@ from optuna.study import Study, StudyDirection
 from optuna.study._frozen import FrozenStudy
 from optuna.trial import FrozenTrial, TrialState
 
-from autometa.study.transaction import End, Kind, Write, write_all
+from autometa.study.transaction import End, Kind, Write, new_trial, write_all
 
 
 @contextmanager
@@ -66,8 +66,8 @@ class OneWriter(BaseStorage):
 
     def create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> int:
         self._load(study_id)
-        if isinstance(self._backend, RDBStorage):
-            trial = self._backend._create_new_trial(study_id, template_trial)
+        if isinstance(self._backend, RDBStorage) and template_trial is None:
+            trial = new_trial(self._backend, study_id)
         else:
             trial = self._backend.get_trial(self._backend.create_new_trial(study_id, template_trial))
         if trial.number != len(self._trials):  # somebody has put trials in the queue meanwhile

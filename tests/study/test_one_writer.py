@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from pathlib import Path
 
@@ -167,3 +168,18 @@ def test_trials_that_others_put_in_the_queue_are_run(backend: BaseStorage) -> No
     queued = study.ask()
     assert (queued.number, queued.suggest_float("rate", 0, 1)) == (1, 0.125)
     assert [trial.number for trial in study.trials] == [0, 1, 2]
+
+
+def test_numbers_are_given_once_though_others_add_trials_at_the_same_time(backend: BaseStorage) -> None:
+    if not isinstance(backend, RDBStorage):
+        pytest.skip("Optuna's own")
+    study = optuna.create_study(study_name="s", storage=OneWriter(backend))
+    other = optuna.load_study(study_name="s", storage=open_storage(backend.url))
+    with ThreadPoolExecutor(1) as pool:
+        adding = pool.submit(lambda: [other.enqueue_trial({}) for _ in range(40)])
+        for _ in range(40):
+            study.ask()
+        adding.result()
+    kept = optuna.load_study(study_name="s", storage=open_storage(backend.url)).get_trials()
+    assert [trial.number for trial in kept] == list(range(len(kept)))
+    assert {trial._trial_id: trial.number for trial in kept}.items() >= study._storage._numbers.items()
