@@ -1,7 +1,7 @@
 """How many trials at once one driver can serve: workers that answer from a formula, through the driver's real code.
 
     python benchmarks/simulated.py
-    python benchmarks/simulated.py --sampler random --at-once 10 100 1000
+    python benchmarks/simulated.py --sampler random --at-once 10 100 1000 --table off
 
 Real are the bridge's searcher and scheduler, the JSON of jobs and reports, the ledger, sampler, pruner, SQLite storage
 and live table. Not there are Ray's processes and Tune's own loop: a thousand actors need more than this machine has. A
@@ -12,10 +12,12 @@ from __future__ import annotations
 
 import argparse
 import heapq
+import itertools
 import json
 import os
 import tempfile
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -33,7 +35,7 @@ from autometa.space.files import load_space
 from autometa.study.bounded import Bounded
 from autometa.study.bridge import _Propose, _Prune
 from autometa.study.cluster import Share
-from autometa.study.events import SearchStarted
+from autometa.study.events import SearchStarted, ignore
 from autometa.study.ledger import Asked, Ledger
 from autometa.study.one_writer import OneWriter
 from autometa.study.pruning import make_pruner
@@ -49,18 +51,18 @@ def main() -> None:
     parser.add_argument("--at-once", type=int, nargs="+", default=AT_ONCE)
     parser.add_argument("--sampler", nargs="+", choices=SAMPLERS, default=("random", "prior"))
     parser.add_argument("--trials", type=int, help="by default 300, or twice as many as run at once")
+    parser.add_argument("--table", nargs="+", choices=("on", "off"), default=("on",), help="the live table")
     arguments = parser.parse_args()
     rows = []
-    for sampler in arguments.sampler:
-        for at_once in arguments.at_once:
-            with tempfile.TemporaryDirectory() as folder:
-                trials = arguments.trials or max(LEAST_TRIALS, 2 * at_once)
-                rows.append(search(Path(folder), sampler, at_once, trials))
-                print(json.dumps(rows[-1]), flush=True)
-            (RESULTS / "simulated.json").write_text(json.dumps({**machine(), "rows": rows}, indent=2) + "\n")
+    for sampler, at_once, table in itertools.product(arguments.sampler, arguments.at_once, arguments.table):
+        with tempfile.TemporaryDirectory() as folder:
+            trials = arguments.trials or max(LEAST_TRIALS, 2 * at_once)
+            rows.append(search(Path(folder), sampler, at_once, trials, table=table == "on"))
+            print(json.dumps(rows[-1]), flush=True)
+        (RESULTS / "simulated.json").write_text(json.dumps({**machine(), "rows": rows}, indent=2) + "\n")
 
 
-def search(folder: Path, sampler: str, at_once: int, trials: int) -> dict[str, Any]:
+def search(folder: Path, sampler: str, at_once: int, trials: int, *, table: bool) -> dict[str, Any]:
     """Run `trials` trials, `at_once` of them at any time."""
     space = load_space("few_shot")
     study = optuna.create_study(
@@ -72,7 +74,7 @@ def search(folder: Path, sampler: str, at_once: int, trials: int) -> dict[str, A
     )
     process = psutil.Process()
     before = process.memory_info().rss
-    with live_table() as view:
+    with live_table() if table else nullcontext(ignore) as view:
         view(SearchStarted("simulated", "digits", "5w1s", "300 steps", trials, 0, at_once, 0.0, None, "memory"))
         ledger = Ledger(study, space, rungs=RUNGS, seed=0, folder=folder, on_event=view)
         share = Share(workers=at_once, gpus=0.0)
@@ -91,6 +93,7 @@ def search(folder: Path, sampler: str, at_once: int, trials: int) -> dict[str, A
     return {
         "sampler": sampler,
         "at_once": at_once,
+        "live_table": table,
         "trials": {state: states.count(state) for state in sorted(set(states))},
         "reports": workers.reports,
         "seconds": round(wall, 1),

@@ -165,7 +165,7 @@ class Posterior:
 
     def _expected(self, correlations: np.ndarray, predicted: np.ndarray) -> np.ndarray:
         """Means [C, active] of candidates under each hypothesis."""
-        return self._hypotheses(predicted) + self.residual.amplitude * correlations[self._shown].T @ self._solved
+        return self._hypotheses(predicted) + self.residual.amplitude * (correlations.T @ self._solved)
 
     def _spread(self, correlations: np.ndarray) -> np.ndarray:
         """Standard deviations [C, 1] of candidates."""
@@ -217,8 +217,9 @@ class Posterior:
         self._noise[shown] += self._own_noise
         self._root_of_all = cholesky(gram + np.diag(self._noise), lower=True)
         root = cholesky(gram[np.ix_(shown, shown)] + np.diag(self._noise[shown]), lower=True)
-        self._solved = cho_solve((root, True), self._on_scale(residual) - self._means)
-        self._best = (hypotheses + gram[:, shown] @ self._solved).max(0)
+        self._solved = np.zeros_like(hypotheses)  # zero where nothing was shown
+        self._solved[shown] = cho_solve((root, True), self._on_scale(residual) - self._means)
+        self._best = (hypotheses + gram @ self._solved).max(0)
 
 
 def _best_and_latest(scores: np.ndarray, most: int) -> np.ndarray:

@@ -54,7 +54,17 @@ class Kernel:
 
     def __call__(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
         """Covariances [n, m] of rows."""
-        return _matern(_squared_distances(a / self.lengths, b / self.lengths))
+        return self.between(self.scaled(a), self.scaled(b))
+
+    def scaled(self, rows: np.ndarray) -> np.ndarray:
+        """Rows [n, D] in lengths, for `between`."""
+        found: np.ndarray = rows / self.lengths
+        return found
+
+    @staticmethod
+    def between(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        """Covariances [n, m] of scaled rows."""
+        return _matern(_squared_distances(a, b))
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ _AROUND_BEST = 60
 # Another pick of a family (a value of the parameter most others depend on) is worth this much of a first one.
 _SAME_FAMILY = 0.7
 _TIE = 1e-3
-_NEW = 0.1  # share of results that must be new before the residual is fitted again
+_NEW = 0.1  # share of results that must be new, or gone, before the residual is fitted again
 _REPEATED = -1.0  # worth of a configuration that was tried: less than any other, and more than none
 
 
@@ -68,7 +68,7 @@ class Proposer:
         self._cost_aware = cost_aware and surrogates.cost is not None
         self._seed = seed
         self._encoded, self._gram = Encoded(surrogates), Gram()
-        self._residual: tuple[set[bytes], Kernel] | None = None
+        self._residual: tuple[set[bytes], Kernel | None] = (set(), None)
         self.probabilities = np.append(np.exp(self._start) / np.exp(self._start).sum(), 0.0)
 
     @property
@@ -158,12 +158,13 @@ class Proposer:
         return pool.codes[chosen], values
 
     def _posterior(self, seen: Observations) -> Posterior:
-        """The residual is fitted anew only when a tenth of what it is fitted to has been added."""
+        """The residual is fitted anew only when a tenth of what it is fitted to is new, or gone."""
         shown = {row.tobytes() for row in seen.rows[seen.shown]}
-        known = self._residual
-        keep = known[1] if known and len(shown - known[0]) < _NEW * len(known[0]) else None
-        posterior = Posterior(self.surrogates.kernel, seen, self.probabilities, keep, gram=self._gram)
-        if keep is None:
+        known, residual = self._residual
+        if max(len(shown - known), len(known - shown)) >= _NEW * len(known):
+            residual = None
+        posterior = Posterior(self.surrogates.kernel, seen, self.probabilities, residual, gram=self._gram)
+        if residual is None:
             self._residual = (shown, posterior.residual)
         return posterior
 

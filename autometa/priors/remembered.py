@@ -7,6 +7,8 @@ Symbols: n rows of trials, C rows that stay, D columns of the encoding, S studie
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from autometa.priors.kernel import Kernel
@@ -41,18 +43,22 @@ class Correlations:
 
     def __init__(self, rows: np.ndarray) -> None:
         self._rows = rows
+        self._scaled = rows
         self._kernel: Kernel | None = None
-        self._known: dict[bytes, np.ndarray] = {}
+        self._places: dict[bytes, int] = {}
+        self._found = np.empty((0, len(rows)))
 
     def __call__(self, kernel: Kernel, trials: np.ndarray) -> np.ndarray:
-        """k(trials, rows), [n, C]."""
-        keys = [trial.tobytes() for trial in trials]
-        known = self._known if kernel is self._kernel else {}
-        new = {key: place for place, key in enumerate(keys) if key not in known}
-        if new:
-            known |= zip(new, kernel(trials[list(new.values())], self._rows), strict=True)
-        self._kernel, self._known = kernel, {key: known[key] for key in keys}
-        return np.array([known[key] for key in keys]).reshape(len(keys), len(self._rows))
+        """k(trials, rows), [n, C], not to be changed."""
+        if kernel is not self._kernel:
+            self._kernel, self._scaled, self._places = kernel, kernel.scaled(self._rows), {}
+        keys, old, there = _known(trials, self._places)
+        found = np.empty((len(keys), len(self._rows)))
+        found[old] = self._found[there]
+        if not old.all():
+            found[~old] = kernel.between(kernel.scaled(trials[~old]), self._scaled)
+        self._found, self._places = found, {key: place for place, key in enumerate(keys)}
+        return found
 
 
 class Gram:
@@ -64,16 +70,21 @@ class Gram:
         self._found = np.empty((0, 0))
 
     def __call__(self, kernel: Kernel, trials: np.ndarray) -> np.ndarray:
-        """k(trials, trials), [n, n]."""
-        keys = [trial.tobytes() for trial in trials]
-        places = self._places if kernel is self._kernel else {}
-        old = np.array([key in places for key in keys], dtype=bool)
-        there = [places[key] for key in keys if key in places]
+        """k(trials, trials), [n, n], not to be changed."""
+        if kernel is not self._kernel:
+            self._kernel, self._places = kernel, {}
+        keys, old, there = _known(trials, self._places)
         found = np.empty((len(keys), len(keys)))
         found[np.ix_(old, old)] = self._found[np.ix_(there, there)]
         if not old.all():
             found[~old] = kernel(trials[~old], trials)
             found[:, ~old] = found[~old].T
-        self._kernel, self._found = kernel, found
-        self._places = {key: place for place, key in enumerate(keys)}
+        self._found, self._places = found, {key: place for place, key in enumerate(keys)}
         return found
+
+
+def _known(trials: np.ndarray, places: Mapping[bytes, int]) -> tuple[list[bytes], np.ndarray, list[int]]:
+    """A key for each trial, which have a place already, and theirs."""
+    keys = [trial.tobytes() for trial in trials]
+    old = np.array([key in places for key in keys], dtype=bool)
+    return keys, old, [places[key] for key in keys if key in places]
