@@ -35,6 +35,10 @@ _STUDIES: sqlalchemy.Table = models.StudyModel.__table__
 
 _Columns = dict[str, Any]
 
+# PostgreSQL does not wait for its disk: .24 ms in place of .46 on a fast one. A server that fails may lose the reports
+# of its last second, which trials that go on bring again; the next end of a trial makes them last.
+_NO_WAIT = "SET LOCAL synchronous_commit TO off"
+
 
 @dataclass(frozen=True)
 class Write:
@@ -124,6 +128,12 @@ class _Rows:
     new: dict[sqlalchemy.Table, list[_Columns]]
     changed: list[tuple[sqlalchemy.Table, _Columns, _Columns]]
 
+    @property
+    def is_progress(self) -> bool:
+        """Whether trials reported, and did neither begin nor end."""
+        tables = {table for table, rows in self.new.items() if rows} | {table for table, _, _ in self.changed}
+        return _TABLES["intermediate_value"] in tables and not tables & {_TABLES["param"], _TRIALS}
+
     @classmethod
     def of(cls, writes: Iterable[Write], ends: Iterable[End]) -> _Rows:
         rows = cls(defaultdict(list), [])
@@ -169,7 +179,7 @@ def _in_one_trip(engine: sqlalchemy.Engine, rows: _Rows) -> None:
         assert isinstance(raw, psycopg.Connection)
         cursor = psycopg.ClientCursor(raw)
         filled = [cursor.mogrify(text, [_plain(value) for value in values]) for text, values in statements]
-        connection.exec_driver_sql("; ".join(filled))
+        connection.exec_driver_sql("; ".join([*([_NO_WAIT] if rows.is_progress else []), *filled]))
 
 
 def _insert(table: sqlalchemy.Table, rows: Sequence[_Columns]) -> tuple[str, list[Any]]:

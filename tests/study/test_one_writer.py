@@ -183,3 +183,27 @@ def test_numbers_are_given_once_though_others_add_trials_at_the_same_time(backen
     kept = optuna.load_study(study_name="s", storage=open_storage(backend.url)).get_trials()
     assert [trial.number for trial in kept] == list(range(len(kept)))
     assert {trial._trial_id: trial.number for trial in kept}.items() >= study._storage._numbers.items()
+
+
+def test_only_reports_do_not_wait_for_the_disk_of_postgresql(postgresql: str) -> None:
+    backend = open_storage(postgresql)
+    assert isinstance(backend, RDBStorage)
+    study = optuna.create_study(study_name="waits", storage=OneWriter(backend))
+    sent: list[str] = []
+
+    @sqlalchemy.event.listens_for(backend.engine, "before_cursor_execute")
+    def note(_connection: object, _cursor: object, statement: str, *_: object) -> None:
+        sent.append(statement)
+
+    with together(study):
+        trial = study.ask({"rate": FloatDistribution(0.1, 0.9)})
+        trial.report(0.25, 1)  # as a trial that goes on has
+    with together(study):
+        trial.report(0.5, 2)
+    with together(study):
+        trial.report(0.75, 3)
+        study.tell(trial, 0.75)
+    waits = [not statement.startswith("SET LOCAL synchronous_commit TO off;") for statement in sent[-3:]]
+    assert waits == [True, False, True]
+    with backend.engine.connect() as connection:
+        assert connection.execute(sqlalchemy.text("SHOW synchronous_commit")).scalar() == "on"
