@@ -44,6 +44,7 @@ from autometa.trial.job import DatasetRef, Job
 
 AT_ONCE = (10, 100, 1000)
 LEAST_TRIALS = 300
+SETTING = ("sampler", "at_once", "live_table")
 
 
 def main() -> None:
@@ -53,13 +54,24 @@ def main() -> None:
     parser.add_argument("--trials", type=int, help="by default 300, or twice as many as run at once")
     parser.add_argument("--table", nargs="+", choices=("on", "off"), default=("on",), help="the live table")
     arguments = parser.parse_args()
-    rows = []
     for sampler, at_once, table in itertools.product(arguments.sampler, arguments.at_once, arguments.table):
         with tempfile.TemporaryDirectory() as folder:
             trials = arguments.trials or max(LEAST_TRIALS, 2 * at_once)
-            rows.append(search(Path(folder), sampler, at_once, trials, table=table == "on"))
-            print(json.dumps(rows[-1]), flush=True)
-        (RESULTS / "simulated.json").write_text(json.dumps({**machine(), "rows": rows}, indent=2) + "\n")
+            row = search(Path(folder), sampler, at_once, trials, table=table == "on")
+        print(json.dumps(row), flush=True)
+        keep(row)
+
+
+def keep(row: dict[str, Any]) -> None:
+    """Write a row in the place of that of the same setting."""
+    file = RESULTS / "simulated.json"
+    known = json.loads(file.read_text())["rows"] if file.is_file() else []
+    setting = [row[name] for name in SETTING]
+    others = [other for other in known if [other.get(name) for name in SETTING] != setting]
+    rows = sorted(
+        [*others, row], key=lambda row: (SAMPLERS.index(row["sampler"]), row["at_once"], not row["live_table"])
+    )
+    file.write_text(json.dumps({**machine(), "rows": rows}, indent=2) + "\n")
 
 
 def search(folder: Path, sampler: str, at_once: int, trials: int, *, table: bool) -> dict[str, Any]:
