@@ -70,7 +70,8 @@ class _Shown(Study):
     """The study as the sampler sees it; what it writes goes to the study."""
 
     def __init__(self, study: Study, chosen: _Chosen) -> None:
-        self.__dict__.update(study.__dict__)
+        # Hyperband hands out a study that hides all but a few attributes, its `__dict__` among them.
+        self.__dict__.update(getattr(study, "_study", study).__dict__)
         self._chosen = chosen
         self._trials: list[FrozenTrial] | None = None
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import optuna
+import pytest
 from optuna.distributions import FloatDistribution
 from optuna.samplers import RandomSampler, TPESampler
 from optuna.trial import TrialState, create_trial
 
 from autometa.study.bounded import Bounded
+from autometa.study.pruning import PRUNERS, make_pruner
 
 
 class Looking(RandomSampler):
@@ -83,6 +85,20 @@ def test_what_it_remembers_of_a_growing_study_is_what_there_is() -> None:
                 value = round(float(random.random()), 1) if state == TrialState.COMPLETE else None
                 study.tell(running.number, value, state=state)
     assert len(study.trials) > 3 * most
+
+
+@pytest.mark.parametrize("name", PRUNERS)
+def test_it_goes_with_every_pruner(name: str) -> None:
+    sampler = Looking()
+    study = optuna.create_study(
+        direction="maximize", sampler=Bounded(sampler, most=4), pruner=make_pruner(name, rungs=9)
+    )
+    for number in range(12):
+        trial = study.ask()
+        trial.report(trial.suggest_float("rate", 0.0, 1.0), 9)
+        trial.should_prune()
+        study.tell(trial, number)
+    assert sampler.shown == [7, 8, 9, 10, 11]
 
 
 def test_a_short_study_is_proposed_to_as_ever() -> None:
