@@ -1,7 +1,7 @@
 """How many trials at once one driver can serve: workers that answer from a formula, through the driver's real code.
 
     python benchmarks/simulated.py
-    python benchmarks/simulated.py --sampler random --at-once 10 100 1000
+    python benchmarks/simulated.py --sampler random --at-once 10 100 1000 --table off
 
 Real are the bridge's searcher and scheduler, the JSON of jobs and reports, the ledger, sampler, pruner, SQLite storage
 and live table. Not there are Ray's processes and Tune's own loop: a thousand actors need more than this machine has. A
@@ -12,10 +12,12 @@ from __future__ import annotations
 
 import argparse
 import heapq
+import itertools
 import json
 import os
 import tempfile
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -32,7 +34,8 @@ from autometa.records import Accuracy, Budget, EpisodeSpec, RungReport, TrialCon
 from autometa.space.files import load_space
 from autometa.study.bounded import Bounded
 from autometa.study.bridge import _Propose, _Prune
-from autometa.study.events import SearchStarted
+from autometa.study.cluster import Share
+from autometa.study.events import SearchStarted, ignore
 from autometa.study.ledger import Asked, Ledger
 from autometa.study.one_writer import OneWriter
 from autometa.study.pruning import make_pruner
@@ -41,6 +44,7 @@ from autometa.trial.job import DatasetRef, Job
 
 AT_ONCE = (10, 100, 1000)
 LEAST_TRIALS = 300
+SETTING = ("sampler", "at_once", "live_table")
 
 
 def main() -> None:
@@ -48,18 +52,29 @@ def main() -> None:
     parser.add_argument("--at-once", type=int, nargs="+", default=AT_ONCE)
     parser.add_argument("--sampler", nargs="+", choices=SAMPLERS, default=("random", "prior"))
     parser.add_argument("--trials", type=int, help="by default 300, or twice as many as run at once")
+    parser.add_argument("--table", nargs="+", choices=("on", "off"), default=("on",), help="the live table")
     arguments = parser.parse_args()
-    rows = []
-    for sampler in arguments.sampler:
-        for at_once in arguments.at_once:
-            with tempfile.TemporaryDirectory() as folder:
-                trials = arguments.trials or max(LEAST_TRIALS, 2 * at_once)
-                rows.append(search(Path(folder), sampler, at_once, trials))
-                print(json.dumps(rows[-1]), flush=True)
-            (RESULTS / "simulated.json").write_text(json.dumps({**machine(), "rows": rows}, indent=2) + "\n")
+    for sampler, at_once, table in itertools.product(arguments.sampler, arguments.at_once, arguments.table):
+        with tempfile.TemporaryDirectory() as folder:
+            trials = arguments.trials or max(LEAST_TRIALS, 2 * at_once)
+            row = search(Path(folder), sampler, at_once, trials, table=table == "on")
+        print(json.dumps(row), flush=True)
+        keep(row)
 
 
-def search(folder: Path, sampler: str, at_once: int, trials: int) -> dict[str, Any]:
+def keep(row: dict[str, Any]) -> None:
+    """Write a row in the place of that of the same setting."""
+    file = RESULTS / "simulated.json"
+    known = json.loads(file.read_text())["rows"] if file.is_file() else []
+    setting = [row[name] for name in SETTING]
+    others = [other for other in known if [other.get(name) for name in SETTING] != setting]
+    rows = sorted(
+        [*others, row], key=lambda row: (SAMPLERS.index(row["sampler"]), row["at_once"], not row["live_table"])
+    )
+    file.write_text(json.dumps({**machine(), "rows": rows}, indent=2) + "\n")
+
+
+def search(folder: Path, sampler: str, at_once: int, trials: int, *, table: bool) -> dict[str, Any]:
     """Run `trials` trials, `at_once` of them at any time."""
     space = load_space("few_shot")
     study = optuna.create_study(
@@ -71,10 +86,11 @@ def search(folder: Path, sampler: str, at_once: int, trials: int) -> dict[str, A
     )
     process = psutil.Process()
     before = process.memory_info().rss
-    with live_table() as view:
+    with live_table() if table else nullcontext(ignore) as view:
         view(SearchStarted("simulated", "digits", "5w1s", "300 steps", trials, 0, at_once, 0.0, None, "memory"))
         ledger = Ledger(study, space, rungs=RUNGS, seed=0, folder=folder, on_event=view)
-        propose = _Propose(ledger, lambda asked: job(asked, folder), gpus=0.0)
+        share = Share(workers=at_once, gpus=0.0)
+        propose = _Propose(ledger, lambda asked: job(asked, folder), share, trials, over=folder / "over")
         workers = Workers(propose, _Prune(propose), np.random.default_rng(0))
         wall, cpu = time.perf_counter(), time.process_time()
         for number in range(trials):
@@ -89,6 +105,7 @@ def search(folder: Path, sampler: str, at_once: int, trials: int) -> dict[str, A
     return {
         "sampler": sampler,
         "at_once": at_once,
+        "live_table": table,
         "trials": {state: states.count(state) for state in sorted(set(states))},
         "reports": workers.reports,
         "seconds": round(wall, 1),
@@ -122,16 +139,18 @@ class Workers:
     due: list[tuple[float, str, int]] = field(default_factory=list)
     _now: float = 0.0
     _ends: dict[str, tuple[float, float]] = field(default_factory=dict)
-    _configs: dict[str, TrialConfig] = field(default_factory=dict)
+    _jobs: dict[str, tuple[int, TrialConfig]] = field(default_factory=dict)
     _asks: list[float] = field(default_factory=list)
 
     def start(self, trial_id: str) -> None:
         started = time.perf_counter()
-        config = self.propose.suggest(trial_id)
+        (asked,) = self.propose.suggest(trial_id)["jobs"].items()
         self._asks.append(1000 * (time.perf_counter() - started))
-        self._configs[trial_id] = Job.model_validate_json(config["job"]).config
+        number, job = int(asked[0]), Job.model_validate_json(asked[1])
+        self._jobs[trial_id] = (number, job.config)
+        self.told(trial_id, {"number": number, "is_training": True})
         pace = self.random.uniform(0.5, 2.0)
-        self._ends[trial_id] = (accuracy_of(self._configs[trial_id]), pace)
+        self._ends[trial_id] = (accuracy_of(job.config), pace)
         heapq.heappush(self.due, (self._now + pace, trial_id, 1))
 
     def answer_until_one_ends(self) -> None:
@@ -147,16 +166,21 @@ class Workers:
         accuracy = Accuracy(mean=mean, half_width=0.02, episodes=100, seed=0)
         report = RungReport(rung=rung, accuracy=accuracy, steps=33 * rung, seconds=pace * rung)
         self.reports += 1
-        trial = SimpleNamespace(trial_id=trial_id)
-        said = self.prune.on_trial_result(None, trial, {"accuracy": mean, "report": report.model_dump_json()})
-        is_over = said == TrialScheduler.STOP or rung == RUNGS
-        if not is_over:
+        number, config = self._jobs[trial_id]
+        said = self.told(trial_id, {"number": number, "accuracy": mean, "report": report.model_dump_json()})
+        if said != TrialScheduler.STOP and rung < RUNGS:
             heapq.heappush(self.due, (self._now + pace, trial_id, rung + 1))
             return False
-        number = self.propose.numbers[trial_id]
-        record = TrialRecord(number=number, state="complete", config=self._configs.pop(trial_id))
-        self.propose.on_trial_complete(trial_id, {"record": record.model_dump_json()} if rung == RUNGS else None)
+        if said != TrialScheduler.STOP:
+            record = TrialRecord(number=number, state="complete", config=config)
+            self.told(trial_id, {"number": number, "accuracy": mean, "record": record.model_dump_json()})
+        self.propose.on_trial_complete(trial_id)
+        del self._jobs[trial_id]
         return True
+
+    def told(self, trial_id: str, result: dict[str, Any]) -> str:
+        """What the driver says to a result."""
+        return self.prune.on_trial_result(None, SimpleNamespace(trial_id=trial_id), result)
 
     def mean_ask(self, first: float, last: float) -> float:
         """Milliseconds a proposal, over this part of them."""

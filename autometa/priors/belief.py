@@ -9,6 +9,7 @@ Symbols: n target trials, S hypotheses of studies (and one cold), C candidates, 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,6 +25,7 @@ _PAIRS = 1500
 _NEGLIGIBLE = 0.005
 _LEAST_TO_FIT = 4
 _MOST_RESULTS, _MOST_TO_FIT = 400, 100
+_AT_ONCE = 48  # candidates whose spreads are found together
 
 
 @dataclass(frozen=True)
@@ -104,29 +106,81 @@ class Posterior:
         kernel: of past studies; what the target differs by is fitted from there.
         probabilities: of the hypotheses [S + 1].
         residual: fitted before; otherwise it is fitted now.
+        gram: k(rows, rows) [n, n] of a kernel, for whoever remembers parts of it.
+
+    `rows` [n, D] are those of the target's trials, `residual` is the kernel of what it differs by.
     """
 
     def __init__(
-        self, kernel: Kernel, observations: Observations, probabilities: np.ndarray, residual: Kernel | None = None
+        self,
+        kernel: Kernel,
+        observations: Observations,
+        probabilities: np.ndarray,
+        residual: Kernel | None = None,
+        *,
+        gram: Callable[[Kernel, np.ndarray], np.ndarray] = lambda kernel, rows: kernel(rows, rows),
     ) -> None:
         self._active = np.flatnonzero(probabilities > _NEGLIGIBLE)
         self._weights = probabilities[self._active] / probabilities[self._active].sum()
         shown = observations.shown
         scores, own_noise = scored(observations.results, standardised)
-        self._rows = observations.rows
+        self.rows = observations.rows
         self._shown = shown
         self._means = self._hypotheses(observations.predicted)[shown]
         self._scores, self._own_noise = _normal(scores[shown]), own_noise[shown]
         self.residual = residual or self._fit(kernel)
-        self._solve(self._hypotheses(observations.predicted))
+        self._solve(self._hypotheses(observations.predicted), gram(self.residual, self.rows))
 
     def expected_improvement(self, rows: np.ndarray, predicted: np.ndarray) -> np.ndarray:
         """Of C candidates: rows [C, D], predicted by past studies [C, S]."""
-        residual = self.residual
-        across = residual.amplitude * residual(rows, self._rows)
-        means = self._hypotheses(predicted) + across[:, self._shown] @ self._solved
-        explained = solve_triangular(self._root_of_all, across.T, lower=True)
-        spread = np.sqrt(np.maximum(residual.amplitude - (explained**2).sum(0), 1e-9))[:, None]
+        across = self.residual(self.rows, rows)
+        return self._improvement(self._expected(across, predicted), self._spread(across))
+
+    def greatest(
+        self, count: int, predicted: np.ndarray, correlations: np.ndarray, worth: np.ndarray, *, above: float = -np.inf
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Indices [count] of the candidates of the greatest expected improvement times `worth`, and that.
+
+        Spreads are most of the work. A candidate's is found only where it may be among the greatest if no trial but the
+        nearest said anything of it.
+
+        Args:
+            predicted: by past studies, [C, S].
+            correlations: by `residual` with the target's trials, [n, C].
+            worth: [C]; candidates of a negative one are worth that, and behind all others.
+            above: those that are no greater need not be found, and may be -inf.
+        """
+        means = self._expected(correlations, predicted)
+        at_most = np.where(worth < 0, worth, worth * self._improvement(means, self._widest(correlations)))
+        order = np.argsort(-at_most)
+        found = np.where(worth < 0, worth, -np.inf)
+        for start in range(0, len(order), _AT_ONCE):
+            some = order[start : start + _AT_ONCE]
+            if max(above, np.sort(found)[-count:][0]) >= at_most[some[0]]:
+                break
+            some = some[worth[some] >= 0]
+            found[some] = worth[some] * self._improvement(means[some], self._spread(correlations[:, some]))
+        chosen = np.argsort(-found)[:count]
+        return chosen, found[chosen]
+
+    def _expected(self, correlations: np.ndarray, predicted: np.ndarray) -> np.ndarray:
+        """Means [C, active] of candidates under each hypothesis."""
+        return self._hypotheses(predicted) + self.residual.amplitude * (correlations.T @ self._solved)
+
+    def _spread(self, correlations: np.ndarray) -> np.ndarray:
+        """Standard deviations [C, 1] of candidates."""
+        explained = solve_triangular(self._root_of_all, correlations, lower=True)
+        amplitude = self.residual.amplitude
+        return np.sqrt(np.maximum(amplitude - amplitude**2 * (explained**2).sum(0), 1e-9))[:, None]
+
+    def _widest(self, correlations: np.ndarray) -> np.ndarray:
+        """What spreads [C, 1] are at most: those that the one trial leaves which says most."""
+        amplitude = self.residual.amplitude
+        said = (correlations * (amplitude / np.sqrt(amplitude + self._noise))[:, None]).max(0)  # none is negative
+        return np.sqrt(np.maximum(amplitude - said**2, 1e-9))[:, None]
+
+    def _improvement(self, means: np.ndarray, spread: np.ndarray) -> np.ndarray:
+        """Expected, over all hypotheses, [C]."""
         ahead = (means - self._best) / spread
         density = np.exp(-0.5 * ahead**2) / np.sqrt(2 * np.pi)
         found: np.ndarray = (spread * (ahead * ndtr(ahead) + density)) @ self._weights
@@ -153,18 +207,19 @@ class Posterior:
         chosen = _best_and_latest(self._scores, _MOST_TO_FIT)
         errors = self._on_scale(first) - self._means
         errors -= errors.mean(0)
-        return refitted(kernel, self._rows[self._shown][chosen], errors[chosen], self._weights, self._own_noise[chosen])
+        return refitted(kernel, self.rows[self._shown][chosen], errors[chosen], self._weights, self._own_noise[chosen])
 
-    def _solve(self, hypotheses: np.ndarray) -> None:
+    def _solve(self, hypotheses: np.ndarray, correlations: np.ndarray) -> None:
         residual, shown = self.residual, self._shown
-        gram = residual.amplitude * residual(self._rows, self._rows)
+        gram = residual.amplitude * correlations
         # For the spread all trials count, pending ones too: their place is taken.
-        noise = np.full(len(gram), residual.noise + 1e-6)
-        noise[shown] += self._own_noise
-        self._root_of_all = cholesky(gram + np.diag(noise), lower=True)
-        root = cholesky(gram[np.ix_(shown, shown)] + np.diag(noise[shown]), lower=True)
-        self._solved = cho_solve((root, True), self._on_scale(residual) - self._means)
-        self._best = (hypotheses + gram[:, shown] @ self._solved).max(0)
+        self._noise = np.full(len(gram), residual.noise + 1e-6)
+        self._noise[shown] += self._own_noise
+        self._root_of_all = cholesky(gram + np.diag(self._noise), lower=True)
+        root = cholesky(gram[np.ix_(shown, shown)] + np.diag(self._noise[shown]), lower=True)
+        self._solved = np.zeros_like(hypotheses)  # zero where nothing was shown
+        self._solved[shown] = cho_solve((root, True), self._on_scale(residual) - self._means)
+        self._best = (hypotheses + gram @ self._solved).max(0)
 
 
 def _best_and_latest(scores: np.ndarray, most: int) -> np.ndarray:

@@ -90,7 +90,8 @@ class Domain:
     @cached_property
     def _counts(self) -> np.ndarray:
         """Categories of each parameter [P]; 1 for numbers."""
-        return np.array([len(d.choices) if hasattr(d, "choices") else 1 for d in self.distributions.values()])
+        counts = [len(d.choices) if hasattr(d, "choices") else 1 for d in self.distributions.values()]
+        return np.array(counts, dtype=int)
 
     def codes(self, configurations: Sequence[Values]) -> np.ndarray:
         """Codes [n, P] of configurations, which may lack parameters or have others."""
@@ -110,34 +111,55 @@ class Domain:
     def active(self, codes: np.ndarray) -> np.ndarray:
         """Which parameters play a part, bool [n, P]: known, and their conditions hold."""
         found = ~np.isnan(codes)
-        for column, name in enumerate(self.names):
-            for condition in self.conditions.get(name, ()):
-                parent = self.names.index(condition.parent)
-                found[:, column] &= found[:, parent] & condition.holds(codes[:, parent])
+        for (parent, condition), children in self._children.items():
+            found[:, children] &= (found[:, parent] & condition.holds(codes[:, parent]))[:, None]
         return found
+
+    @cached_property
+    def _children(self) -> dict[tuple[int, Condition], list[int]]:
+        """Places of the parameters that have the same condition, by the parent's place and it."""
+        places = {name: place for place, name in enumerate(self.names)}
+        children: dict[tuple[int, Condition], list[int]] = {}
+        for name in self.names:
+            for condition in self.conditions.get(name, ()):
+                children.setdefault((places[condition.parent], condition), []).append(places[name])
+        return children
 
     def keys(self, codes: np.ndarray) -> list[bytes]:
         """One key a row [n]: equal where the active parameters have equal values."""
-        canonical = np.where(self.active(codes), np.round(codes, 9), -9.0) + 0.0  # no negative zeros
-        return [row.tobytes() for row in canonical]
+        return _keys(codes, self.active(codes))
 
     def encode(self, codes: np.ndarray) -> np.ndarray:
         """Columns [n, D] for kernels: two configurations that differ in one category, or wholly in one number,
         are 1 apart. A parameter that may be inactive has a column that says so, and is in the middle then.
         """
+        return self._encoded(codes, self.active(codes))
+
+    def encode_with_keys(self, codes: np.ndarray) -> tuple[np.ndarray, list[bytes]]:
+        """`encode` and `keys`, for less than both."""
         active = self.active(codes)
-        columns = []
-        for column, count in enumerate(self._counts):
-            on, code = active[:, column], codes[:, column]
-            if not on.all() or self.conditions.get(self.names[column]):
-                columns.append(on.astype(float)[:, None])
-            else:
-                columns.append(np.ones((len(codes), 1)))
-            if self.is_category[column]:
-                columns.append((code[:, None] == np.arange(count)) * on[:, None] / math.sqrt(2))
-            else:
-                columns.append(np.where(on, code, 0.5)[:, None])
-        return np.concatenate(columns, axis=1) if columns else np.zeros((len(codes), 0))
+        return self._encoded(codes, active), _keys(codes, active)
+
+    def _encoded(self, codes: np.ndarray, active: np.ndarray) -> np.ndarray:
+        numbers, categories, flag_at, number_at, choice_at, choices = self._layout
+        found = np.empty((len(codes), len(flag_at) + len(number_at) + len(choice_at)))
+        found[:, flag_at] = active
+        found[:, number_at] = np.where(active[:, numbers], codes[:, numbers], 0.5)
+        found[:, choice_at] = (codes[:, categories] == choices) * active[:, categories] / math.sqrt(2)
+        return found
+
+    @cached_property
+    def _layout(self) -> tuple[np.ndarray, ...]:
+        """Which parameters are numbers, and the parameter of each category's column; the columns of the flags [P],
+        the numbers and the categories; and of what category the latter are.
+
+        A parameter's columns are its flag, and then its number or its categories.
+        """
+        starts = np.cumsum(1 + self._counts) - (1 + self._counts)
+        numbers, categories = np.flatnonzero(~self.is_category), np.flatnonzero(self.is_category)
+        of = np.repeat(categories, self._counts[categories])
+        choices = np.concatenate([np.arange(count) for count in self._counts[categories]] or [np.zeros(0)])
+        return numbers, of, starts, starts[numbers] + 1, starts[of] + 1 + choices.astype(int), choices
 
     def sample(self, generator: np.random.Generator, n: int) -> np.ndarray:
         """Random codes [n, P] without gaps: what is inactive has a value too, for when it becomes active."""
@@ -263,6 +285,11 @@ def value_of(distribution: Any, code: float) -> Any:
         value = low + round((value - low) / distribution.step) * distribution.step
     value = min(max(value, low), high)
     return round(value) if isinstance(distribution, IntDistribution) else float(value)
+
+
+def _keys(codes: np.ndarray, active: np.ndarray) -> list[bytes]:
+    canonical = np.where(active, np.round(codes, 9), -9.0) + 0.0  # no negative zeros
+    return [row.tobytes() for row in canonical]
 
 
 def _on_steps(distribution: Any, codes: np.ndarray) -> np.ndarray:

@@ -54,7 +54,17 @@ class Kernel:
 
     def __call__(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
         """Covariances [n, m] of rows."""
-        return _matern(_squared_distances(a / self.lengths, b / self.lengths))
+        return self.between(self.scaled(a), self.scaled(b))
+
+    def scaled(self, rows: np.ndarray) -> np.ndarray:
+        """Rows [n, D] in lengths, for `between`."""
+        found: np.ndarray = rows / self.lengths
+        return found
+
+    @staticmethod
+    def between(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        """Covariances [n, m] of scaled rows."""
+        return _matern(_squared_distances(a, b))
 
 
 @dataclass(frozen=True)
@@ -190,10 +200,15 @@ def _typical_length(rows: np.ndarray) -> float:
 
 
 def _squared_distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    return np.maximum((a**2).sum(1)[:, None] + (b**2).sum(1) - 2 * a @ b.T, 0.0)
+    found: np.ndarray = (a**2).sum(1)[:, None] + (b**2).sum(1)
+    found -= 2 * a @ b.T
+    return np.maximum(found, 0.0, out=found)
 
 
 def _matern(squared: np.ndarray) -> np.ndarray:
+    """In few arrays: at a million pairs memory is most of the time."""
     root5 = np.sqrt(5 * squared)
-    covariance: np.ndarray = (1 + root5 + root5**2 / 3) * np.exp(-root5)
-    return covariance
+    found: np.ndarray = 1 + root5
+    found += root5**2 / 3
+    found *= np.exp(np.negative(root5, out=root5), out=root5)
+    return found

@@ -5,7 +5,7 @@ It knows past studies and the target's trials as matrices, and nothing of Optuna
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -14,6 +14,7 @@ import numpy as np
 from autometa.priors.belief import Observations, Posterior, weights
 from autometa.priors.domain import Domain, Values
 from autometa.priors.kernel import Kernel
+from autometa.priors.remembered import Correlations, Encoded, Gram
 from autometa.priors.scores import Results
 from autometa.priors.surrogates import Surrogates
 from autometa.priors.threads import one_thread
@@ -27,9 +28,19 @@ _AROUND_BEST = 60
 # Another pick of a family (a value of the parameter most others depend on) is worth this much of a first one.
 _SAME_FAMILY = 0.7
 _TIE = 1e-3
-_GROWTH = 1.1  # results by which there must be more before the residual is fitted again
+_NEW = 0.1  # share of results that must be new, or gone, before the residual is fitted again
+_REPEATED = -1.0  # worth of a configuration that was tried: less than any other, and more than none
 
-Objective = Callable[[np.ndarray, np.ndarray], np.ndarray]
+
+@dataclass(frozen=True)
+class _Pool:
+    """Candidates: codes [C, P], encoded [C, D], predicted by past studies [C, S], and a key each."""
+
+    codes: np.ndarray
+    rows: np.ndarray
+    predicted: np.ndarray
+    keys: Sequence[bytes]
+    correlations: Correlations
 
 
 @dataclass(frozen=True)
@@ -56,7 +67,8 @@ class Proposer:
         self._start = np.zeros(len(surrogates.studies)) if start is None else start
         self._cost_aware = cost_aware and surrogates.cost is not None
         self._seed = seed
-        self._residual: tuple[int, Kernel] | None = None
+        self._encoded, self._gram = Encoded(surrogates), Gram()
+        self._residual: tuple[set[bytes], Kernel | None] = (set(), None)
         self.probabilities = np.append(np.exp(self._start) / np.exp(self._start).sum(), 0.0)
 
     @property
@@ -64,27 +76,22 @@ class Proposer:
         """Of the target."""
         return self.surrogates.domain
 
-    def propose(
-        self, configurations: Sequence[Values], results: Results, *, number: int, fixed: Values | None = None
-    ) -> Proposal:
-        """The next configuration after these trials, [n] and their results; the same for the same arguments.
+    def propose(self, codes: np.ndarray, results: Results, *, number: int, fixed: Values | None = None) -> Proposal:
+        """The next configuration after trials of these codes [n, P] and results; the same for the same arguments.
 
         Values that are `fixed` it has, and the best others for them.
         """
         with one_thread():
-            return self._propose(configurations, results, number, self.domain.codes([fixed or {}])[0])
+            return self._propose(codes, results, number, self.domain.codes([fixed or {}])[0])
 
-    def _propose(self, configurations: Sequence[Values], results: Results, number: int, fixed: np.ndarray) -> Proposal:
+    def _propose(self, codes: np.ndarray, results: Results, number: int, fixed: np.ndarray) -> Proposal:
         generator = np.random.default_rng([self._seed, number])
-        codes = self.domain.codes(configurations)
-        rows = self.domain.encode(codes)
-        seen = Observations(rows, self.surrogates.predict(rows), results)
+        seen = Observations(*self._encoded(codes), results)
         self.probabilities = weights(seen, self._start, generator)
         if not seen.shown.any():
             return self._from_portfolio(codes, seen, fixed)
-        seen = seen.latest_and_best()
-        posterior = self._posterior(seen)
-        best = self._search(codes, posterior.expected_improvement, results, generator, fixed)
+        posterior = self._posterior(seen.latest_and_best())
+        best = self._search(codes, posterior, results, generator, fixed)
         return Proposal(self.domain.values(best), self._reasons())
 
     def portfolio(self, size: int) -> list[Proposal]:
@@ -92,7 +99,8 @@ class Proposer:
         picks: list[Proposal] = []
         for _ in range(min(size, len(self._tried[0]))):
             nothing = np.full((len(picks), 1), np.nan)
-            picks.append(self.propose([p.values for p in picks], Results(nothing, nothing), number=len(picks)))
+            codes = self.domain.codes([p.values for p in picks])
+            picks.append(self.propose(codes, Results(nothing, nothing), number=len(picks)))
         return picks
 
     def _from_portfolio(self, codes: np.ndarray, seen: Observations, fixed: np.ndarray) -> Proposal:
@@ -105,7 +113,8 @@ class Proposer:
         weights = self.probabilities[:-1]
         # Where nothing adds to what runs already, what is good on average comes next.
         gain = np.maximum(known - reached, 0) @ weights + _TIE * (known - known.min()) @ weights
-        gain = np.where(self._repeats(candidates, codes), -1.0, gain * self._novelty(candidates, codes))
+        repeats = _among(set(self.domain.keys(codes)), self.domain.keys(candidates))
+        gain = np.where(repeats, _REPEATED, gain * self._novelty(candidates, codes))
         best = int(np.argmax(gain))
         study = self.surrogates.names[self._owner(best)]
         return Proposal(self.domain.values(candidates[best]), f"portfolio {len(codes) + 1}: from {study}")
@@ -113,45 +122,50 @@ class Proposer:
     def _search(
         self,
         codes: np.ndarray,
-        objective: Objective,
+        posterior: Posterior,
         results: Results,
         generator: np.random.Generator,
         fixed: np.ndarray,
     ) -> np.ndarray:
         """Codes [P] of the greatest expected improvement found from the pool and the best so far."""
-
-        def worth(candidates: np.ndarray, rows: np.ndarray, predicted: np.ndarray) -> np.ndarray:
-            value = objective(rows, predicted) / self._relative_cost(rows)
-            return np.where(self._repeats(candidates, codes), -1.0, value)
-
-        candidates, rows, predicted = self._pool
-        if not np.isnan(fixed).all():
-            candidates = _with(fixed, candidates)
-            rows = self.domain.encode(candidates)
-            predicted = self.surrogates.predict(rows)
-        value = worth(candidates, rows, predicted)
-        tops = [candidates[np.argsort(-value)[:_STARTS]], _with(fixed, self._best_so_far(codes, results, generator))]
-        values = [value[np.argsort(-value)[:_STARTS]], np.full(len(tops[1]), -1.0)]
-        kept, kept_values = np.concatenate(tops), np.concatenate(values)
+        tried = set(self.domain.keys(codes))
+        kept, kept_values = self._best_of_pool(tried, posterior, fixed)
+        best = _with(fixed, self._best_so_far(codes, results, generator))
+        kept, kept_values = np.concatenate([kept, best]), np.concatenate([kept_values, np.full(len(best), _REPEATED)])
         for width in () if self.surrogates.kernel.is_rough else _WIDTHS:
             moved = _with(fixed, self.domain.moved(kept, generator, _EACH, width))
-            moved_rows = self.domain.encode(moved)
-            kept = np.concatenate([kept, moved])
-            new = worth(moved, moved_rows, self.surrogates.predict(moved_rows))
-            kept_values = np.concatenate([kept_values, new])
+            rows, keys = self.domain.encode_with_keys(moved)
+            worth = self._worth(tried, keys, rows)
+            least = np.sort(kept_values)[-_STARTS:][0]
+            correlations = posterior.residual(posterior.rows, rows)
+            chosen, values = posterior.greatest(
+                _STARTS, self.surrogates.predict(rows), correlations, worth, above=least
+            )
+            kept, kept_values = np.concatenate([kept, moved[chosen]]), np.concatenate([kept_values, values])
             order = np.argsort(-kept_values)[:_STARTS]
             kept, kept_values = kept[order], kept_values[order]
-        found: np.ndarray = kept[0]
-        return found
+        first: np.ndarray = kept[0]
+        return first
+
+    def _best_of_pool(
+        self, tried: Container[bytes], posterior: Posterior, fixed: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Codes [starts, P] of the greatest expected improvement, and that."""
+        pool = self._pool if np.isnan(fixed).all() else self._pool_of(_with(fixed, self._pool.codes))
+        worth = self._worth(tried, pool.keys, pool.rows)
+        correlations = pool.correlations(posterior.residual, posterior.rows)
+        chosen, values = posterior.greatest(_STARTS, pool.predicted, correlations, worth)
+        return pool.codes[chosen], values
 
     def _posterior(self, seen: Observations) -> Posterior:
-        """The residual is fitted anew only when there is a tenth more to fit it to."""
-        count = int(seen.shown.sum())
-        known = self._residual
-        keep = known[1] if known and known[0] <= count < known[0] * _GROWTH else None
-        posterior = Posterior(self.surrogates.kernel, seen, self.probabilities, keep)
-        if keep is None:
-            self._residual = (count, posterior.residual)
+        """The residual is fitted anew only when a tenth of what it is fitted to is new, or gone."""
+        shown = {row.tobytes() for row in seen.rows[seen.shown]}
+        known, residual = self._residual
+        if max(len(shown - known), len(known - shown)) >= _NEW * len(known):
+            residual = None
+        posterior = Posterior(self.surrogates.kernel, seen, self.probabilities, residual, gram=self._gram)
+        if residual is None:
+            self._residual = (shown, posterior.residual)
         return posterior
 
     def _best_so_far(self, codes: np.ndarray, results: Results, generator: np.random.Generator) -> np.ndarray:
@@ -160,16 +174,12 @@ class Proposer:
         order = np.lexsort((-value, -furthest))[:_BESTS_EACH]
         return self.domain.filled(codes[order], generator)
 
-    def _relative_cost(self, rows: np.ndarray) -> np.ndarray:
-        if not self._cost_aware or self.surrogates.cost is None:
-            return np.ones(len(rows))
-        seconds: np.ndarray = np.exp(self.surrogates.features(rows) @ self.surrogates.cost)
-        return seconds
-
-    def _repeats(self, candidates: np.ndarray, codes: np.ndarray) -> np.ndarray:
-        """Which candidates [C] are among the trials already."""
-        tried = set(self.domain.keys(codes))
-        return np.array([key in tried for key in self.domain.keys(candidates)])
+    def _worth(self, tried: Container[bytes], keys: Sequence[bytes], rows: np.ndarray) -> np.ndarray:
+        """What an improvement by each candidate [C] is worth: less where it costs more, nothing where it was tried."""
+        worth = np.ones(len(rows))
+        if self._cost_aware and self.surrogates.cost is not None:
+            worth = np.exp(-self.surrogates.features(rows) @ self.surrogates.cost)
+        return np.where(_among(tried, keys), _REPEATED, worth)
 
     def _novelty(self, candidates: np.ndarray, codes: np.ndarray) -> np.ndarray:
         """Less than 1 for candidates [C] of a family that is already among the trials."""
@@ -215,17 +225,19 @@ class Proposer:
         return int(np.searchsorted(np.cumsum(sizes), candidate, side="right"))
 
     @cached_property
-    def _pool(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Candidates [C, P] that stay the same over a study, encoded, and predicted by past studies."""
+    def _pool(self) -> _Pool:
+        """Candidates that stay the same over a study."""
         generator = np.random.default_rng([self._seed, 0])
         bests = self._tried[0]
         near = self.domain.moved(bests, generator, 1, 0.1)
         parts = [self.domain.sample(generator, _RANDOM), bests, near]
         if self.surrogates.kernel.is_rough:
             parts.append(self._better_half(generator))
-        codes = np.concatenate(parts)
-        rows = self.domain.encode(codes)
-        return codes, rows, self.surrogates.predict(rows)
+        return self._pool_of(np.concatenate(parts))
+
+    def _pool_of(self, codes: np.ndarray) -> _Pool:
+        rows, keys = self.domain.encode_with_keys(codes)
+        return _Pool(codes, rows, self.surrogates.predict(rows), keys, Correlations(rows))
 
     def _better_half(self, generator: np.random.Generator) -> np.ndarray:
         """Of past studies' configurations, drawn: where little can be told, what was really tried is the safer bet."""
@@ -240,6 +252,11 @@ class Proposer:
         order = np.argsort(-self.probabilities)[:3]
         parts = [f"{names[i]} {self.probabilities[i]:.2f}" for i in order if self.probabilities[i] >= 0.05]
         return "prior: " + (", ".join(parts) or "many studies")
+
+
+def _among(tried: Container[bytes], keys: Sequence[bytes]) -> np.ndarray:
+    """Which configurations [C] are among the trials already, by key."""
+    return np.array([key in tried for key in keys])
 
 
 def _with(fixed: np.ndarray, codes: np.ndarray) -> np.ndarray:

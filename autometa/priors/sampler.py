@@ -7,7 +7,6 @@ sampler.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -22,7 +21,7 @@ from autometa.priors.domain import Domain, learned
 from autometa.priors.kept import learn_or_read
 from autometa.priors.past import PastStudy
 from autometa.priors.proposals import Proposal, Proposer
-from autometa.priors.scores import Results
+from autometa.priors.target import Target
 from autometa.space.space import SearchSpace
 
 # One proposal in five does not look at past studies at all, once a cold sampler has something to go by: within the
@@ -71,6 +70,8 @@ class PriorSampler(BaseSampler):
         self._proposer: Proposer | None = None
         self._fitted_for: object = None
         self._proposals: dict[int, Proposal | None] = {}
+        self._target_of: tuple[object, int] | None = None
+        self._target = Target()
         self.dropped: dict[str, str] = {}
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
@@ -147,10 +148,12 @@ class PriorSampler(BaseSampler):
             for t in study.get_trials(deepcopy=False)
             if t.number != trial.number and t.params and not t.user_attrs.get("interrupted")
         ]
-        configurations = [inferred.plain(t.params) for t in others]
+        if self._target_of != (study._storage, study._study_id):
+            self._target_of, self._target = (study._storage, study._study_id), Target()
+        codes = self._target.codes(others, proposer.domain)
         sign = -1.0 if study.direction == StudyDirection.MINIMIZE else 1.0
         fixed = inferred.plain(trial.system_attrs.get("fixed_params", {}))  # where Optuna keeps what was enqueued
-        return proposer.propose(configurations, target_results(others, sign), number=trial.number, fixed=fixed)
+        return proposer.propose(codes, self._target.results(others, sign), number=trial.number, fixed=fixed)
 
     def _is_warm(self, study: Study, trial: FrozenTrial) -> bool:
         if not self.past or len(study.directions) > 1:
@@ -186,32 +189,6 @@ class PriorSampler(BaseSampler):
 
     def _has(self, name: str) -> bool:
         return any(name in trial.values for past in self.past for trial in past.trials)
-
-
-def target_results(trials: Sequence[FrozenTrial], sign: float) -> Results:
-    """Values by rung of a running study's trials, greater is better; failed ones as bad as the worst.
-
-    A rung is the place of a step among those at which any trial reported.
-    """
-    steps = sorted({step for t in trials for step, v in t.intermediate_values.items() if math.isfinite(v)})
-    rung = {step: place for place, step in enumerate(steps)}
-    values = np.full((len(trials), max(len(steps), 1)), np.nan)
-    widths = np.full_like(values, np.nan)
-    for row, trial in enumerate(trials):
-        for step, value in trial.intermediate_values.items():
-            if step in rung:
-                values[row, rung[step]] = sign * value
-        if trial.state == TrialState.COMPLETE and trial.value is not None and math.isfinite(trial.value):
-            values[row, -1] = sign * trial.value
-        for report in trial.user_attrs.get("curve", ()):
-            if report["rung"] in rung:
-                widths[row, rung[report["rung"]]] = report["accuracy"]["half_width"]
-    failed = [row for row, trial in enumerate(trials) if trial.state == TrialState.FAIL]
-    if failed and (~np.isnan(np.delete(values, failed, 0))).any():
-        values[failed] = np.nan
-        first = int(np.argmax((~np.isnan(values)).any(0)))
-        values[failed, first] = np.nanmin(values[:, first])
-    return Results(values, widths)
 
 
 def _note_origin(study: Study, trial: FrozenTrial, why: str) -> None:

@@ -7,7 +7,8 @@ were bad.
 
 from __future__ import annotations
 
-from collections.abc import Container, Sequence
+from bisect import insort
+from collections.abc import Container, Iterable, Sequence
 from typing import Any
 
 from optuna.distributions import BaseDistribution
@@ -17,29 +18,36 @@ from optuna.trial import FrozenTrial, TrialState
 
 MOST = 300
 
+# Sorts better trials first, and of equal ones the earlier: (is not complete, -last step, -value, number).
+_Rank = tuple[bool, int, float, int]
+
 
 class Bounded(BaseSampler):
     """Another sampler, shown no more than `most` trials that are over, and no more than `most` of those that run.
 
     Half of the former are the best: complete ones by value, then those that came furthest. All others are the latest.
+    For one study.
     """
 
     def __init__(self, sampler: BaseSampler, *, most: int = MOST) -> None:
         self._sampler = sampler
-        self._most = most
+        self._chosen = _Chosen(most)
+        self._shown: _Shown | None = None
+        self._shown_for: int | None = None
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        return self._sampler.infer_relative_search_space(self._shown(study), trial)
+        self._shown_for = None
+        return self._sampler.infer_relative_search_space(self._show(study, trial), trial)
 
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        return self._sampler.sample_relative(self._shown(study), trial, search_space)
+        return self._sampler.sample_relative(self._show(study, trial), trial, search_space)
 
     def sample_independent(
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
-        return self._sampler.sample_independent(self._shown(study), trial, param_name, param_distribution)
+        return self._sampler.sample_independent(self._show(study, trial), trial, param_name, param_distribution)
 
     def before_trial(self, study: Study, trial: FrozenTrial) -> None:
         self._sampler.before_trial(study, trial)
@@ -50,17 +58,22 @@ class Bounded(BaseSampler):
     def reseed_rng(self) -> None:
         self._sampler.reseed_rng()
 
-    def _shown(self, study: Study) -> Study:
-        return _Shown(study, self._most)
+    def _show(self, study: Study, trial: FrozenTrial) -> Study:
+        """The same for all parameters of a trial."""
+        if self._shown is None or self._shown_for != trial._trial_id:
+            self._shown = _Shown(study, self._chosen)
+            self._shown_for = trial._trial_id
+        return self._shown
 
 
 class _Shown(Study):
     """The study as the sampler sees it; what it writes goes to the study."""
 
-    def __init__(self, study: Study, most: int) -> None:
-        self.__dict__.update(study.__dict__)
-        self._most = most
-        self._chosen: list[FrozenTrial] | None = None
+    def __init__(self, study: Study, chosen: _Chosen) -> None:
+        # Hyperband hands out a study that hides all but a few attributes, its `__dict__` among them.
+        self.__dict__.update(getattr(study, "_study", study).__dict__)
+        self._chosen = chosen
+        self._trials: list[FrozenTrial] | None = None
 
     def get_trials(self, deepcopy: bool = True, states: Container[TrialState] | None = None) -> list[FrozenTrial]:
         return self._get_trials(deepcopy, states)
@@ -68,28 +81,55 @@ class _Shown(Study):
     def _get_trials(
         self, deepcopy: bool = True, states: Container[TrialState] | None = None, use_cache: bool = False
     ) -> list[FrozenTrial]:
-        if self._chosen is None:
-            self._chosen = _best_and_latest(super()._get_trials(deepcopy=False), self._most, self.direction)
-        return [trial for trial in self._chosen if states is None or trial.state in states]
+        if self._trials is None:
+            self._trials = self._chosen.of(super()._get_trials(deepcopy=False), self.direction)
+        return [trial for trial in self._trials if states is None or trial.state in states]
 
 
-def _best_and_latest(trials: list[FrozenTrial], most: int, direction: StudyDirection) -> list[FrozenTrial]:
-    over = [trial for trial in trials if trial.state.is_finished()]
-    running = {trial.number for trial in trials if not trial.state.is_finished()}
-    if len(over) <= most and len(running) <= most:
-        return trials
-    sign = -1.0 if direction == StudyDirection.MINIMIZE else 1.0
+class _Chosen:
+    """Which trials of a growing study are shown. A trial that is over is looked at once: it changes no more."""
 
-    def rank(trial: FrozenTrial) -> tuple[bool, int, float]:
-        if trial.state == TrialState.FAIL or trial.value is None or trial.value != trial.value:
-            return False, -1, 0.0
-        return trial.state == TrialState.COMPLETE, trial.last_step or 0, sign * trial.value
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._seen = 0
+        self._running: list[int] = []  # by number, in ascending order, as all others
+        self._over: list[int] = []
+        self._best: list[_Rank] = []
 
-    best = {trial.number for trial in sorted(over, key=rank, reverse=True)[: most // 2]}
-    others = [trial.number for trial in over if trial.number not in best]
-    kept = best | set(_latest(others, most - most // 2)) | set(_latest(sorted(running), most))
-    return [trial for trial in trials if trial.number in kept]
+    def of(self, trials: Sequence[FrozenTrial], direction: StudyDirection) -> list[FrozenTrial]:
+        """Of all trials of the study, in their order, those that are shown."""
+        self._update(trials, direction)
+        if len(self._over) <= self._most and len(self._running) <= self._most:
+            return list(trials)
+        best = {number for *_, number in self._best}
+        kept = best | set(_latest(self._over, self._most - self._most // 2, but=best))
+        return [trials[number] for number in sorted(kept | set(_latest(self._running, self._most)))]
+
+    def _update(self, trials: Sequence[FrozenTrial], direction: StudyDirection) -> None:
+        still_running = []
+        for number in [*self._running, *range(self._seen, len(trials))]:
+            if not trials[number].state.is_finished():
+                still_running.append(number)
+                continue
+            insort(self._over, number)
+            insort(self._best, _rank(trials[number], direction))
+            del self._best[self._most // 2 :]
+        self._running, self._seen = still_running, len(trials)
 
 
-def _latest(numbers: list[int], most: int) -> list[int]:
-    return numbers[max(0, len(numbers) - most) :]
+def _rank(trial: FrozenTrial, direction: StudyDirection) -> _Rank:
+    if trial.state == TrialState.FAIL or trial.value is None or trial.value != trial.value:
+        return True, 1, 0.0, trial.number
+    worth = -trial.value if direction == StudyDirection.MINIMIZE else trial.value
+    return trial.state != TrialState.COMPLETE, -(trial.last_step or 0), -worth, trial.number
+
+
+def _latest(numbers: Sequence[int], most: int, but: Container[int] = ()) -> Iterable[int]:
+    """The last of these numbers, as many as there may be, leaving some out."""
+    left = most
+    for number in reversed(numbers):
+        if not left:
+            return
+        if number not in but:
+            left -= 1
+            yield number

@@ -9,7 +9,7 @@ knows trials as Optuna does, and nothing of searches.
 from __future__ import annotations
 
 import copy
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime
@@ -21,7 +21,7 @@ from optuna.study import Study, StudyDirection
 from optuna.study._frozen import FrozenStudy
 from optuna.trial import FrozenTrial, TrialState
 
-from autometa.study.transaction import Kind, Write, write_all
+from autometa.study.transaction import End, Kind, Write, new_trial, write_all
 
 
 @contextmanager
@@ -47,9 +47,11 @@ class OneWriter(BaseStorage):
         self._study_id: int | None = None
         self._trials: list[FrozenTrial] = []
         self._numbers: dict[int, int] = {}
+        self._unfinished: set[int] = set()
         self._distributions: dict[str, BaseDistribution] = {}
         self._directions: list[StudyDirection] = []
         self._pending: dict[tuple[int, Kind, str | int], Write] = {}
+        self._ends: list[End] = []
         self._depth = 0
 
     @contextmanager
@@ -64,8 +66,8 @@ class OneWriter(BaseStorage):
 
     def create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> int:
         self._load(study_id)
-        if isinstance(self._backend, RDBStorage):
-            trial = self._backend._create_new_trial(study_id, template_trial)
+        if isinstance(self._backend, RDBStorage) and template_trial is None:
+            trial = new_trial(self._backend, study_id)
         else:
             trial = self._backend.get_trial(self._backend.create_new_trial(study_id, template_trial))
         if trial.number != len(self._trials):  # somebody has put trials in the queue meanwhile
@@ -94,17 +96,24 @@ class OneWriter(BaseStorage):
         self._write(Write(trial_id, "system_attr", key, value, self._put(trial_id, "system_attrs", key, value)))
 
     def set_trial_state_values(self, trial_id: int, state: TrialState, values: Sequence[float] | None = None) -> bool:
+        if not state.is_finished():
+            return self._started(trial_id, state, values)
+        trial = self._changed(trial_id)
+        trial.state, trial.datetime_complete = state, datetime.now()
+        if values is not None:
+            trial.values = list(values)
+        self._unfinished.discard(trial.number)
+        self._ends.append(End(trial_id, state, values, trial.datetime_complete))
+        self._flush()
+        return True
+
+    def _started(self, trial_id: int, state: TrialState, values: Sequence[float] | None) -> bool:
+        """A trial leaves the queue, unless somebody else took it."""
         self._send()
         if not self._backend.set_trial_state_values(trial_id, state, values):
             return False
         trial = self._changed(trial_id)
-        trial.state = state
-        if values is not None:
-            trial.values = list(values)
-        if state == TrialState.RUNNING:
-            trial.datetime_start = datetime.now()
-        if state.is_finished():
-            trial.datetime_complete = datetime.now()
+        trial.state, trial.datetime_start = state, datetime.now()
         return True
 
     def get_trial(self, trial_id: int) -> FrozenTrial:
@@ -120,8 +129,14 @@ class OneWriter(BaseStorage):
         self, study_id: int, deepcopy: bool = True, states: Container[TrialState] | None = None
     ) -> list[FrozenTrial]:
         self._load(study_id)
-        trials = list(self._trials) if states is None else [t for t in self._trials if t.state in states]
+        trials = list(self._trials) if states is None else [t for t in self._candidates(states) if t.state in states]
         return copy.deepcopy(trials) if deepcopy else trials
+
+    def _candidates(self, states: Container[TrialState]) -> Iterable[FrozenTrial]:
+        """Trials that may be in these states: to look for queued ones among all takes longer the longer a study is."""
+        if any(state in states for state in TrialState if state.is_finished()):
+            return self._trials
+        return (self._trials[number] for number in sorted(self._unfinished))
 
     def get_trial_id_from_study_id_trial_number(self, study_id: int, trial_number: int) -> int:
         self._load(study_id)
@@ -170,6 +185,8 @@ class OneWriter(BaseStorage):
     def _add(self, trial: FrozenTrial) -> None:
         self._numbers[trial._trial_id] = trial.number
         self._trials.append(trial)
+        if not trial.state.is_finished():
+            self._unfinished.add(trial.number)
         for name, distribution in trial.distributions.items():
             self._distributions.setdefault(name, distribution)
 
@@ -203,6 +220,7 @@ class OneWriter(BaseStorage):
             self._send()
 
     def _send(self) -> None:
-        writes, self._pending = list(self._pending.values()), {}
-        if writes:
-            write_all(self._backend, writes)
+        writes, ends = list(self._pending.values()), self._ends
+        self._pending, self._ends = {}, []
+        if writes or ends:
+            write_all(self._backend, writes, ends)

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Sequence
 
-from optuna.exceptions import ExperimentalWarning
-from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner, SuccessiveHalvingPruner
+from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner
 from optuna.samplers import BaseSampler
 
 from autometa.errors import ConfigError, did_you_mean
 from autometa.priors.past import PastStudy
 from autometa.priors.pruner import PriorPruner
 from autometa.study.failures import FailureAwareTPE
+from autometa.study.halving import HalvingPruner
 
 # Rungs are counted 1, 2, 3, …: with the default nine, halving decides at 2, 4 and 8 and keeps the better half.
 # Deciding at the first rung, keeping a third, ended all but 2 of 16 trials on digits, and always the learners
 # that start slowly.
 PRUNERS: dict[str, Callable[[int, Sequence[PastStudy]], BasePruner]] = {
-    "halving": lambda rungs, past: SuccessiveHalvingPruner(min_resource=2, reduction_factor=2),
+    "halving": lambda rungs, past: HalvingPruner(first=2, factor=2),
     "hyperband": lambda rungs, past: HyperbandPruner(min_resource=1, max_resource=rungs, reduction_factor=3),
     "median": lambda rungs, past: MedianPruner(n_startup_trials=4, n_warmup_steps=2),
     "prior": lambda rungs, past: PriorPruner(past, rungs=rungs),
@@ -37,16 +36,8 @@ def make_pruner(name: str, rungs: int, past: Sequence[PastStudy] = ()) -> BasePr
 
 
 def make_sampler(seed: int, trials_so_far: int) -> BaseSampler:
-    """TPE for conditional spaces: `group` models each branch of the space jointly.
+    """TPE for conditional spaces, which models each branch of the space jointly.
 
     A resumed search must not draw its first numbers again, so the trials so far are part of the seed.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ExperimentalWarning)  # `group`, in every Optuna since 2.8
-        return FailureAwareTPE(
-            seed=seed + 7919 * trials_so_far,
-            n_startup_trials=8,
-            group=True,
-            multivariate=True,
-            constant_liar=True,
-        )
+    return FailureAwareTPE(seed=seed + 7919 * trials_so_far, startup=8)

@@ -73,6 +73,15 @@ def test_an_identical_past_study_is_worth_many_trials() -> None:
     assert cold.best_value < -0.01
 
 
+def test_a_sampler_may_go_from_study_to_study() -> None:
+    target = bowl(0.6, -2)
+    known = [past("near", bowl(0.5, -2)), past("far", bowl(0.1, -4), seed=1)]
+    used = PriorSampler(known, seed=0)
+    searched(used, bowl(0.1, -4), 15)
+    found = params(searched(used, target, 9))  # no cold proposal yet, which would go on from the numbers drawn before
+    assert found == params(searched(PriorSampler(known, seed=0), target, 9))
+
+
 def test_an_empty_archive_gives_the_cold_sampler() -> None:
     target = bowl(0.3, -3)
     assert params(searched(PriorSampler(seed=3), target, 15)) == params(searched(TPESampler(seed=3), target, 15))

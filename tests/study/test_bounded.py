@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import numpy as np
 import optuna
+import pytest
 from optuna.distributions import FloatDistribution
 from optuna.samplers import RandomSampler, TPESampler
 from optuna.trial import TrialState, create_trial
 
 from autometa.study.bounded import Bounded
+from autometa.study.pruning import PRUNERS, make_pruner
 
 
 class Looking(RandomSampler):
@@ -59,6 +62,43 @@ def test_smaller_is_better_where_the_study_says_so() -> None:
         add(study, rate)
     study.ask().suggest_float("rate", 0.0, 1.0)
     assert sampler.shown == [1, 3, 4]
+
+
+def test_what_it_remembers_of_a_growing_study_is_what_there_is() -> None:
+    """Whatever ends when: trials that run long, wait, fail, or end equal."""
+    most = 8
+    random = np.random.default_rng(11)
+    kept = Looking()
+    study = optuna.create_study(direction="maximize", sampler=Bounded(kept, most=most))
+    for number in range(150):
+        if random.random() < 0.1:
+            study.enqueue_trial({})
+        trial = study.ask()
+        fresh = Looking()
+        for sampler in (study.sampler, Bounded(fresh, most=most)):
+            sampler.infer_relative_search_space(study, trial._get_latest_trial())
+        assert kept.shown == fresh.shown
+        trial.report(round(float(random.random()), 1), int(random.integers(1, 4)))
+        for running in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+            state = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)[int(random.integers(3))]
+            if random.random() < (0.3 if number > 40 else 0.05):
+                value = round(float(random.random()), 1) if state == TrialState.COMPLETE else None
+                study.tell(running.number, value, state=state)
+    assert len(study.trials) > 3 * most
+
+
+@pytest.mark.parametrize("name", PRUNERS)
+def test_it_goes_with_every_pruner(name: str) -> None:
+    sampler = Looking()
+    study = optuna.create_study(
+        direction="maximize", sampler=Bounded(sampler, most=4), pruner=make_pruner(name, rungs=9)
+    )
+    for number in range(12):
+        trial = study.ask()
+        trial.report(trial.suggest_float("rate", 0.0, 1.0), 9)
+        trial.should_prune()
+        study.tell(trial, number)
+    assert sampler.shown == [7, 8, 9, 10, 11]
 
 
 def test_a_short_study_is_proposed_to_as_ever() -> None:

@@ -60,11 +60,19 @@ def test_the_study_says_that_a_trial_was_infeasible_and_why(tmp_path: Path) -> N
 
 def test_an_interrupted_trial_is_no_failure_to_the_sampler(tmp_path: Path) -> None:
     """TPE starts to model after eight trials: interrupted ones do not count."""
-    study = optuna.create_study(direction="maximize", sampler=make_sampler(3, 0))
-    ledger = Ledger(study, SPACE, rungs=3, seed=1, folder=tmp_path)
-    for _ in range(10):
-        ledger.ask()
-    ledger.recover(died=False)
-    fresh = optuna.create_study(direction="maximize", sampler=make_sampler(3, 0))
-    shown = study.sampler.infer_relative_search_space(study, study.trials[-1])
-    assert shown == fresh.sampler.infer_relative_search_space(fresh, study.trials[-1]) == {}
+
+    def next_values(trials: int, *, interrupted: bool) -> dict[str, object]:
+        study = optuna.create_study(direction="maximize", sampler=make_sampler(9, 0))
+        ledger = Ledger(study, SPACE, rungs=3, seed=1, folder=tmp_path)
+        for _ in range(trials):
+            study.enqueue_trial({"width": 300, "depth": 2, "rate": 0.5})
+            asked = ledger.ask()
+            if not interrupted:
+                ledger.end(asked.number, record=too_large(asked.number))
+        ledger.recover(died=False)
+        while study.get_trials(states=[TrialState.WAITING]):
+            ledger.ask()
+        return dict(ledger.ask().values)
+
+    assert next_values(10, interrupted=True) == next_values(0, interrupted=True)
+    assert next_values(10, interrupted=False) != next_values(0, interrupted=True)
