@@ -20,7 +20,7 @@ from autometa.learning.channels import are_stacked, batch_norm, group_norm, pool
 from autometa.learning.fused import EPSILON, Statistics, can_fuse, convolved, is_transformed, normalised_relu
 
 MODES = ("running", "support", "per_step", "group", "layer", "none", "transductive")
-_MOMENTUM = 0.1
+MOMENTUM = 0.1
 _MOST_STEPS = 16
 _GROUP_CHANNELS = 8
 
@@ -112,7 +112,7 @@ class Norm(nn.Module):
             # As if normalised already: the root of 1 - epsilon + epsilon divides.
             return Statistics(1, 0, x.new_zeros(self.channels), x.new_full((self.channels,), 1 - EPSILON))
         if self.mode in ("running", "per_step"):
-            row = self._row(layout.step if layout else 0)
+            row = self.row_of(layout.step if layout else 0)
             given = () if self.training else (self.running_mean[row], self.running_var[row])
             return Statistics(1, len(x), *given)
         tasks = layout.tasks if layout else 1
@@ -124,11 +124,12 @@ class Norm(nn.Module):
         """Move the running averages towards statistics [1, C] of `count` numbers, where there are any."""
         if not self.training or self.mode not in ("running", "per_step"):
             return
-        row = self._row(layout.step if layout else 0)
-        self.running_mean[row].lerp_(mean[0].to(self.running_mean), _MOMENTUM)
-        self.running_var[row].lerp_(var[0].to(self.running_var) * (count / max(1, count - 1)), _MOMENTUM)
+        row = self.row_of(layout.step if layout else 0)
+        self.running_mean[row].lerp_(mean[0].to(self.running_mean), MOMENTUM)
+        self.running_var[row].lerp_(var[0].to(self.running_var) * (count / max(1, count - 1)), MOMENTUM)
 
-    def _row(self, step: int) -> int:
+    def row_of(self, step: int) -> int:
+        """Which row of the averages belongs to an inner step."""
         return min(step, len(self.running_mean) - 1)
 
     def _by_mode(self, x: Tensor, layout: Layout | None) -> Tensor:
@@ -143,11 +144,11 @@ class Norm(nn.Module):
         return self._by_task(x, tasks, layout.support if layout and self.mode == "support" else images)
 
     def _with_averages(self, x: Tensor, step: int) -> Tensor:
-        row = self._row(step)
+        row = self.row_of(step)
         mean, var = self.running_mean[row], self.running_var[row]
         if not is_transformed(x) or are_stacked(x, self.weight, self.bias, mean, var):
             # Fused, and exact outside torch.func: in training it updates the averages in place.
-            how = {"momentum": _MOMENTUM, "eps": EPSILON}
+            how = {"momentum": MOMENTUM, "eps": EPSILON}
             return batch_norm(x, self.weight, self.bias, mean, var, training=self.training, **how)
         if self.training:
             return self._by_task(x, 1, len(x))

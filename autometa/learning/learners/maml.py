@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from autometa.data.episodes import EpisodeBatch
 from autometa.errors import ConfigError
 from autometa.learning.backbones.backbone import Backbone
-from autometa.learning.inner_loop import HEAD, TaskLearner, Weights, gradients, renewed
+from autometa.learning.inner_loop import HEAD, TaskLearner, Weights, gradients
 from autometa.learning.learner import Setting, TrainingSource, query_loss
 
 
@@ -29,6 +29,8 @@ class Maml(TaskLearner):
             first, at the end only after the last.
         first_order_steps: outer steps taken without second derivatives before they are used.
     """
+
+    adapts_together = True
 
     def __init__(
         self,
@@ -73,23 +75,23 @@ class Maml(TaskLearner):
         self.outer_steps += 1
         return metrics
 
-    def task_loss(self, task: EpisodeBatch) -> tuple[Tensor, dict[str, Tensor]]:
+    def task_loss(self, tasks: EpisodeBatch) -> tuple[Tensor, dict[str, Tensor]]:
         create_graph = not (self.first_order or self.warms_up())
         shares = self.loss_shares()
-        total = task.query_x.new_zeros(())
-        for step, weights in enumerate(self.trajectory(task, create_graph=create_graph)):
+        total = tasks.query_x.new_zeros(())
+        for step, weights in enumerate(self.trajectory(tasks, create_graph=create_graph)):
             if shares[step]:
-                scores = self.query_scores(weights, task, step + 1)
-                loss, metrics = query_loss(scores, task, self.setting.label_smoothing)
+                scores = self.query_scores(weights, tasks, step + 1)
+                loss, metrics = query_loss(scores, tasks, self.setting.label_smoothing)
                 total = total + shares[step] * loss
         return total, metrics
 
-    def trajectory(self, task: EpisodeBatch, *, create_graph: bool) -> Iterator[Weights]:
-        weights = self.initial_weights(task.way)
+    def trajectory(self, tasks: EpisodeBatch, *, create_graph: bool) -> Iterator[Weights]:
+        weights = self.initial_weights(tasks.way)
         for step in range(self.inner_steps):
-            weights = renewed(weights)
-            loss = self.support_loss(weights, task, step)
             names = list(HEAD) if step == 0 else list(weights)
+            weights = self.renewed(weights, names, tasks.batch)
+            loss = self.support_loss(weights, tasks, step)
             found = gradients(loss, weights, names, create_graph=create_graph)
             rates = self.rates_of_step(step)[-len(names) :]
             moved = {name: weights[name] - rate * found[name] for name, rate in zip(names, rates, strict=True)}

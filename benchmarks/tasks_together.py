@@ -1,0 +1,102 @@
+"""MAML's tasks one after the other, in parts, and all together: tasks a second, memory, and operations.
+
+    python benchmarks/tasks_together.py            # two minutes; nothing else should run on the machine
+
+5-way 5-shot with 15 queries a class, Conv4 with 32 channels, 16 tasks a step, second order, images of 3 × 32 × 32. Each
+case has a process of its own. Operations are what autograd and its kernels dispatch in one step, views and allocations
+left out and without the kernels that are for CPUs only: on a GPU about as many launches.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import resource
+import time
+from multiprocessing.connection import Connection
+from typing import Any
+
+import torch
+from end_to_end import RESULTS, machine
+from speed_work import WAY, Fixed, random_episodes
+from vectorised import _Counter
+
+from autometa.learning import native
+from autometa.learning.backbones.conv import Conv
+from autometa.learning.device import pick_device
+from autometa.learning.learner import Setting
+from autometa.learning.learners.maml import Maml
+
+TASKS, CHANNELS, SIDE = 16, 3, 32
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument("--seconds", type=float, default=8.0, help="of work for each case")
+    parser.add_argument("--threads", type=int, default=2)
+    arguments = parser.parse_args()
+    rows = []
+    for steps in (1, 5):
+        for at_once in (1, 4, 16):
+            rows.append({"inner_steps": steps, "at_once": at_once})
+            rows[-1] |= _in_process(_measured, steps, at_once, arguments.threads, arguments.seconds)
+            rows[-1]["operations"] = _in_process(_operations, steps, at_once)
+            print(json.dumps(rows[-1]), flush=True)
+    found = {**machine(), "torch": torch.__version__, "threads": arguments.threads, "rows": rows}
+    (RESULTS / "tasks_together.json").write_text(json.dumps(found, indent=2) + "\n")
+
+
+def _in_process(function: Any, *arguments: Any) -> Any:
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=_send, args=(theirs, function, *arguments))
+    process.start()
+    found = ours.recv()
+    process.join()
+    return found
+
+
+def _send(pipe: Connection, function: Any, *arguments: Any) -> None:
+    pipe.send(function(*arguments))
+
+
+def _learner(steps: int, at_once: int) -> Maml:
+    torch.manual_seed(0)
+    backbone = Conv((CHANNELS, SIDE, SIDE), width=32, norm="support")
+    learner = Maml(backbone, Setting(WAY, 64), inner_rate=0.01, inner_steps=steps)
+    learner.tasks_at_once = at_once
+    return learner
+
+
+def _measured(steps: int, at_once: int, threads: int, seconds: float) -> dict[str, Any]:
+    torch.set_num_threads(threads)
+    pick_device(use_gpu=False)
+    learner, source = _learner(steps, at_once), Fixed(random_episodes(TASKS, CHANNELS, SIDE))
+    before = _peak()
+    learner.outer_step(source)
+    started, done = time.perf_counter(), 0
+    while time.perf_counter() - started < seconds:
+        learner.zero_grad(set_to_none=True)
+        learner.outer_step(source)
+        done += TASKS
+    return {
+        "tasks_per_second": round(done / (time.perf_counter() - started), 1),
+        "peak_mib": round(_peak() - before),
+    }
+
+
+def _operations(steps: int, at_once: int) -> int:
+    native.is_available = lambda *_: False
+    learner, source = _learner(steps, at_once), Fixed(random_episodes(TASKS, CHANNELS, SIDE))
+    with _Counter() as counter:
+        learner.outer_step(source)
+    return counter.count
+
+
+def _peak() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+if __name__ == "__main__":
+    main()
