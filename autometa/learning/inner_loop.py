@@ -183,9 +183,10 @@ class TaskLearner(Learner):
             if at_once == 1 or is_out_of_memory(error):
                 raise
             said = str(error).splitlines()[0]
-            _log.warning("%s is adapted to one task at a time: %s", type(self.backbone).__name__, said)
+        found = of_parts(1)  # raises where it was not for the batching
+        _log.warning("%s is adapted to one task at a time: %s", type(self.backbone).__name__, said)
         self.tasks_at_once = 1
-        return of_parts(1)
+        return found
 
     def _forget_gradient(self) -> None:
         self.zero_grad(set_to_none=True)
