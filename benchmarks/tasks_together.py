@@ -1,6 +1,6 @@
-"""MAML's tasks one after the other, in parts, and all together: tasks a second, memory, and operations.
+"""MAML's tasks one after the other and together, and its inner steps made again: tasks a second, memory, operations.
 
-    python benchmarks/tasks_together.py            # two minutes; nothing else should run on the machine
+    python benchmarks/tasks_together.py            # three minutes; nothing else should run on the machine
 
 5-way 5-shot with 15 queries a class, Conv4 with 32 channels, 16 tasks a step, second order, images of 3 × 32 × 32. Each
 case has a process of its own. Operations are what autograd and its kernels dispatch in one step, views and allocations
@@ -15,7 +15,7 @@ import multiprocessing
 import resource
 import time
 from multiprocessing.connection import Connection
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from end_to_end import RESULTS, machine
@@ -31,18 +31,24 @@ from autometa.learning.learners.maml import Maml
 TASKS, CHANNELS, SIDE = 16, 3, 32
 
 
+class Case(NamedTuple):
+    inner_steps: int
+    at_once: int
+    checkpoint_inner_steps: bool
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--seconds", type=float, default=8.0, help="of work for each case")
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
+    cases = [Case(steps, at_once, False) for steps in (1, 5) for at_once in (1, 4, TASKS)]
+    cases += [Case(steps, 1, checkpoint) for steps, checkpoint in ((5, True), (20, False), (20, True))]
     rows = []
-    for steps in (1, 5):
-        for at_once in (1, 4, 16):
-            rows.append({"inner_steps": steps, "at_once": at_once})
-            rows[-1] |= _in_process(_measured, steps, at_once, arguments.threads, arguments.seconds)
-            rows[-1]["operations"] = _in_process(_operations, steps, at_once)
-            print(json.dumps(rows[-1]), flush=True)
+    for case in cases:
+        rows.append(case._asdict() | _in_process(_measured, case, arguments.threads, arguments.seconds))
+        rows[-1]["operations"] = _in_process(_operations, case)
+        print(json.dumps(rows[-1]), flush=True)
     found = {**machine(), "torch": torch.__version__, "threads": arguments.threads, "rows": rows}
     (RESULTS / "tasks_together.json").write_text(json.dumps(found, indent=2) + "\n")
 
@@ -61,18 +67,19 @@ def _send(pipe: Connection, function: Any, *arguments: Any) -> None:
     pipe.send(function(*arguments))
 
 
-def _learner(steps: int, at_once: int) -> Maml:
+def _learner(case: Case) -> Maml:
     torch.manual_seed(0)
     backbone = Conv((CHANNELS, SIDE, SIDE), width=32, norm="support")
-    learner = Maml(backbone, Setting(WAY, 64), inner_rate=0.01, inner_steps=steps)
-    learner.tasks_at_once = at_once
+    options = {"inner_steps": case.inner_steps, "checkpoint_inner_steps": case.checkpoint_inner_steps}
+    learner = Maml(backbone, Setting(WAY, 64), inner_rate=0.01, **options)
+    learner.tasks_at_once = case.at_once
     return learner
 
 
-def _measured(steps: int, at_once: int, threads: int, seconds: float) -> dict[str, Any]:
+def _measured(case: Case, threads: int, seconds: float) -> dict[str, Any]:
     torch.set_num_threads(threads)
     pick_device(use_gpu=False)
-    learner, source = _learner(steps, at_once), Fixed(random_episodes(TASKS, CHANNELS, SIDE))
+    learner, source = _learner(case), Fixed(random_episodes(TASKS, CHANNELS, SIDE))
     before = _peak()
     learner.outer_step(source)
     started, done = time.perf_counter(), 0
@@ -86,9 +93,9 @@ def _measured(steps: int, at_once: int, threads: int, seconds: float) -> dict[st
     }
 
 
-def _operations(steps: int, at_once: int) -> int:
+def _operations(case: Case) -> int:
     native.is_available = lambda *_: False
-    learner, source = _learner(steps, at_once), Fixed(random_episodes(TASKS, CHANNELS, SIDE))
+    learner, source = _learner(case), Fixed(random_episodes(TASKS, CHANNELS, SIDE))
     with _Counter() as counter:
         learner.outer_step(source)
     return counter.count

@@ -6,7 +6,7 @@ Symbols: B tasks, R rows of averages (one for each inner step, or one), C channe
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -33,21 +33,31 @@ def averages_by_task(backbone: nn.Module, tasks: int) -> Iterator[None]:
     passes: Counter[int] = Counter()  # by the inner step they belong to
     handle = backbone.register_forward_pre_hook(lambda _, arguments: _count(passes, arguments))
     before = [[getattr(norm, name) for name in _NAMES] for norm in norms]
-    for norm in norms:
-        for name in _NAMES:
-            average = getattr(norm, name)
-            setattr(norm, name, average.new_zeros(tasks, *average.shape))
+    for norm, averages in zip(norms, before, strict=True):
+        _set(norm, [average.new_zeros(tasks, *average.shape) for average in averages])
     try:
         yield
     finally:
         handle.remove()
         made = [[getattr(norm, name) for name in _NAMES] for norm in norms]
         for norm, averages in zip(norms, before, strict=True):
-            for name, average in zip(_NAMES, averages, strict=True):
-                setattr(norm, name, average)
+            _set(norm, averages)
     for norm, averages, of_tasks in zip(norms, before, made, strict=True):
         for average, of_each in zip(averages, of_tasks, strict=True):
             _follow(average, of_each, _by_row(norm, passes))
+
+
+@contextmanager
+def averages_left_alone(backbone: nn.Module) -> Iterator[None]:
+    """Passes through a backbone inside move its running averages no more than if they had not been."""
+    before = [(norm, [getattr(norm, name) for name in _NAMES]) for norm in _with_averages(backbone)]
+    for norm, averages in before:  # copies, since what is written back would have changed for autograd
+        _set(norm, [average.clone() for average in averages])
+    try:
+        yield
+    finally:
+        for norm, averages in before:
+            _set(norm, averages)
 
 
 def averages_of(backbone: nn.Module) -> dict[str, Tensor]:
@@ -74,6 +84,11 @@ def _by_row(norm: Norm, passes: Counter[int]) -> Counter[int]:
     for step, times in passes.items():
         found[norm.row_of(step)] += times
     return found
+
+
+def _set(norm: Norm, averages: Sequence[Tensor]) -> None:
+    for name, average in zip(_NAMES, averages, strict=True):
+        setattr(norm, name, average)
 
 
 def _count(passes: Counter[int], arguments: tuple[Any, ...]) -> None:
