@@ -19,7 +19,7 @@ from autometa.errors import ConfigError, DivergedError, did_you_mean
 from autometa.learning.fitting import Fitting
 from autometa.learning.learner import Learner, TrainingSource
 from autometa.learning.objective import Objective
-from autometa.learning.optimization import SCHEDULES, make_optimizer, rate_factor
+from autometa.learning.optimization import SCHEDULES, make_optimizer, rate_factor, set_rate, take_step
 from autometa.records import Accuracy, Budget, RungReport
 
 Validate = Callable[["Training", int], Accuracy]
@@ -164,8 +164,7 @@ class Training:
             self.seconds = before + time.perf_counter() - started
 
     def _step(self) -> dict[str, Tensor]:
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.rate
+        set_rate(self.optimizer, self.rate)
         self.optimizer.zero_grad(set_to_none=True)
         metrics = self.counted_outer_step() if self.steps == 0 else self._outer_step()
         norm = torch.nn.utils.clip_grad_norm_(self.learner.parameters(), self.options.clip_norm)
@@ -173,7 +172,7 @@ class Training:
         self.steps += 1
         if self.must_check:
             self.check_finite(metrics)
-        self.optimizer.step()
+        take_step(self.optimizer)
         return metrics
 
     def _outer_step(self) -> dict[str, Tensor]:
