@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from autometa.errors import ConfigError, DivergedError, did_you_mean
+from autometa.learning.captured import Captured, CudaGraphs, Recorder
+from autometa.learning.device import random_states
 from autometa.learning.fitting import Fitting
 from autometa.learning.learner import Learner, TrainingSource
 from autometa.learning.objective import Objective
@@ -31,13 +33,18 @@ _STEPS_BETWEEN_CHECKS_ON_GPU = 20
 
 @dataclass(frozen=True)
 class TrainingOptions:
-    """The outer loop's optimiser and schedule. `clip_norm` bounds the gradient's length."""
+    """The outer loop's optimiser and schedule.
+
+    `clip_norm` bounds the gradient's length. With `cuda_graph` a GPU records a step and replays it, where a check finds
+    that it does the same.
+    """
 
     optimizer: str = "adam"
     outer_rate: float = 1e-3
     weight_decay: float = 0.0
     schedule: str = "cosine"
     clip_norm: float = 10.0
+    cuda_graph: bool = False
 
 
 def optimizer_for(options: TrainingOptions, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
@@ -98,6 +105,9 @@ class Training:
         self.step_operations: int | None = None
         self._fitting = Fitting()
         self.on_gpu = next(learner.parameters()).is_cuda
+        self._captured: Captured | None = None
+        if options.cuda_graph and self.on_gpu:
+            self.capture(CudaGraphs())
 
     @property
     def progress(self) -> float:
@@ -154,6 +164,8 @@ class Training:
     def _train_until(self, progress: float, on_step: OnStep | None) -> None:
         self.learner.train()
         started, before = time.perf_counter(), self.seconds
+        if self._captured is not None:
+            self._captured.check()
         while self.progress < progress - 1e-9:
             metrics = self._step()
             self.seconds = before + time.perf_counter() - started
@@ -163,17 +175,52 @@ class Training:
             self.check_finite(metrics)  # a rung is never reached with weights that are not finite
             self.seconds = before + time.perf_counter() - started
 
+    def capture(self, recorder: Recorder) -> None:
+        """Record a step and replay it, if the learner takes the same step each time and a check finds that it does."""
+        if self.learner.is_capturable and self.objective is None:
+            states = random_states(next(self.learner.parameters()).device)
+            generators = [self.generator, *(generator for generator, _ in states)]
+            self._captured = Captured(self._gradient_and_move, self._changing, generators, recorder)
+
+    @property
+    def is_replayed(self) -> bool:
+        """Whether steps are replayed as one of them was recorded."""
+        return self._captured is not None and self._captured.is_replayed
+
     def _step(self) -> dict[str, Tensor]:
         set_rate(self.optimizer, self.rate)
-        self.optimizer.zero_grad(set_to_none=True)
-        metrics = self.counted_outer_step() if self.steps == 0 else self._outer_step()
-        norm = torch.nn.utils.clip_grad_norm_(self.learner.parameters(), self.options.clip_norm)
-        metrics["gradient_norm"] = norm.detach()
+        replayed = self._captured is not None and self.steps > 0  # the first step is counted
+        metrics = self._captured() if self._captured is not None and replayed else self._gradient()
         self.steps += 1
         if self.must_check:
             self.check_finite(metrics)
+        if not replayed:
+            take_step(self.optimizer)
+        return metrics
+
+    def _gradient(self) -> dict[str, Tensor]:
+        """Leave the clipped gradient of an outer step in the parameters; returns its metrics."""
+        self.optimizer.zero_grad(set_to_none=True)
+        metrics = self.counted_outer_step() if self.steps == 0 else self._outer_step()
+        norm = torch.nn.utils.clip_grad_norm_(self.learner.parameters(), self.options.clip_norm)
+        return metrics | {"gradient_norm": norm.detach()}
+
+    def _gradient_and_move(self) -> dict[str, Tensor]:
+        metrics = self._gradient()
         take_step(self.optimizer)
         return metrics
+
+    def _changing(self) -> dict[str, list[Tensor]]:
+        """What steps change in place, by kind."""
+        found: dict[str, list[Tensor]] = {
+            "weights": list(self.learner.parameters()),
+            "averages": list(self.learner.buffers()),
+        }
+        for state in self.optimizer.state.values():
+            for name, value in state.items():
+                if isinstance(value, Tensor):
+                    found.setdefault(name, []).append(value)
+        return found
 
     def _outer_step(self) -> dict[str, Tensor]:
         return self._fitting.outer_step(self._whole_step, self.learner, self.source)

@@ -64,6 +64,8 @@ class Maml(TaskLearner):
         self.multi_step_loss = multi_step_loss
         self.first_order_steps = first_order_steps
         self.checkpoint_inner_steps = checkpoint_inner_steps
+        # What depends on the count of outer steps would stay as it was when it was recorded.
+        self.is_capturable = not (multi_step_loss or first_order_steps or checkpoint_inner_steps)
         tensors = len(list(backbone.parameters())) + len(HEAD)
         # One vector, since the outer optimiser's weight decay spares vectors only: (steps or 1) · tensors, head last.
         count = tensors * (inner_steps if rates_per_step else 1)
