@@ -29,12 +29,25 @@ def convolved(x: Tensor, conv: nn.Conv2d) -> Tensor:
     torch finds the weight's part of the second derivative by a convolution with filters as large as the image.
     """
     if is_plain(conv) and not is_transformed(x):
-        y: Tensor = Convolution.apply(x, conv.weight, conv.padding)
+        y: Tensor = Convolution.apply(*as_autocast(x, conv.weight), conv.padding)
     elif takes_every_pixel(conv) and are_stacked(x, conv.weight):
-        y = by_channel(lambda x, groups, weight: Convolution.apply(x, weight, conv.padding, groups), x, conv.weight)
+
+        def grouped(x: Tensor, groups: int, weight: Tensor) -> Tensor:
+            found: Tensor = Convolution.apply(x, weight, conv.padding, groups)
+            return found
+
+        y = by_channel(grouped, *as_autocast(x, conv.weight))
     else:
         return F.conv2d(x, conv.weight, conv.bias, conv.stride, conv.padding, conv.dilation, conv.groups)
     return y if conv.bias is None else y + conv.bias[:, None, None]
+
+
+def as_autocast(*tensors: Tensor) -> Sequence[Tensor]:
+    """The tensors in the type that autocast would give them, where it is on: it does not see into our own functions."""
+    device = tensors[0].device.type
+    if device == "meta" or not torch.is_autocast_enabled(device):
+        return tensors
+    return [tensor.to(torch.get_autocast_dtype(device)) for tensor in tensors]
 
 
 def is_plain(conv: nn.Conv2d) -> bool:
@@ -125,7 +138,11 @@ class Statistics(NamedTuple):
 def can_fuse(x: Tensor, pool: int) -> bool:
     """Whether `normalised_relu` serves these maps: on a CPU, with kernels for it, and with a whole window."""
     return (
-        x.device.type == "cpu" and min(x.shape[-2:]) >= pool and not is_transformed(x) and native.is_available(x.dtype)
+        x.device.type == "cpu"
+        and min(x.shape[-2:]) >= pool
+        and not is_transformed(x)
+        and not torch.is_autocast_enabled("cpu")
+        and native.is_available(x.dtype)
     )
 
 

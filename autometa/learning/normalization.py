@@ -158,6 +158,7 @@ class Norm(nn.Module):
         """By the statistics of the first `support` images of each of `tasks` blocks."""
         if tasks == 1 and support == len(x) and (not is_transformed(x) or are_stacked(x, self.weight, self.bias)):
             return batch_norm(x, self.weight, self.bias, training=True, eps=EPSILON)
+        x = x.float() if x.dtype == torch.bfloat16 else x  # whose seven bits are too few for a mean
         blocks = x.unflatten(0, (tasks, -1))  # (tasks, images, C, H, W)
         chosen = blocks[:, :support]
         # Two plain means: `torch.var_mean` over these axes takes two to four times as long on a CPU.

@@ -36,7 +36,8 @@ class TrainingOptions:
     """The outer loop's optimiser and schedule.
 
     `clip_norm` bounds the gradient's length. With `cuda_graph` a GPU records a step and replays it, where a check finds
-    that it does the same.
+    that it does the same. With `bfloat16` the backbone's passes in training have that precision, on a GPU instead of
+    TF32: gradients of ResNet-12 turn by some 17 degrees.
     """
 
     optimizer: str = "adam"
@@ -45,6 +46,7 @@ class TrainingOptions:
     schedule: str = "cosine"
     clip_norm: float = 10.0
     cuda_graph: bool = False
+    bfloat16: bool = False
 
 
 def optimizer_for(options: TrainingOptions, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
@@ -91,6 +93,7 @@ class Training:
         objective: Objective | None = None,
     ) -> None:
         self.learner = learner
+        learner.backbone.trains_in_bfloat16 = options.bfloat16
         self.source = source
         self.options = options
         self.budget = budget
