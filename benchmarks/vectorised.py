@@ -102,7 +102,12 @@ def trained(make: Any, size: int) -> list[TrialRecord]:
     with tempfile.TemporaryDirectory() as folder:
         for first in range(0, TRIALS, size):
             jobs = {number: make(Path(folder), number) for number in range(first, first + size)}
-            run_group(jobs, on_rung=lambda *_: False, on_end=lambda record: records.update({record.number: record}))
+            run_group(
+                jobs,
+                on_start=lambda _: None,
+                on_rung=lambda *_: False,
+                on_end=lambda record: records.update({record.number: record}),
+            )
     return [records[number] for number in range(TRIALS)]
 
 
