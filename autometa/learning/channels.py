@@ -14,13 +14,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from autometa.learning.batch_norm import batch_normalised
+
 
 def batch_norm(x: Tensor, weight: Tensor, bias: Tensor, *averages: Tensor, training: bool, **how: float) -> Tensor:
     """`F.batch_norm` of maps [M, C, H, W]; running averages, mean and variance, are moved in place."""
 
     def normalised(x: Tensor, times: int, weight: Tensor, bias: Tensor, *averages: Tensor) -> Tensor:
+        if training:
+            return batch_normalised(x, weight, bias, averages, **how)
         mean, var = averages or (None, None)
-        return F.batch_norm(x, mean, var, weight, bias, training, **how)
+        return F.batch_norm(x, mean, var, weight, bias, False, **how)
 
     return by_channel(normalised, x, weight, bias, *averages, moved=len(averages) if training else 0)
 
