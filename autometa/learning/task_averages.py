@@ -76,7 +76,7 @@ def _follow(average: Tensor, of_tasks: Tensor, passes: Counter[int]) -> None:
     later = torch.arange(count - 1, -1, -1, dtype=average.dtype, device=average.device)  # tasks that follow a task
     for row, times in passes.items():
         stays = (1 - MOMENTUM) ** times
-        average[row].mul_(stays**count).add_((stays**later) @ of_tasks[:, row])
+        average[row].mul_(stays**count).add_(((stays**later)[:, None] * of_tasks[:, row]).sum(0))
 
 
 def _by_row(norm: Norm, passes: Counter[int]) -> Counter[int]:

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from autometa.errors import ConfigError, DivergedError, did_you_mean
 from autometa.learning.captured import Captured, CudaGraphs, Recorder
@@ -21,6 +20,7 @@ from autometa.learning.device import random_states
 from autometa.learning.fitting import Fitting
 from autometa.learning.learner import Learner, TrainingSource
 from autometa.learning.objective import Objective
+from autometa.learning.operations import operations_counter
 from autometa.learning.optimization import SCHEDULES, make_optimizer, rate_factor, set_rate, take_step
 from autometa.records import Accuracy, Budget, RungReport
 
@@ -235,7 +235,7 @@ class Training:
 
     def counted_outer_step(self) -> dict[str, Tensor]:
         """The first step, counting its operations, to find the last one: the same number on every machine."""
-        with FlopCounterMode(display=False) as counter:
+        with operations_counter() as counter:
             metrics = self._outer_step()
         self.step_operations = max(1, counter.get_total_flops())
         if self.budget.teraflops is not None:
