@@ -51,11 +51,20 @@ class CudaGraphs(Recorder):
 
     def record(self, step: Step, generators: Sequence[torch.Generator]) -> Step:
         graph = torch.cuda.CUDAGraph()
-        for generator in generators:
-            if generator.device.type == "cuda":  # what else is drawn would be frozen, and is found out
-                graph.register_generator_state(generator)
-        with torch.cuda.graph(graph):
-            written = step()
+        there = [generator for generator in generators if generator.device.type == "cuda"]
+        for generator in there:  # what others draw would be frozen, and is found out
+            graph.register_generator_state(generator)
+        stream = torch.cuda.current_stream()
+        try:
+            with torch.cuda.graph(graph):
+                written = step()
+        except Exception:
+            # What fails inside leaves its stream the current one, and generators where they refuse to draw (torch 2.13).
+            torch.cuda.set_stream(stream)
+            torch.cuda.synchronize()
+            for generator in there:
+                generator.graphsafe_set_state(torch.Generator(generator.device))
+            raise
 
         def replay() -> Metrics:
             graph.replay()
@@ -123,7 +132,7 @@ class Captured:
             with self._state_kept() as followed:
                 reason = look(followed)
         except Exception as error:  # whatever libraries have against it, memory included
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            reason = _first_line(error)
         if reason:
             _log.warning("the training step is not captured: %s", reason)
             self._replay = None
@@ -163,6 +172,13 @@ class Captured:
             yield followed
         finally:
             before.restore(tensors, self._generators)
+
+
+def _first_line(error: BaseException) -> str:
+    """Of what went wrong first: ending a recording in which something failed is an error of its own."""
+    while error.__context__ is not None:
+        error = error.__context__
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 @dataclass(frozen=True)
