@@ -59,7 +59,7 @@ class CudaGraphs(Recorder):
             with torch.cuda.graph(graph):
                 written = step()
         except Exception:
-            # What fails inside leaves its stream the current one, and generators where they refuse to draw (torch 2.13).
+            # What fails inside leaves its stream the current one, and generators refusing to draw (torch 2.13).
             torch.cuda.set_stream(stream)
             torch.cuda.synchronize()
             for generator in there:

@@ -134,7 +134,10 @@ def lost_average(training: Training) -> Recorder:
 
 def raising(training: Training) -> Recorder:
     def fail() -> None:
-        raise RuntimeError("operation not permitted when stream is capturing\nand more")
+        try:
+            raise RuntimeError("operation not permitted when stream is capturing\nand more")
+        finally:
+            raise RuntimeError("operation failed due to a previous error")  # as the end of a capture does
 
     return Wrong(fail, lambda _: None)
 
@@ -176,6 +179,7 @@ def test_a_wrong_replay_is_found_out_and_leaves_no_trace(
     (record,) = caplog.records
     assert "the training step is not captured: " in record.message
     assert "\n" not in record.message
+    assert ("operation not permitted" in record.message) == (recorder is raising)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
