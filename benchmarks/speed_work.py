@@ -26,7 +26,7 @@ from autometa.learning.learner import Learner, Setting
 from autometa.learning.learners.maml import Maml
 from autometa.learning.learners.pretrain import Pretrain
 from autometa.learning.learners.prototypical import Prototypical
-from autometa.learning.optimization import make_optimizer
+from autometa.learning.optimization import make_optimizer, take_step
 
 WAY, SHOT, QUERY = 5, 5, 15
 PRETRAIN_BATCH, PRETRAIN_CLASSES = 64, 64
@@ -206,7 +206,7 @@ def _outer_step(learner: Learner, source: Fixed, *, optimizer: str | None = None
         (outer or learner).zero_grad(set_to_none=True)
         learner.outer_step(source)
         if outer:
-            outer.step()
+            take_step(outer)
 
     return step
 

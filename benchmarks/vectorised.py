@@ -102,7 +102,12 @@ def trained(make: Any, size: int) -> list[TrialRecord]:
     with tempfile.TemporaryDirectory() as folder:
         for first in range(0, TRIALS, size):
             jobs = {number: make(Path(folder), number) for number in range(first, first + size)}
-            run_group(jobs, on_rung=lambda *_: False, on_end=lambda record: records.update({record.number: record}))
+            run_group(
+                jobs,
+                on_start=lambda _: None,
+                on_rung=lambda *_: False,
+                on_end=lambda record: records.update({record.number: record}),
+            )
     return [records[number] for number in range(TRIALS)]
 
 
@@ -122,7 +127,7 @@ class _Counter(TorchDispatchMode):
 
 
 def operations(make: Any) -> dict[str, float]:
-    """Of one step alone, with the fused clipping and optimiser that torch takes on a GPU, and of stacked ones.
+    """Of one step alone, with the clipping that torch takes on a GPU, and of stacked ones.
 
     Without the kernels that are for CPUs only.
     """
@@ -131,8 +136,6 @@ def operations(make: Any) -> dict[str, float]:
     found = {}
     with tempfile.TemporaryDirectory() as folder:
         alone = prepare(make(Path(folder), 0))
-        for group in alone.optimizer.param_groups:
-            group["foreach"] = True
         found["alone"] = float(_counted(alone))
         for size in SIZES[1:]:
             together = StackedTraining([prepare(make(Path(folder), number)) for number in range(size)])

@@ -85,6 +85,8 @@ class ImagePool:
         self.counts = torch.tensor([len(m) for m in members])  # (classes,)
         self.images, members = self._images(dataset, members)  # uint8 (M, C, H, W)
         self.table = torch.from_numpy(_padded(members))  # (classes, most images), index of an image
+        places = (torch.device("cpu"), self.device)
+        self._tables = {place.type: (self.counts.to(place), self.table.to(place)) for place in places}
         shape = (1, -1, 1, 1)
         self._scale = (1 / (255 * torch.tensor(dataset.std))).reshape(shape).to(self.device)
         self._shift = (torch.tensor(dataset.mean) / torch.tensor(dataset.std)).reshape(shape).to(self.device)
@@ -93,6 +95,10 @@ class ImagePool:
     def classes(self) -> int:
         """How many classes the split has."""
         return len(self.counts)
+
+    def tables(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """`counts` and `table` where indices are drawn, so that nothing there waits for the other side."""
+        return self._tables[device.type]
 
     def gather(self, index: Tensor) -> Tensor:
         """Normalised float images [M, C, H, W] by their index [M]."""
@@ -114,7 +120,7 @@ class EpisodeSampler:
     Args:
         spec: way, shot and query of each episode.
         batch: B.
-        generator: draws classes and images, on the CPU, and augments, so its state is all there is to save.
+        generator: draws classes and images where it is, and augments, so its state is all there is to save.
         augment: changes images [M, C, H, W] after they are gathered.
         rotations: a class turned by 90, 180 or 270 degrees is a class of its own, in episodes and in plain
             images, as Santoro et al. 2016 did with Omniglot. Images are turned after they are augmented. It is not
@@ -144,6 +150,7 @@ class EpisodeSampler:
         self._generator = generator
         self._augment = augment
         self._turns = TURNS if rotations else 1
+        self._images = int(pool.counts.sum())
 
     @property
     def classes(self) -> int:
@@ -174,17 +181,16 @@ class EpisodeSampler:
 
     def _draw_plain(self, count: int) -> tuple[Tensor, Tensor, Tensor]:
         """Indices of images [count], their quarter turns and their classes."""
-        counts = self._pool.counts
+        flat = self._drawn(self._images, count)
+        counts, table = self._pool.tables(flat.device)
         ends = counts.cumsum(0)
-        flat = self._drawn(int(ends[-1]), count)
         classes = torch.searchsorted(ends, flat, right=True)
-        index = self._pool.table[classes, flat - (ends - counts)[classes]]
+        index = table[classes, flat - (ends - counts)[classes]]
         turns = self._drawn(self._turns, count) if self._turns > 1 else torch.zeros_like(classes)
         return index, turns, classes * self._turns + turns
 
     def _drawn(self, below: int, count: int) -> Tensor:
-        device = self._generator.device
-        return torch.randint(below, (count,), generator=self._generator, device=device).cpu()
+        return torch.randint(below, (count,), generator=self._generator, device=self._generator.device)
 
     def _changed(self, images: Tensor, turns: Tensor) -> Tensor:
         """Images [M, C, H, W] augmented, then rotated by their quarter turns [M]."""
@@ -242,16 +248,16 @@ def draw_episodes(pool: ImagePool, spec: EpisodeSpec, count: int, generator: tor
 
 def _draw_classes(classes: int, way: int, count: int, generator: torch.Generator) -> Tensor:
     """Classes [count, N], without repetition in a row."""
-    return torch.rand(count, classes, generator=generator, device=generator.device).topk(way).indices.cpu()
+    return torch.rand(count, classes, generator=generator, device=generator.device).topk(way).indices
 
 
 def _draw_images(pool: ImagePool, spec: EpisodeSpec, classes: Tensor, generator: torch.Generator) -> Tensor:
     """Indices of images [count, N, K + Q] of classes [count, N], without repetition in a row."""
-    shape = (*classes.shape, pool.table.shape[1])
-    drawn = torch.rand(shape, generator=generator, device=generator.device).cpu()
-    padding = torch.arange(pool.table.shape[1]) >= pool.counts[classes][..., None]
+    counts, table = pool.tables(classes.device)
+    drawn = torch.rand((*classes.shape, table.shape[1]), generator=generator, device=classes.device)
+    padding = torch.arange(table.shape[1], device=classes.device) >= counts[classes][..., None]
     place = drawn.masked_fill_(padding, -1).topk(spec.shot + spec.query, dim=-1).indices
-    return pool.table[classes[..., None], place]
+    return table[classes[..., None], place]
 
 
 def _gathered(pool: ImagePool, spec: EpisodeSpec, index: Tensor, change: Callable[[Tensor], Tensor]) -> EpisodeBatch:

@@ -14,15 +14,19 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from autometa.learning.batch_norm import batch_normalised
+
 
 def batch_norm(x: Tensor, weight: Tensor, bias: Tensor, *averages: Tensor, training: bool, **how: float) -> Tensor:
     """`F.batch_norm` of maps [M, C, H, W]; running averages, mean and variance, are moved in place."""
 
     def normalised(x: Tensor, times: int, weight: Tensor, bias: Tensor, *averages: Tensor) -> Tensor:
+        if training:
+            return batch_normalised(x, weight, bias, averages, **how)
         mean, var = averages or (None, None)
-        return F.batch_norm(x, mean, var, weight, bias, training, **how)
+        return F.batch_norm(x, mean, var, weight, bias, False, **how)
 
-    return _by_channel(normalised, x, weight, bias, *averages, moved=len(averages) if training else 0)
+    return by_channel(normalised, x, weight, bias, *averages, moved=len(averages) if training else 0)
 
 
 def group_norm(x: Tensor, groups: int, weight: Tensor, bias: Tensor, epsilon: float) -> Tensor:
@@ -31,13 +35,13 @@ def group_norm(x: Tensor, groups: int, weight: Tensor, bias: Tensor, epsilon: fl
     def normalised(x: Tensor, times: int, weight: Tensor, bias: Tensor) -> Tensor:
         return F.group_norm(x, times * groups, weight, bias, epsilon)
 
-    return _by_channel(normalised, x, weight, bias)
+    return by_channel(normalised, x, weight, bias)
 
 
 def pooled(x: Tensor, pooling: str) -> Tensor:
     """The "max" or "mean" of 2×2 pixels of maps [M, C, H, W]."""
     pool = F.max_pool2d if pooling == "max" else F.avg_pool2d
-    return _by_channel(lambda x, times: pool(x, 2), x)
+    return by_channel(lambda x, times: pool(x, 2), x)
 
 
 def are_stacked(*tensors: Tensor) -> bool:
@@ -45,10 +49,10 @@ def are_stacked(*tensors: Tensor) -> bool:
     return all(torch._C._functorch.is_batchedtensor(t) for t in tensors)
 
 
-def _by_channel(function: Callable[..., Tensor], x: Tensor, *vectors: Tensor, moved: int = 0) -> Tensor:
-    """function(x, times, *vectors) of maps [M, C, H, W] and vectors [C]; `times` as many channels where stacked.
+def by_channel(function: Callable[..., Tensor], x: Tensor, *vectors: Tensor, moved: int = 0) -> Tensor:
+    """function(x, times, *vectors) of maps [M, C, H, W] and vectors [C] or filters [C, ...].
 
-    The last `moved` of the vectors are moved in place.
+    Where they are stacked by vmap it gets `times` as many channels. The last `moved` of the vectors are moved in place.
     """
     if not are_stacked(x, *vectors):
         return function(x, 1, *vectors)
@@ -79,8 +83,8 @@ class _Stacked(torch.autograd.Function):
         times = info.batch_size
         _, _, of_x, *of_vectors = (at or 0 for at in in_dims)
         folded = x.movedim(of_x, 1).flatten(1, 2)  # (M, G·C, H, W), no copy after a convolution
-        rows = [v.movedim(at, 0) for v, at in zip(vectors, of_vectors, strict=True)]  # (G, C) each
-        flat = [row.flatten() for row in rows]
+        rows = [v.movedim(at, 0) for v, at in zip(vectors, of_vectors, strict=True)]  # (G, C, ...) each
+        flat = [row.flatten(0, 1) for row in rows]
         found = function(folded, times, *flat)
         for row, copied in zip(rows[len(rows) - moved :], flat[len(rows) - moved :], strict=True):
             if copied.data_ptr() != row.data_ptr():  # rows that do not lie one after the other had to be copied

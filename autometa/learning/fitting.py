@@ -25,16 +25,26 @@ class Fitting:
     def __init__(self) -> None:
         self.most: int | None = None
 
-    def of_each_part(self, function: Callable[[EpisodeBatch], T], episodes: EpisodeBatch) -> list[T]:
-        """`function` of the episodes, or of each part of them, in order.
+    def of_each_part(
+        self,
+        function: Callable[[EpisodeBatch], T],
+        episodes: EpisodeBatch,
+        *,
+        most: int | None = None,
+        anew: Callable[[], None] = lambda: None,
+    ) -> list[T]:
+        """`function` of the episodes, or of each part of them, in order; never of more than `most`.
 
-        It starts again with the first part after memory ran out, which is raised where one episode does not fit.
+        It starts again with the first part after memory ran out, when `anew` undoes what was done; out of memory is
+        raised where one episode does not fit.
         """
+        most = min(most or episodes.batch, episodes.batch)
         while True:
             try:
-                return [function(part) for part in episodes.split(self.most or episodes.batch)]
+                return [function(part) for part in episodes.split(min(self.most or most, most))]
             except (RuntimeError, MemoryError) as error:
-                self._shrink(episodes.batch, error)
+                self._shrink(most, error)
+            anew()
             give_back_memory()  # out of the handler, whose traceback holds tensors
 
     def outer_step(

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from autometa.learning import native
+from autometa.learning.channels import are_stacked, by_channel
 
 EPSILON = 1e-5
 
@@ -27,33 +28,53 @@ def convolved(x: Tensor, conv: nn.Conv2d) -> Tensor:
 
     torch finds the weight's part of the second derivative by a convolution with filters as large as the image.
     """
-    if not is_plain(conv) or is_transformed(x):
+    if is_plain(conv) and not is_transformed(x):
+        y: Tensor = Convolution.apply(*as_autocast(x, conv.weight), conv.padding)
+    elif takes_every_pixel(conv) and are_stacked(x, conv.weight):
+
+        def grouped(x: Tensor, groups: int, weight: Tensor) -> Tensor:
+            found: Tensor = Convolution.apply(x, weight, conv.padding, groups)
+            return found
+
+        y = by_channel(grouped, *as_autocast(x, conv.weight))
+    else:
         return F.conv2d(x, conv.weight, conv.bias, conv.stride, conv.padding, conv.dilation, conv.groups)
-    y: Tensor = Convolution.apply(x, conv.weight, conv.padding)
     return y if conv.bias is None else y + conv.bias[:, None, None]
 
 
+def as_autocast(*tensors: Tensor) -> Sequence[Tensor]:
+    """The tensors in the type that autocast would give them, where it is on: it does not see into our own functions."""
+    device = tensors[0].device.type
+    if device == "meta" or not torch.is_autocast_enabled(device):
+        return tensors
+    return [tensor.to(torch.get_autocast_dtype(device)) for tensor in tensors]
+
+
 def is_plain(conv: nn.Conv2d) -> bool:
-    """Whether it takes every pixel, all channels together, with zeros around the image, and is no transform's."""
+    """Whether it takes every pixel, and is no transform's."""
+    return takes_every_pixel(conv) and not is_transformed(conv.weight)
+
+
+def takes_every_pixel(conv: nn.Conv2d) -> bool:
+    """Whether it takes every pixel, all channels together, with zeros around the image."""
     every = conv.groups == 1 and conv.stride == conv.dilation == (1, 1)
-    zeros = conv.padding_mode == "zeros" and isinstance(conv.padding, tuple)
-    return every and zeros and not is_transformed(conv.weight)
+    return every and conv.padding_mode == "zeros" and isinstance(conv.padding, tuple)
 
 
 class Convolution(torch.autograd.Function):
-    """Of x [M, C, H, W] with a weight, and zeros around the image: call `apply(x, weight, padding)`."""
+    """Of x [M, C, H, W] with a weight, and zeros around the image: call `apply(x, weight, padding, groups)`."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, padding: tuple[int, int]) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, padding: tuple[int, int], groups: int = 1) -> Tensor:
         ctx.save_for_backward(x, weight)
-        ctx.padding = padding
-        return F.conv2d(x, weight, padding=padding)
+        ctx.padding, ctx.groups = padding, groups
+        return F.conv2d(x, weight, padding=padding, groups=groups)
 
     @staticmethod
-    def backward(ctx: Any, gy: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+    def backward(ctx: Any, gy: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
-        of_x, of_weight, _ = ctx.needs_input_grad
-        return *ConvolutionGradient.apply(gy, x, weight, ctx.padding, of_x, of_weight), None
+        of_x, of_weight, *_ = ctx.needs_input_grad
+        return *ConvolutionGradient.apply(gy, x, weight, ctx.padding, of_x, of_weight, ctx.groups), None, None
 
 
 class ConvolutionGradient(torch.autograd.Function):
@@ -61,38 +82,46 @@ class ConvolutionGradient(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, gy: Tensor, x: Tensor, weight: Tensor, padding: tuple[int, int], of_x: bool, of_weight: bool
+        ctx: Any,
+        gy: Tensor,
+        x: Tensor,
+        weight: Tensor,
+        padding: tuple[int, int],
+        of_x: bool,
+        of_weight: bool,
+        groups: int = 1,
     ) -> tuple[Tensor | None, Tensor | None]:
         ctx.save_for_backward(gy, x, weight)
-        ctx.padding = padding
+        ctx.padding, ctx.groups = padding, groups
         ctx.set_materialize_grads(False)
-        return convolution_gradients(gy, x, weight, padding, of_x, of_weight)
+        return convolution_gradients(gy, x, weight, padding, of_x, of_weight, groups)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, in_gx: Tensor | None, in_gweight: Tensor | None) -> tuple[Any, ...]:
         gy, x, weight = ctx.saved_tensors
         of_gy, of_x, of_weight, *_ = ctx.needs_input_grad
+        padding, groups = ctx.padding, ctx.groups
         dgy = dx = dweight = None
         if in_gweight is not None:
-            dgy = F.conv2d(x, in_gweight, padding=ctx.padding) if of_gy else None
-            dx, _ = convolution_gradients(gy, x, in_gweight, ctx.padding, of_x, False)
+            dgy = F.conv2d(x, in_gweight, padding=padding, groups=groups) if of_gy else None
+            dx, _ = convolution_gradients(gy, x, in_gweight, padding, of_x, False, groups)
         if in_gx is not None:
-            more = F.conv2d(in_gx, weight, padding=ctx.padding) if of_gy else None
+            more = F.conv2d(in_gx, weight, padding=padding, groups=groups) if of_gy else None
             dgy = more if dgy is None or more is None else dgy.add_(more)
-            _, dweight = convolution_gradients(gy, in_gx, weight, ctx.padding, False, of_weight)
-        return dgy, dx, dweight, None, None, None
+            _, dweight = convolution_gradients(gy, in_gx, weight, padding, False, of_weight, groups)
+        return dgy, dx, dweight, None, None, None, None
 
 
 def convolution_gradients(
-    gy: Tensor, x: Tensor, weight: Tensor, padding: tuple[int, int], of_x: bool, of_weight: bool
+    gy: Tensor, x: Tensor, weight: Tensor, padding: tuple[int, int], of_x: bool, of_weight: bool, groups: int = 1
 ) -> tuple[Tensor | None, Tensor | None]:
     """The gradients in x and in the weight, where asked for."""
     if not (of_x or of_weight):
         return None, None
     mask = [of_x, of_weight, False]
     gx, gweight, _ = torch.ops.aten.convolution_backward(
-        gy, x, weight, None, [1, 1], list(padding), [1, 1], False, [0, 0], 1, mask
+        gy, x, weight, None, [1, 1], list(padding), [1, 1], False, [0, 0], groups, mask
     )
     return gx, gweight
 
@@ -109,7 +138,11 @@ class Statistics(NamedTuple):
 def can_fuse(x: Tensor, pool: int) -> bool:
     """Whether `normalised_relu` serves these maps: on a CPU, with kernels for it, and with a whole window."""
     return (
-        x.device.type == "cpu" and min(x.shape[-2:]) >= pool and not is_transformed(x) and native.is_available(x.dtype)
+        x.device.type == "cpu"
+        and min(x.shape[-2:]) >= pool
+        and not is_transformed(x)
+        and not torch.is_autocast_enabled("cpu")
+        and native.is_available(x.dtype)
     )
 
 

@@ -20,7 +20,7 @@ from autometa.learning.channels import are_stacked, batch_norm, group_norm, pool
 from autometa.learning.fused import EPSILON, Statistics, can_fuse, convolved, is_transformed, normalised_relu
 
 MODES = ("running", "support", "per_step", "group", "layer", "none", "transductive")
-_MOMENTUM = 0.1
+MOMENTUM = 0.1
 _MOST_STEPS = 16
 _GROUP_CHANNELS = 8
 
@@ -112,7 +112,7 @@ class Norm(nn.Module):
             # As if normalised already: the root of 1 - epsilon + epsilon divides.
             return Statistics(1, 0, x.new_zeros(self.channels), x.new_full((self.channels,), 1 - EPSILON))
         if self.mode in ("running", "per_step"):
-            row = self._row(layout.step if layout else 0)
+            row = self.row_of(layout.step if layout else 0)
             given = () if self.training else (self.running_mean[row], self.running_var[row])
             return Statistics(1, len(x), *given)
         tasks = layout.tasks if layout else 1
@@ -126,12 +126,13 @@ class Norm(nn.Module):
             return
         averages = self.running_mean, self.running_var
         if self.mode == "per_step":
-            row = self._row(layout.step if layout else 0)
+            row = self.row_of(layout.step if layout else 0)
             averages = averages[0][row : row + 1], averages[1][row : row + 1]
-        averages[0].lerp_(mean.to(averages[0]), _MOMENTUM)
-        averages[1].lerp_(var.to(averages[1]) * (count / max(1, count - 1)), _MOMENTUM)
+        averages[0].lerp_(mean.to(averages[0]), MOMENTUM)
+        averages[1].lerp_(var.to(averages[1]) * (count / max(1, count - 1)), MOMENTUM)
 
-    def _row(self, step: int) -> int:
+    def row_of(self, step: int) -> int:
+        """Which row of the averages belongs to an inner step."""
         return min(step, len(self.running_mean) - 1)
 
     def _by_mode(self, x: Tensor, layout: Layout | None) -> Tensor:
@@ -146,11 +147,11 @@ class Norm(nn.Module):
         return self._by_task(x, tasks, layout.support if layout and self.mode == "support" else images)
 
     def _with_averages(self, x: Tensor, step: int) -> Tensor:
-        row = self._row(step)
+        row = self.row_of(step)
         mean, var = self.running_mean[row], self.running_var[row]
         if not is_transformed(x) or are_stacked(x, self.weight, self.bias, mean, var):
             # Fused, and exact outside torch.func: in training it updates the averages in place.
-            how = {"momentum": _MOMENTUM, "eps": EPSILON}
+            how = {"momentum": MOMENTUM, "eps": EPSILON}
             return batch_norm(x, self.weight, self.bias, mean, var, training=self.training, **how)
         if self.training:
             return self._by_task(x, 1, len(x))
@@ -160,6 +161,7 @@ class Norm(nn.Module):
         """By the statistics of the first `support` images of each of `tasks` blocks."""
         if tasks == 1 and support == len(x) and (not is_transformed(x) or are_stacked(x, self.weight, self.bias)):
             return batch_norm(x, self.weight, self.bias, training=True, eps=EPSILON)
+        x = x.float() if x.dtype == torch.bfloat16 else x  # whose seven bits are too few for a mean
         blocks = x.unflatten(0, (tasks, -1))  # (tasks, images, C, H, W)
         chosen = blocks[:, :support]
         # Two plain means: `torch.var_mean` over these axes takes two to four times as long on a CPU.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 from torch import nn
@@ -31,6 +32,8 @@ def make_optimizer(
 ) -> torch.optim.Optimizer:
     """The optimiser of that name. Weights decay; biases, scales and learned rates do not.
 
+    It is one operation for all parameters. On a GPU its rate and count of steps are there, so that it can be captured.
+
     Raises:
         ConfigError: an unknown name, or a rate or decay out of range.
     """
@@ -41,11 +44,36 @@ def make_optimizer(
         {"params": [p for p in learned if p.ndim > 1], "weight_decay": weight_decay},
         {"params": [p for p in learned if p.ndim <= 1], "weight_decay": 0.0},
     ]
+    on_gpu = any(p.is_cuda for p in learned)
+    rate: Any = torch.tensor(outer_rate, device=learned[0].device) if on_gpu else outer_rate
     makers: dict[str, Callable[[], torch.optim.Optimizer]] = {
-        "adam": lambda: torch.optim.Adam(groups, lr=outer_rate),
-        "adamw": lambda: torch.optim.AdamW(groups, lr=outer_rate),
-        "sgd": lambda: torch.optim.SGD(groups, lr=outer_rate, momentum=_MOMENTUM, nesterov=True),
+        "adam": lambda: torch.optim.Adam(groups, lr=rate, fused=True, capturable=on_gpu),
+        "adamw": lambda: torch.optim.AdamW(groups, lr=rate, fused=True, capturable=on_gpu),
+        "sgd": lambda: torch.optim.SGD(groups, lr=rate, momentum=_MOMENTUM, nesterov=True, fused=True),
     }
     if optimizer not in makers:
         raise ConfigError(f"optimizer = {optimizer!r}: {did_you_mean(optimizer, makers)}")
     return makers[optimizer]()
+
+
+def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Take the next steps at this rate."""
+    for group in optimizer.param_groups:
+        if isinstance(group["lr"], torch.Tensor):
+            group["lr"].fill_(rate)
+        else:
+            group["lr"] = rate
+
+
+def take_step(optimizer: torch.optim.Optimizer) -> None:
+    """Move the parameters by their gradients, however these lie in memory.
+
+    Fused optimisers go through memory from one end to the other: on a CPU a gradient that does not lie as its parameter
+    does would be taken for another (torch 2.13).
+    """
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            gradient = parameter.grad
+            if gradient is not None and gradient.stride() != parameter.stride():
+                parameter.grad = torch.empty_like(parameter).copy_(gradient)
+    optimizer.step()

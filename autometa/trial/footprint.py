@@ -44,9 +44,7 @@ def step_bytes(config: TrialConfig, *, spec: EpisodeSpec, image_shape: Shape, tr
     with torch.device("meta"):
         setting = build.setting_of(config, way=spec.way, train_classes=train_classes)
         learner = build.build_learner(config, image_shape=image_shape, setting=setting)
-        # A learner that adapts one task after the other holds one at a time.
-        batch = build.sampling(config).episodes_per_step if learner.averages_over_episodes else 1
-        source = _MetaSource(config, spec, image_shape, train_classes, batch)
+        source = _MetaSource(config, spec, image_shape, train_classes)
         weights = sum(p.nbytes for p in learner.parameters())
         with torch.autograd.graph.saved_tensors_hooks(kept.keep, kept.give):
             try:
@@ -131,10 +129,8 @@ class _Kept:
 class _MetaSource:
     """Training data of the right shapes, without content."""
 
-    def __init__(
-        self, config: TrialConfig, spec: EpisodeSpec, image_shape: Shape, train_classes: int, batch: int
-    ) -> None:
-        self._batch = batch
+    def __init__(self, config: TrialConfig, spec: EpisodeSpec, image_shape: Shape, train_classes: int) -> None:
+        self._batch = build.sampling(config).episodes_per_step
         self._way = min(build.sampling(config).train_way or spec.way, train_classes)
         self._spec = spec
         self._shape = image_shape

@@ -10,7 +10,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from autometa.data.dataset import FewShotDataset
 from autometa.data.episodes import EpisodeBatch, EpisodeSampler, ImagePool, fixed_episodes
@@ -24,6 +23,7 @@ from autometa.learning.device import give_back_memory, is_out_of_memory, pick_de
 from autometa.learning.evaluation import evaluate
 from autometa.learning.learner import Learner
 from autometa.learning.objective import Objective, ObjectiveOptions
+from autometa.learning.operations import operations_counter
 from autometa.learning.training import Training
 from autometa.records import Accuracy, EpisodeSpec, RungReport, TrialRecord, checked
 from autometa.trial import build
@@ -260,7 +260,7 @@ def forward_flops(learner: Learner, image_shape: tuple[int, int, int]) -> int:
     backbone = learner.backbone
     was_training = backbone.training
     images = torch.zeros(2, *image_shape, device=next(learner.parameters()).device)  # one has no batch statistics
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+    with torch.no_grad(), operations_counter() as counter:
         backbone.eval()(images)
     backbone.train(was_training)
     return int(counter.get_total_flops()) // len(images)

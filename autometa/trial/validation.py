@@ -9,12 +9,11 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 
-from torch.utils.flop_counter import FlopCounterMode
-
 from autometa.data.episodes import EpisodeBatch, ImagePool, fixed_episodes
 from autometa.learning.evaluation import evaluate
 from autometa.learning.fitting import Fitting
 from autometa.learning.learner import Learner
+from autometa.learning.operations import operations_counter
 from autometa.learning.training import Training
 from autometa.records import Accuracy, EpisodeSpec
 from autometa.trial.job import Job
@@ -73,7 +72,7 @@ class Validation:
 
     def _cost(self, learner: Learner, *, timed: bool) -> tuple[float, float]:
         """Operations of one episode, and its seconds where they are asked for."""
-        with FlopCounterMode(display=False) as counter:
+        with operations_counter() as counter:
             evaluate(learner, self._first(_TRIED_EPISODES), seed=0)
         started = time.perf_counter()
         if timed:

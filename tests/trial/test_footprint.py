@@ -65,6 +65,15 @@ def test_every_learner_can_be_estimated(learner: str) -> None:
     assert needed(8) < needed(32)
 
 
+def test_tasks_that_a_gpu_adapts_to_together_are_counted_together() -> None:
+    def needed(learner: str, episodes: int) -> int:
+        config = TrialConfig(values={"learner": learner, "maml.norm": "support", "episodes_per_step": episodes})
+        return step_bytes(config, spec=SPEC, image_shape=SHAPE, train_classes=64)
+
+    assert needed("maml", 8) > 3 * needed("maml", 2)
+    assert needed("reptile", 8) < 1.5 * needed("reptile", 2)  # takes one after the other everywhere
+
+
 def test_the_largest_candidate_takes_the_largest_of_every_part() -> None:
     learners = Choice("learner", ("maml", "prototypical"))
     space = SearchSpace(

@@ -71,6 +71,11 @@ def test_a_training_is_as_good_without_the_kernels(
     assert abs(with_them.mean - without.mean) <= math.hypot(with_them.half_width, without.half_width)
 
 
+def test_options_for_a_gpu_are_no_obstacle_without_one(tmp_path: Path) -> None:
+    options: dict[str, Scalar] = {"cuda_graph": True, "bfloat16": True, "maml__checkpoint_inner_steps": True}
+    assert run(job(tmp_path / "m", learner="maml", norm="support", **options)).state == "complete"
+
+
 def test_a_map_of_one_pixel_is_no_obstacle(tmp_path: Path) -> None:
     assert run(job(tmp_path / "m", conv__depth=4, norm="support")).state == "complete"
 

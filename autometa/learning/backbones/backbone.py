@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 
+import torch
 from torch import Tensor, nn
 
 from autometa.errors import ConfigError
@@ -26,7 +27,11 @@ class Backbone(nn.Module, ABC):
 
     Attributes:
         features: length D of a feature vector.
+        trains_in_bfloat16: whether convolutions and matrix products of passes in training have its seven bits of
+            mantissa, which a GPU does faster. Statistics, features, weights and evaluation stay as they are.
     """
+
+    trains_in_bfloat16 = False
 
     def __init__(self, image_shape: Shape, map_shape: Shape, readout: str) -> None:
         super().__init__()
@@ -44,7 +49,11 @@ class Backbone(nn.Module, ABC):
 
     def forward(self, images: Tensor, layout: Layout | None = None) -> Tensor:
         """Feature vectors [M, D] of images [M, C, H, W]."""
-        maps = self.maps(images, layout)
+        if self.trains_in_bfloat16 and self.training:
+            with torch.autocast(images.device.type, torch.bfloat16):
+                maps = self.maps(images, layout).to(images.dtype)
+        else:
+            maps = self.maps(images, layout)
         return maps.mean((2, 3)) if self.readout == "mean" else maps.flatten(1)
 
 

@@ -25,6 +25,8 @@ class Boil(TaskLearner):
         first_order: leave out second derivatives.
     """
 
+    adapts_together = is_capturable = True
+
     def __init__(
         self,
         backbone: Backbone,
@@ -48,15 +50,16 @@ class Boil(TaskLearner):
     def steps(self) -> int:
         return self.inner_steps
 
-    def task_loss(self, task: EpisodeBatch) -> tuple[Tensor, dict[str, Tensor]]:
-        weights = self.adapt(task, create_graph=not self.first_order)
-        return query_loss(self.query_scores(weights, task), task, self.setting.label_smoothing)
+    def task_loss(self, tasks: EpisodeBatch) -> tuple[Tensor, dict[str, Tensor]]:
+        weights = self.adapt(tasks, create_graph=not self.first_order)
+        return query_loss(self.query_scores(weights, tasks), tasks, self.setting.label_smoothing)
 
-    def trajectory(self, task: EpisodeBatch, *, create_graph: bool) -> Iterator[Weights]:
-        weights = self.initial_weights(task.way)
+    def trajectory(self, tasks: EpisodeBatch, *, create_graph: bool) -> Iterator[Weights]:
+        weights = self.initial_weights(tasks.way)
         body = [name for name in weights if name not in HEAD]
         for step in range(self.inner_steps):
-            loss = self.support_loss(weights, task, step)
+            weights = weights | self.renewed({name: weights[name] for name in body}, body, tasks.batch)
+            loss = self.support_loss(weights, tasks, step)
             found = gradients(loss, weights, body, create_graph=create_graph)
             weights = weights | {name: weights[name] - self.inner_rate * found[name] for name in body}
             yield weights

@@ -40,6 +40,8 @@ class Cnaps(EpisodicLearner):
         ConfigError: the backbone has no `Norm` to scale and shift.
     """
 
+    is_capturable = True
+
     def __init__(
         self,
         backbone: Backbone,

@@ -73,12 +73,12 @@ class LstmMetaLearner(TaskLearner):
     def steps(self) -> int:
         return self.inner_steps
 
-    def trajectory(self, task: EpisodeBatch, *, create_graph: bool) -> Iterator[Weights]:
+    def trajectory(self, tasks: EpisodeBatch, *, create_graph: bool) -> Iterator[Weights]:
         """As in every task learner; `create_graph` keeps the way back through the gates."""
-        weights, state = self.initial_weights(task.way), None
+        weights, state = self.initial_weights(tasks.way), None
         for step in range(self.inner_steps):
             leaves = {name: weight.detach().requires_grad_() for name, weight in weights.items()}
-            loss = self.support_loss(leaves, task, step)
+            loss = self.support_loss(leaves, tasks, step)
             found = gradients(loss, leaves, list(leaves), create_graph=False)
             with torch.set_grad_enabled(create_graph):
                 flat, gradient = _flat(weights), _flat(found)  # (P), (P)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 
 import torch
@@ -10,8 +11,9 @@ from torch import Tensor, nn
 from autometa.data.episodes import EpisodeBatch
 from autometa.errors import ConfigError
 from autometa.learning.backbones.backbone import Backbone
-from autometa.learning.inner_loop import HEAD, TaskLearner, Weights, gradients, renewed
+from autometa.learning.inner_loop import HEAD, TaskLearner, Weights, gradients
 from autometa.learning.learner import Setting, TrainingSource, query_loss
+from autometa.learning.remade import remade
 
 
 class Maml(TaskLearner):
@@ -28,7 +30,11 @@ class Maml(TaskLearner):
         multi_step_loss: over this many outer steps the query loss counts after every inner step, equally at
             first, at the end only after the last.
         first_order_steps: outer steps taken without second derivatives before they are used.
+        checkpoint_inner_steps: make each inner step again in the backward pass instead of keeping it: memory is about
+            that of one step, and a training step takes longer.
     """
+
+    adapts_together = True
 
     def __init__(
         self,
@@ -42,6 +48,7 @@ class Maml(TaskLearner):
         rates_per_step: bool = False,
         multi_step_loss: int = 0,
         first_order_steps: int = 0,
+        checkpoint_inner_steps: bool = False,
     ) -> None:
         super().__init__(backbone, setting)
         if inner_rate <= 0:
@@ -56,6 +63,9 @@ class Maml(TaskLearner):
         self.first_order = first_order
         self.multi_step_loss = multi_step_loss
         self.first_order_steps = first_order_steps
+        self.checkpoint_inner_steps = checkpoint_inner_steps
+        # What depends on the count of outer steps would stay as it was when it was recorded.
+        self.is_capturable = not (multi_step_loss or first_order_steps or checkpoint_inner_steps)
         tensors = len(list(backbone.parameters())) + len(HEAD)
         # One vector, since the outer optimiser's weight decay spares vectors only: (steps or 1) · tensors, head last.
         count = tensors * (inner_steps if rates_per_step else 1)
@@ -73,32 +83,41 @@ class Maml(TaskLearner):
         self.outer_steps += 1
         return metrics
 
-    def task_loss(self, task: EpisodeBatch) -> tuple[Tensor, dict[str, Tensor]]:
+    def task_loss(self, tasks: EpisodeBatch) -> tuple[Tensor, dict[str, Tensor]]:
         create_graph = not (self.first_order or self.warms_up())
         shares = self.loss_shares()
-        total = task.query_x.new_zeros(())
-        for step, weights in enumerate(self.trajectory(task, create_graph=create_graph)):
+        total = tasks.query_x.new_zeros(())
+        for step, weights in enumerate(self.trajectory(tasks, create_graph=create_graph)):
             if shares[step]:
-                scores = self.query_scores(weights, task, step + 1)
-                loss, metrics = query_loss(scores, task, self.setting.label_smoothing)
+                scores = self.query_scores(weights, tasks, step + 1)
+                loss, metrics = query_loss(scores, tasks, self.setting.label_smoothing)
                 total = total + shares[step] * loss
         return total, metrics
 
-    def trajectory(self, task: EpisodeBatch, *, create_graph: bool) -> Iterator[Weights]:
-        weights = self.initial_weights(task.way)
+    def trajectory(self, tasks: EpisodeBatch, *, create_graph: bool) -> Iterator[Weights]:
+        weights = self.initial_weights(tasks.way)
         for step in range(self.inner_steps):
-            weights = renewed(weights)
-            loss = self.support_loss(weights, task, step)
-            names = list(HEAD) if step == 0 else list(weights)
-            found = gradients(loss, weights, names, create_graph=create_graph)
-            rates = self.rates_of_step(step)[-len(names) :]
-            moved = {name: weights[name] - rate * found[name] for name, rate in zip(names, rates, strict=True)}
-            weights = weights | moved
+            make = functools.partial(self.inner_step, tasks, step)
+            if create_graph and self.checkpoint_inner_steps:
+                weights = weights | remade(make, weights, self.rates, self.backbone)
+            else:
+                weights = weights | make(weights, self.rates, create_graph)
             yield weights
 
-    def rates_of_step(self, step: int) -> Tensor:
-        """The inner rates [weight tensors] of this inner step, the head's last."""
-        return self.rates.unflatten(0, (self.inner_steps, -1))[step] if self.rates_per_step else self.rates
+    def inner_step(
+        self, tasks: EpisodeBatch, step: int, weights: Weights, rates: Tensor, create_graph: bool
+    ) -> Weights:
+        """The weights that inner step `step` moves, after it."""
+        names = list(HEAD) if step == 0 else list(weights)
+        weights = self.renewed(weights, names, tasks.batch)
+        loss = self.support_loss(weights, tasks, step)
+        found = gradients(loss, weights, names, create_graph=create_graph)
+        of_step = self.rates_of_step(rates, step)[-len(names) :]
+        return {name: weights[name] - rate * found[name] for name, rate in zip(names, of_step, strict=True)}
+
+    def rates_of_step(self, rates: Tensor, step: int) -> Tensor:
+        """The inner rates [weight tensors] of this inner step, of all there are, the head's last."""
+        return rates.unflatten(0, (self.inner_steps, -1))[step] if self.rates_per_step else rates
 
     def warms_up(self) -> bool:
         """Whether this outer step is one of the first, without second derivatives."""

@@ -32,6 +32,8 @@ class Matching(EpisodicLearner):
         context_steps: how often a query image reads the support set, with `full_context`, 1 to 16.
     """
 
+    is_capturable = True
+
     def __init__(
         self,
         backbone: Backbone,

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from autometa.data.episodes import EpisodeBatch
 from autometa.errors import ConfigError
 from autometa.learning.backbones.backbone import Backbone
-from autometa.learning.inner_loop import HEAD, TaskLearner, Weights, gradients, renewed
+from autometa.learning.inner_loop import HEAD, TaskLearner, Weights, gradients
 from autometa.learning.learner import Setting, query_loss
 
 
@@ -26,6 +26,8 @@ class MetaSgd(TaskLearner):
         inner_steps: inner gradient steps, in training and in evaluation, 1 to 64.
         first_order: leave out second derivatives.
     """
+
+    adapts_together = is_capturable = True
 
     def __init__(
         self,
@@ -51,16 +53,16 @@ class MetaSgd(TaskLearner):
     def steps(self) -> int:
         return self.inner_steps
 
-    def task_loss(self, task: EpisodeBatch) -> tuple[Tensor, dict[str, Tensor]]:
-        weights = self.adapt(task, create_graph=not self.first_order)
-        return query_loss(self.query_scores(weights, task), task, self.setting.label_smoothing)
+    def task_loss(self, tasks: EpisodeBatch) -> tuple[Tensor, dict[str, Tensor]]:
+        weights = self.adapt(tasks, create_graph=not self.first_order)
+        return query_loss(self.query_scores(weights, tasks), tasks, self.setting.label_smoothing)
 
-    def trajectory(self, task: EpisodeBatch, *, create_graph: bool) -> Iterator[Weights]:
-        weights, rates = self.initial_weights(task.way), self.rates_of_weights()
+    def trajectory(self, tasks: EpisodeBatch, *, create_graph: bool) -> Iterator[Weights]:
+        weights, rates = self.initial_weights(tasks.way), self.rates_of_weights()
         for step in range(self.inner_steps):
-            weights = renewed(weights)
-            loss = self.support_loss(weights, task, step)
             names = list(HEAD) if step == 0 else list(weights)
+            weights = self.renewed(weights, names, tasks.batch)
+            loss = self.support_loss(weights, tasks, step)
             found = gradients(loss, weights, names, create_graph=create_graph)
             weights = weights | {name: weights[name] - rates[name] * found[name] for name in names}
             yield weights

@@ -42,6 +42,8 @@ class Reader(EpisodicLearner):
 
     labels: Tensor
 
+    is_capturable = True
+
     def __init__(
         self,
         backbone: Backbone,

@@ -84,14 +84,14 @@ class Reptile(TaskLearner):
             accuracies.append(accuracy)
         return {"loss": torch.stack(losses).mean(), "accuracy": torch.stack(accuracies).mean()}
 
-    def trajectory(self, task: EpisodeBatch, *, create_graph: bool) -> Iterator[Weights]:
+    def trajectory(self, tasks: EpisodeBatch, *, create_graph: bool) -> Iterator[Weights]:
         """As in every task learner; there are no second derivatives to keep."""
-        support = (task.support_x[0], task.support_y[0])
-        for weights, _, _ in self._descent(task.way, [support] * self.evaluation_steps, 0.0):
+        support = (tasks.support_x[0], tasks.support_y[0])
+        for weights, _, _ in self._descent(tasks.way, [support] * self.evaluation_steps, 0.0):
             yield {name: weight.detach().clone() for name, weight in weights.items()}
 
-    def query_scores(self, weights: Weights, task: EpisodeBatch, step: int | None = None) -> Tensor:
-        return super().query_scores(weights, task, self._statistics_of(self.steps if step is None else step))
+    def query_scores(self, weights: Weights, tasks: EpisodeBatch, step: int | None = None) -> Tensor:
+        return super().query_scores(weights, tasks, self._statistics_of(self.steps if step is None else step))
 
     def _descent(
         self, way: int, batches: Iterable[Images], label_smoothing: float

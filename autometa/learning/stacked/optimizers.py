@@ -60,9 +60,9 @@ class StackedOptimizer(ABC):
             if place in self._idle:
                 continue
             found = {name: split[place].view_as(parameter).clone() for name, split in parts.items()}
-            optimizer.state[parameter] = found | self._counted(count)
+            optimizer.state[parameter] = found | self._counted(count, parameter.device)
 
-    def _counted(self, count: int) -> dict[str, Tensor]:
+    def _counted(self, count: int, device: torch.device) -> dict[str, Tensor]:
         return {}
 
     def _with_penalty(self, gradient: Tensor, weights: Tensor) -> Tensor:
@@ -86,8 +86,8 @@ class StackedAdam(StackedOptimizer):
         root = square.sqrt().div_((1 - second**count) ** 0.5).add_(self.epsilon)
         weights.addcdiv_(mean * -(rates / (1 - first**count))[:, None], root)
 
-    def _counted(self, count: int) -> dict[str, Tensor]:
-        return {"step": torch.tensor(float(count))}
+    def _counted(self, count: int, device: torch.device) -> dict[str, Tensor]:
+        return {"step": torch.tensor(float(count), device=device)}
 
 
 class StackedAdamW(StackedAdam):

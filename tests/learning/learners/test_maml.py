@@ -136,7 +136,7 @@ def test_each_step_has_its_own_rates_and_none_of_them_decays() -> None:
     assert learner.rates.ndim == 1  # `make_optimizer` decays what has more
     with torch.no_grad():
         learner.rates.copy_(torch.arange(18.0))
-    assert [learner.rates_of_step(step).tolist() for step in (0, 2)] == [[*range(6)], [*range(12, 18)]]
+    assert [learner.rates_of_step(learner.rates, step).tolist() for step in (0, 2)] == [[*range(6)], [*range(12, 18)]]
 
 
 def test_second_derivatives_come_after_the_first_order_steps() -> None:
