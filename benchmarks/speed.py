@@ -104,11 +104,12 @@ def compared(name: str, cases: Sequence[Case], rounds: int, seconds: float, peak
             work = worker.result()
             rates[method].append(work.units / work.seconds)
     first = {method: round(worker.first_seconds, 2) for method, worker in workers.items()}
-    peaks = {method: round(worker.end()) for method, worker in workers.items()}
+    ends = {method: worker.end() for method, worker in workers.items()}
+    peaks = {method: round(found) for method, (found, _) in ends.items()}
     ours, *others = workers
     ratios = [rates[ours][i] / max(rates[other][i] for other in others) for i in range(rounds)]
     units = EVALUATED if cases[0].what == "evaluation" else cases[0].batch
-    operations = workers[ours].operations / units
+    operations = ends[ours][1] / units
     return {
         "name": name,
         "operations_a_unit": round(operations),

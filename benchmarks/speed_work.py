@@ -62,7 +62,6 @@ class Worker:
         self._process = context.Process(target=_serve, args=(case, theirs), daemon=True)
         self._process.start()
         self.first_seconds: float = self._pipe.recv()
-        self.operations: int = self._pipe.recv()  # of a step's convolutions and products, of autometa's methods
 
     def start(self, seconds: float) -> None:
         """Have it work for about so long."""
@@ -72,12 +71,17 @@ class Worker:
         """Wait for what it got done."""
         return Work(*self._pipe.recv())
 
-    def end(self) -> float:
-        """Stop it; returns its peak memory in MiB beyond what it had before its first step."""
+    def end(self) -> tuple[float, int]:
+        """Stop it.
+
+        Returns:
+            Its peak memory in MiB beyond what it had before its first step, and how many floating-point operations
+            the convolutions and products of a step are (0 but for autometa's methods).
+        """
         self._pipe.send(None)
-        peak: float = self._pipe.recv()
+        peak, operations = self._pipe.recv()
         self._process.join()
-        return peak
+        return peak, operations
 
 
 def _serve(case: Case, pipe: Connection) -> None:
@@ -91,14 +95,14 @@ def _serve(case: Case, pipe: Connection) -> None:
     started = time.perf_counter()
     step()
     pipe.send(time.perf_counter() - started)
-    pipe.send(_operations(step) if case.method == "autometa" else 0)
     while (seconds := pipe.recv()) is not None:
         started, steps = time.perf_counter(), 0
         while time.perf_counter() - started < seconds or not steps:
             step()
             steps += 1
         pipe.send(Work(steps * units, time.perf_counter() - started))
-    pipe.send(_peak() - before)
+    peak = _peak() - before
+    pipe.send((peak, _operations(step) if case.method == "autometa" else 0))  # counting takes memory of its own
 
 
 def _operations(step: Callable[[], Any]) -> int:

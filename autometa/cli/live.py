@@ -34,6 +34,8 @@ from autometa.study.events import (
 
 # Drawing a hundred trials four times a second took three quarters of the driver's time, for more than a screen holds.
 _MOST_ROWS = 20
+# Each line printed above the table draws it again: at a hundred events a second that was half of the driver's time.
+_SECONDS_BETWEEN_PRINTS = 0.25
 
 
 class View(ABC):
@@ -96,6 +98,8 @@ class LiveTable(View):
         self._best: tuple[int, Accuracy, dict[str, Any]] | None = None
         self._ended = 0
         self._note = "starting …"
+        self._lines: list[str] = []  # shown at the top of the table until they are printed above it
+        self._printed = -_SECONDS_BETWEEN_PRINTS
         self._live = Live(get_renderable=self._render, console=self._console, refresh_per_second=4, transient=True)
 
     def __enter__(self) -> LiveTable:
@@ -103,6 +107,7 @@ class LiveTable(View):
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._print_lines()
         self._live.__exit__(kind, error, at)
 
     def __call__(self, event: Event) -> None:
@@ -121,7 +126,15 @@ class LiveTable(View):
                 self._note = f"measuring the best {len(event.trials)} again on {event.episodes} fresh episodes …"
         line = None if isinstance(event, RungReached | TrialStarted) else _line(event)
         if line:
-            self._console.print(line, highlight=False, markup=False)
+            self._lines.append(line)
+        if time.monotonic() - self._printed >= _SECONDS_BETWEEN_PRINTS:
+            self._print_lines()
+
+    def _print_lines(self) -> None:
+        lines, self._lines = self._lines, []
+        if lines:
+            self._console.print("\n".join(lines), highlight=False, markup=False)
+            self._printed = time.monotonic()
 
     def _reached(self, event: RungReached) -> None:
         trial = self._running.get(event.number)
@@ -132,7 +145,7 @@ class LiveTable(View):
             self._best = (event.number, event.report.accuracy, trial.values)
 
     def _render(self) -> RenderableType:
-        parts: list[RenderableType] = []
+        parts: list[RenderableType] = [Text(line) for line in self._lines]
         if self._running:
             parts.append(self._table())
         if self._best:

@@ -6,7 +6,7 @@ import io
 import json
 
 import pytest
-from rich.console import Console
+from rich.console import Console, RenderableType
 
 from autometa.cli.live import JsonLines, LiveTable, PlainLines
 from autometa.records import Accuracy, Confirmation, RungReport
@@ -70,6 +70,27 @@ def test_the_live_table_shows_trials_best_and_time_left() -> None:
     after = screen.getvalue()[len(shown) :]
     for part in ("trial 3 PRUNED at 65.43 ± 1.23 %", "FAIL: diverged: loss is nan at step 7", "warning: look out"):
         assert part in after, part
+
+
+def test_many_lines_at_once_are_printed_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = io.StringIO()
+    view = LiveTable(Console(file=screen, width=120, force_terminal=True, color_system=None))
+    drawn: list[int] = []
+    draw = view._render
+
+    def counted() -> RenderableType:
+        drawn.append(1)
+        return draw()
+
+    monkeypatch.setattr(view._live, "_get_renderable", counted)
+    with view:
+        for event in RUNNING:
+            view(event)
+        for number in range(200):
+            view(TrialEnded(number, "pruned", accuracy(0.5), None))
+    assert len(drawn) < 20
+    at = [screen.getvalue().rindex(f"trial {number} PRUNED") for number in range(200)]
+    assert at == sorted(at)
 
 
 def test_a_log_has_a_line_an_event(capsys: pytest.CaptureFixture[str]) -> None:
