@@ -15,6 +15,7 @@ from autometa.learning import native
 from autometa.learning.fused import Maps, Statistics, can_fuse, channels_last, empty_like, is_plain, rows_of
 
 _LANES = 16  # channels of a block: a multiple of what a vector of the widest registers holds
+_MOST_FILTERS = 160 * 160  # what a core's own cache holds; they pass by once for each row of each image
 _MOST_REMADE = 4  # input channels of which maps are made again sooner than fetched
 _GROUPS = 16  # of images, whose sums are added up: as in `block.c`
 
@@ -27,6 +28,7 @@ def is_block(images: Tensor, conv: nn.Conv2d, pool: int) -> bool:
         and conv.kernel_size == (3, 3)
         and conv.padding == (1, 1)
         and conv.out_channels % _LANES == 0
+        and conv.in_channels * conv.out_channels <= _MOST_FILTERS
         and (conv.in_channels % _LANES == 0 or not images.requires_grad)
         and conv.weight.dtype == images.dtype
         and can_fuse(images, pool)

@@ -114,6 +114,7 @@ def test_images_may_lie_in_memory_in_any_way(inputs: int) -> None:
     "conv",
     [
         nn.Conv2d(16, 20, 3, padding=1, bias=False),
+        nn.Conv2d(16, 2048, 3, padding=1, bias=False),
         nn.Conv2d(16, 16, 3, padding=1),
         nn.Conv2d(16, 16, 3, padding=0, bias=False),
         nn.Conv2d(16, 16, 5, padding=2, bias=False),
