@@ -66,8 +66,8 @@ class _Call(NamedTuple):
         remakes = inputs <= _MOST_REMADE or statistics.mean is not None
         return cls(maps, torch.get_num_threads() * own + shared, remakes)
 
-    def run(self, name: str, *tensors: Tensor | None) -> None:
-        native.run(name, self.maps.sizes, *tensors)
+    def run(self, name: str, x: Tensor, *others: Tensor | None) -> None:
+        native.run(name, self.maps.sizes, x, *others)
 
 
 class _Passed(NamedTuple):

@@ -14,7 +14,7 @@ import platform
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -32,13 +32,26 @@ class _Shape(ctypes.Structure):
     _fields_ = [(name, ctypes.c_long) for name in ("M", "H", "W", "C", "T", "S", "f", "n", "D", "threads")]
 
 
-def run(name: str, sizes: Sequence[int], *tensors: torch.Tensor | None) -> None:
+def run(name: str, sizes: tuple[int, ...], first: torch.Tensor, *others: torch.Tensor | None) -> None:
     """Call a kernel on contiguous CPU tensors; `sizes` are M, H, W, C, T, S, f, n and D as in `maps.h`."""
-    library = _library(next(t.dtype for t in tensors if t is not None))
+    pointers = [None if t is None else t.data_ptr() for t in others]
+    kernel = _kernel(name, first.dtype, 2 + len(others))
+    kernel(_shape(sizes, torch.get_num_threads()), first.data_ptr(), *pointers)
+
+
+@functools.cache
+def _kernel(name: str, dtype: torch.dtype, arguments: int) -> Callable[..., None]:
+    library = _library(dtype)
     assert library is not None
-    shape = _Shape(*sizes, torch.get_num_threads())
-    pointers = [ctypes.c_void_p(None if t is None else t.data_ptr()) for t in tensors]
-    getattr(library, name)(ctypes.byref(shape), *pointers)
+    kernel = getattr(library, name)
+    kernel.argtypes, kernel.restype = [ctypes.c_void_p] * arguments, None
+    return kernel
+
+
+@functools.lru_cache(maxsize=256)
+def _shape(sizes: tuple[int, ...], threads: int) -> ctypes.c_void_p:
+    """A pointer to them, which keeps what it points to."""
+    return ctypes.cast(ctypes.pointer(_Shape(*sizes, threads)), ctypes.c_void_p)
 
 
 def is_available(dtype: torch.dtype) -> bool:
