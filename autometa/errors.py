@@ -7,7 +7,15 @@ escapes is a bug and keeps its traceback.
 from __future__ import annotations
 
 import difflib
+import errno
 from collections.abc import Iterable
+
+_NOTHING_CAN_BE_WRITTEN = {
+    errno.ENOSPC: "no space left on the disk",
+    errno.EDQUOT: "the disk quota is used up",
+    errno.EROFS: "read-only",
+    errno.EACCES: "permission denied",
+}
 
 
 class AutometaError(Exception):
@@ -42,6 +50,10 @@ class DivergedError(AutometaError):
     """Training produced a loss that is not finite; the trial is FAIL and the search goes on."""
 
 
+class StopSearchError(AutometaError):
+    """What would end every trial of a search alike, such as a full disk; it stops, and its trials can be continued."""
+
+
 class StackError(AutometaError):
     """Candidates that cannot be trained together; each can be trained alone."""
 
@@ -52,3 +64,11 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]!r}? " if near else ""
     return f"{hint}known: {', '.join(names)}"
+
+
+def write_trouble(error: OSError) -> str | None:
+    """Why nothing can be written there, for people; None where the error is of another kind.
+
+    Trying again fails in the same way until the user has put it right.
+    """
+    return _NOTHING_CAN_BE_WRITTEN.get(error.errno or 0)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,29 @@ def shared_data() -> Path:
     if not (folder / "cifar-fs" / "cifar100.zip").is_file():
         pytest.skip("the real CIFAR-FS and Omniglot archives are not beside this checkout (../shared/data)")
     return folder
+
+
+@pytest.fixture
+def small_disk() -> Iterator[Callable[[Path, str], None]]:
+    """Mount a real file system of a few kilobytes over a folder, or change the size of one that is there."""
+    mounted: list[Path] = []
+
+    def mount(folder: Path, options: str) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        again = "remount," if folder in mounted else ""
+        done = subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", again + options, "tmpfs", str(folder)], capture_output=True, text=True
+        )
+        if done.returncode:
+            pytest.skip(f"no file system can be mounted here: {done.stderr.strip()}")
+        if not again:
+            mounted.append(folder)
+
+    if os.name != "posix" or os.geteuid() != 0:
+        pytest.skip("mounting a small file system takes root")
+    yield mount
+    for folder in mounted:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
 @pytest.fixture(scope="session")

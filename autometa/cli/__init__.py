@@ -6,17 +6,10 @@
 
 from __future__ import annotations
 
-import errno
 import sys
 
 from autometa.cli.app import app
-from autometa.errors import AutometaError
-
-_USERS_PROBLEM = {
-    errno.ENOSPC: "no space left on the disk",
-    errno.EACCES: "permission denied",
-    errno.EROFS: "read-only",
-}
+from autometa.errors import AutometaError, write_trouble
 
 
 def main() -> None:
@@ -28,9 +21,10 @@ def main() -> None:
     except AutometaError as error:
         code = _complain(str(error))
     except OSError as error:
-        if error.errno not in _USERS_PROBLEM:
+        trouble = write_trouble(error)
+        if trouble is None:
             raise
-        code = _complain(f"{error.filename or 'output'}: {_USERS_PROBLEM[error.errno]}")
+        code = _complain(f"{error.filename or 'output'}: {trouble}")
     except Exception as error:
         # typer brings its own copy of click or not, by version; a usage error is known by its method.
         if not hasattr(error, "format_message"):

@@ -19,7 +19,7 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as dump_tensors
 from torch import Tensor
 
-from autometa.errors import CheckpointError
+from autometa.errors import CheckpointError, StopSearchError, write_trouble
 from autometa.learning.checkpoint_facts import FACTS, FORMAT, read_facts
 from autometa.learning.learner import Learner
 from autometa.learning.training import Training
@@ -33,7 +33,8 @@ def save(folder: Path, training: Training, *, extra: Mapping[str, Any]) -> None:
     """Write a checkpoint in place of the one before. `extra` is kept in the JSON.
 
     Raises:
-        CheckpointError: the folder cannot be written; the checkpoint before is still there.
+        StopSearchError: nothing can be written there (space, quota, permission); the checkpoint before is still there.
+        CheckpointError: the folder cannot be written for another reason.
     """
     data = dump_tensors(dict(_all_tensors(training)))
     digest = hashlib.sha256(data).hexdigest()
@@ -56,6 +57,9 @@ def save(folder: Path, training: Training, *, extra: Mapping[str, Any]) -> None:
         _write(folder / FACTS, json.dumps(facts).encode())
         _tidy(folder, tensors)
     except OSError as error:
+        trouble = write_trouble(error)
+        if trouble:
+            raise StopSearchError(f"no checkpoint can be written to {folder}: {trouble}") from None
         raise CheckpointError(f"{folder}: cannot be written: {error.strerror or error}") from None
 
 

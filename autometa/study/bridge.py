@@ -23,8 +23,9 @@ import ray
 from ray import tune
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
+from ray.tune.stopper import Stopper
 
-from autometa.errors import AutometaError
+from autometa.errors import AutometaError, StopSearchError, write_trouble
 from autometa.records import Accuracy, RungReport, TrialRecord
 from autometa.space.space import SearchSpace
 from autometa.trial.job import Job, is_stackable
@@ -69,9 +70,14 @@ def run_trials(
     Args:
         deadline: `time.monotonic()` at which to stop.
         scratch: a folder for Tune's own files, removed afterwards.
+
+    Raises:
+        StopSearchError: a worker met what would end every trial, such as a full disk.
+        Exception: whatever the ledger raised, such as a storage that failed.
     """
     _use_started_workers()
-    propose = _Propose(ledger, make_job, share, trials, over=scratch.resolve() / "over")
+    stop = _Stop()
+    propose = _Propose(ledger, make_job, share, trials, over=scratch.resolve() / "over", stop=stop)
     remaining = None if deadline is None else max(1.0, deadline - time.monotonic())
     tuner = tune.Tuner(
         tune.with_resources(_trainable, share.resources),
@@ -89,6 +95,7 @@ def run_trials(
             storage_path=str(scratch.resolve()),
             verbose=0,
             failure_config=tune.FailureConfig(max_failures=_RETRIES),
+            stop=stop,
         ),
     )
     with warnings.catch_warnings():
@@ -97,6 +104,8 @@ def run_trials(
             tuner.fit()
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
+    if stop.error:
+        raise stop.error
 
 
 def _use_started_workers() -> None:
@@ -118,14 +127,45 @@ def run_everywhere(
     pending = {remote.remote(**call): index for index, call in enumerate(calls)}
     while pending:
         done, _ = ray.wait(list(pending), num_returns=1)
-        yield pending.pop(done[0]), ray.get(done[0])
+        try:
+            result = ray.get(done[0])
+        except ray.exceptions.RayTaskError as error:  # its text is the worker's traceback
+            raise (error.cause if isinstance(error.cause, AutometaError) else error) from None
+        yield pending.pop(done[0]), result
+
+
+class _Stop(Stopper):
+    """Stops all trials as soon as there is an error that concerns them all.
+
+    Tune would take what a callback raises for the failure of one trial, or make a text of it.
+    """
+
+    def __init__(self) -> None:
+        self.error: Exception | None = None
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        return False
+
+    def stop_all(self) -> bool:
+        return self.error is not None
+
+    @contextlib.contextmanager
+    def on_error(self) -> Iterator[None]:
+        """Keep the first error of the block and end the block; what comes later follows from it."""
+        try:
+            yield
+        except Exception as error:
+            self.error = self.error or error
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
 
 
 class _Propose(Searcher):
     """Tune asks for a configuration; the ledger answers."""
 
     def __init__(
-        self, ledger: Ledger, make_job: Callable[[Asked], Job], share: Share, trials: int, *, over: Path
+        self, ledger: Ledger, make_job: Callable[[Asked], Job], share: Share, trials: int, *, over: Path, stop: _Stop
     ) -> None:
         super().__init__(metric="accuracy", mode="max")
         self._share = share
@@ -133,16 +173,19 @@ class _Propose(Searcher):
         self._make_job = make_job
         self._left = trials
         self._over = over
+        self.stop = stop
         self.numbers: dict[str, list[int]] = {}
 
     def suggest(self, trial_id: str) -> Any:
-        if self.ledger.hopeless_reason or self._left <= 0:
+        if self.ledger.hopeless_reason or self._left <= 0 or self.stop.error:
             return Searcher.FINISHED
-        group = self._ask()
-        self._left -= len(group)
-        self.numbers[trial_id] = [asked.number for asked in group]
-        jobs = {str(asked.number): self._make_job(asked).model_dump_json() for asked in group}
-        return {"jobs": jobs, "gpus": self._share.gpus, "over": str(self._over)}
+        with self.stop.on_error():
+            group = self._ask()
+            self._left -= len(group)
+            self.numbers[trial_id] = [asked.number for asked in group]
+            jobs = {str(asked.number): self._make_job(asked).model_dump_json() for asked in group}
+            return {"jobs": jobs, "gpus": self._share.gpus, "over": str(self._over)}
+        return Searcher.FINISHED
 
     def _ask(self) -> list[Asked]:
         """The next trial, and others of its architecture where they may be trained together."""
@@ -158,8 +201,9 @@ class _Propose(Searcher):
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         lost = f"its worker died {_RETRIES + 1} times (killed, out of memory, or its node was lost)"
-        for number in self.numbers.pop(trial_id, ()):
-            self.ledger.end(number, record=None, error=lost if error else None)
+        with self.stop.on_error():
+            for number in self.numbers.pop(trial_id, ()):
+                self.ledger.end(number, record=None, error=lost if error else None)
 
     def end(self, number: int, record: TrialRecord | None) -> None:
         """Write a trial's end, and leave word for its worker, which may have others to train."""
@@ -185,7 +229,14 @@ class _Prune(FIFOScheduler):
         self._propose = propose
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        numbers, ledger = self._propose.numbers[trial.trial_id], self._propose.ledger
+        with self._propose.stop.on_error():
+            return self._told(self._propose.numbers[trial.trial_id], result)
+        return TrialScheduler.STOP
+
+    def _told(self, numbers: Sequence[int], result: dict[str, Any]) -> str:
+        ledger = self._propose.ledger
+        if result.get("stop"):
+            raise StopSearchError(result["stop"])
         number = result.get("number")
         if number not in ledger.running:  # over, and told again by a worker that was started again
             return TrialScheduler.CONTINUE
@@ -229,13 +280,26 @@ def _trainable(config: dict[str, Any]) -> None:
         _keep_to_share(next(iter(jobs.values())).use_gpu, config["gpus"])
         run_group(dict(left), on_start=on_start, on_rung=on_rung, on_end=on_end)
         return
-    except AutometaError as error:
-        reason = str(error)
-    except Exception as error:  # a bug in a learner, perhaps the user's own, ends its trials and not the search
-        traceback.print_exc()
-        reason = f"{type(error).__name__}: {error}"
+    except Exception as error:
+        stop, reason = _why(error)
+    if stop:
+        tune.report({"accuracy": 0.0, "number": next(iter(jobs)), "stop": stop})
+        return
     for number, job in dict(left).items():
         on_end(failed(number, job, reason))
+
+
+def _why(error: Exception) -> tuple[str | None, str]:
+    """Why the whole search has to stop, if it has to; and why a trial failed."""
+    if isinstance(error, StopSearchError):
+        return str(error), str(error)
+    if isinstance(error, AutometaError):
+        return None, str(error)
+    if isinstance(error, OSError) and (trouble := write_trouble(error)):
+        where = f"{error.filename}: {trouble}" if error.filename else trouble
+        return where, where
+    traceback.print_exc()  # a bug in a learner, perhaps the user's own, ends its trials and not the search
+    return None, f"{type(error).__name__}: {error}"
 
 
 def evaluate_in_worker(**call: Any) -> Accuracy:

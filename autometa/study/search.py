@@ -16,7 +16,7 @@ from pathlib import Path
 import filelock
 import optuna
 
-from autometa.errors import ConfigError, StudyError
+from autometa.errors import ConfigError, StopSearchError, StudyError
 from autometa.learning.checkpoint_facts import exists
 from autometa.priors import archive
 from autometa.priors.past import PastStudy
@@ -297,6 +297,9 @@ def _run_trials(plan: Plan, ledger: Ledger, record: StudyRecord, share: Share) -
         interrupted = bool(ledger.running) and not (deadline and time.monotonic() >= deadline - 1)
     except KeyboardInterrupt:
         interrupted = True
+    except StopSearchError as error:
+        ledger.recover(died=False)
+        raise StopSearchError(f"{error}; nothing is lost: when that is put right, the same command continues") from None
     ledger.recover(died=False)
     return interrupted
 

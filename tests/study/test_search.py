@@ -290,6 +290,31 @@ def test_a_diverging_trial_fails_with_its_reason_and_the_search_goes_on(folder: 
     assert result.winner is not None
 
 
+def test_a_full_disk_under_the_checkpoints_stops_the_search_and_the_same_command_continues(
+    folder: Path, small_disk: Callable[[Path, str], None]
+) -> None:
+    disk = folder / "runs" / "t" / "trials"
+    small_disk(disk, "size=160k")
+    arguments = command("--trials", "4", "--budget", "90", "--pruner", "none")
+    full = subprocess.run(arguments, cwd=folder, env=environment(), capture_output=True, text=True, timeout=180)
+    assert full.returncode == 2
+    *_, line = full.stderr.strip().splitlines()
+    assert line.startswith("error: no checkpoint can be written to ")
+    assert "no space left on the disk" in line
+    assert line.endswith("the same command continues")
+    assert "Traceback" not in full.stderr
+    left = [t for t in trials(folder) if t.state == TrialState.WAITING and "continues" in t.user_attrs]
+    assert left
+    assert all(t.user_attrs["interrupted"] for t in trials(folder) if t.state == TrialState.FAIL)
+
+    small_disk(disk, "size=20m")
+    again = subprocess.run(arguments, cwd=folder, env=environment(), capture_output=True, text=True, timeout=180)
+    assert again.returncode == 0, again.stderr
+    after = trials(folder)
+    assert {t.state for t in after} == {TrialState.COMPLETE, TrialState.FAIL}
+    assert [t.state for t in after].count(TrialState.COMPLETE) == 4
+
+
 def test_a_second_driver_is_turned_away(folder: Path) -> None:
     (folder / "runs" / "t").mkdir(parents=True)
     with filelock.FileLock(folder / "runs" / "t" / "lock"), pytest.raises(StudyError, match="another process"):
