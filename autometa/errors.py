@@ -26,6 +26,10 @@ class DataError(AutometaError):
     """A data set that is unknown, broken, too small, or cannot be fetched."""
 
 
+class DataChangedError(DataError):
+    """A data set that is not, or no longer, the one that this was begun with."""
+
+
 class StudyError(AutometaError):
     """A study that does not exist, is locked, or was made with other settings."""
 

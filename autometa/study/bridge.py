@@ -23,8 +23,9 @@ import ray
 from ray import tune
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
+from ray.tune.stopper import Stopper
 
-from autometa.errors import AutometaError
+from autometa.errors import AutometaError, DataChangedError
 from autometa.records import Accuracy, RungReport, TrialRecord
 from autometa.space.space import SearchSpace
 from autometa.trial.job import Job, is_stackable
@@ -62,7 +63,7 @@ def run_trials(
     scratch: Path,
     deadline: float | None,
 ) -> None:
-    """Run up to `trials` trials; returns when they ended, at the deadline, or after Ctrl-C.
+    """Run up to `trials` trials; returns when they ended, at the deadline, after Ctrl-C, or when the ledger says stop.
 
     Trials that still run then are left RUNNING in the study, for `Ledger.recover`.
 
@@ -87,6 +88,7 @@ def run_trials(
         run_config=tune.RunConfig(
             name="tune",
             storage_path=str(scratch.resolve()),
+            stop=_Stop(ledger),
             verbose=0,
             failure_config=tune.FailureConfig(max_failures=_RETRIES),
         ),
@@ -113,12 +115,21 @@ def _use_started_workers() -> None:
 def run_everywhere(
     function: Callable[..., Any], calls: Sequence[dict[str, Any]], share: Share
 ) -> Iterator[tuple[int, Any]]:
-    """Call `function(**call)` on the workers, in parallel; yields (index, result) as they end."""
+    """Call `function(**call)` on the workers, in parallel; yields (index, result) as they end.
+
+    An `AutometaError` of a worker is raised as it was there.
+    """
     remote = ray.remote(num_cpus=1, num_gpus=share.gpus, max_retries=_RETRIES)(function)
     pending = {remote.remote(**call): index for index, call in enumerate(calls)}
     while pending:
         done, _ = ray.wait(list(pending), num_returns=1)
-        yield pending.pop(done[0]), ray.get(done[0])
+        try:
+            result = ray.get(done[0])
+        except ray.exceptions.RayTaskError as error:
+            if isinstance(error.cause, AutometaError):
+                raise error.cause from None
+            raise
+        yield pending.pop(done[0]), result
 
 
 class _Propose(Searcher):
@@ -136,7 +147,7 @@ class _Propose(Searcher):
         self.numbers: dict[str, list[int]] = {}
 
     def suggest(self, trial_id: str) -> Any:
-        if self.ledger.hopeless_reason or self._left <= 0:
+        if self.ledger.stop_reason or self.ledger.hopeless_reason or self._left <= 0:
             return Searcher.FINISHED
         group = self._ask()
         self._left -= len(group)
@@ -177,6 +188,22 @@ class _Propose(Searcher):
         return {}
 
 
+class _Stop(Stopper):
+    """Ends the search when the ledger was told that no trial can be carried out."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        return False
+
+    def stop_all(self) -> bool:
+        return self._ledger.stop_reason is not None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+
 class _Prune(FIFOScheduler):
     """Every report goes to the ledger, which says whether the trial should stop."""
 
@@ -187,9 +214,11 @@ class _Prune(FIFOScheduler):
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         numbers, ledger = self._propose.numbers[trial.trial_id], self._propose.ledger
         number = result.get("number")
-        if number not in ledger.running:  # over, and told again by a worker that was started again
+        if result.get("stop_reason"):
+            ledger.stop(result["stop_reason"])
+        elif number not in ledger.running:  # over, and told again by a worker that was started again
             return TrialScheduler.CONTINUE
-        if result.get("is_training"):
+        elif result.get("is_training"):
             ledger.started(number)
         elif result.get("record"):
             self._propose.end(number, TrialRecord.model_validate_json(result["record"]))
@@ -228,6 +257,9 @@ def _trainable(config: dict[str, Any]) -> None:
     try:
         _keep_to_share(next(iter(jobs.values())).use_gpu, config["gpus"])
         run_group(dict(left), on_start=on_start, on_rung=on_rung, on_end=on_end)
+        return
+    except DataChangedError as error:  # of all trials there are to come: none of them is to blame
+        tune.report({"accuracy": 0.0, "stop_reason": str(error)})
         return
     except AutometaError as error:
         reason = str(error)

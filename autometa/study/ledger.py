@@ -77,6 +77,7 @@ class Ledger:
         self._emit = on_event
         self._live: dict[int, _Live] = {}
         self._failed_in_a_row: list[str] = []
+        self.stop_reason: str | None = None
 
     @property
     def running(self) -> list[int]:
@@ -89,6 +90,10 @@ class Ledger:
         if len(self._failed_in_a_row) < 6 or any(t.state == TrialState.COMPLETE for t in trials_of(self.study)):
             return None
         return self._failed_in_a_row[-1]
+
+    def stop(self, reason: str) -> None:
+        """Let no trial start any more, as none could be carried out; those that run stay RUNNING, for `recover`."""
+        self.stop_reason = self.stop_reason or reason
 
     def ask(self) -> Asked:
         """Propose the next trial; one that was interrupted comes back first, with the curve it had."""

@@ -16,7 +16,7 @@ from pathlib import Path
 import filelock
 import optuna
 
-from autometa.errors import ConfigError, StudyError
+from autometa.errors import ConfigError, DataChangedError, StudyError
 from autometa.learning.checkpoint_facts import exists
 from autometa.priors import archive
 from autometa.priors.past import PastStudy
@@ -39,6 +39,7 @@ from autometa.study.one_writer import OneWriter
 from autometa.study.plan import (
     PART_FOR_TRIALS,
     Plan,
+    at_its_place,
     existing_record,
     make_plan,
     study_record,
@@ -198,7 +199,7 @@ def _open_study(
     """The study, made with its settings and first proposals in the queue if it is new; and what the prior did."""
     existing = existing_record(plan)
     record = existing or study_record(plan, plan.budget or trial_budget(plan, share, time_budget), share)
-    record = with_features(plan, record)
+    record = with_features(plan, at_its_place(plan, record))
     study = optuna.create_study(
         study_name=plan.name,
         storage=OneWriter(plan.storage),
@@ -232,6 +233,10 @@ def _run(plan: Plan, study: optuna.Study, share: Share, archives: Path, prior: s
     ledger.recover(died=True)
     on_event(_started(plan, study, share, record, prior))
     interrupted = _run_trials(plan, ledger, record, share)
+    if ledger.stop_reason:
+        raise DataChangedError(
+            f"study {plan.name!r} stopped: {ledger.stop_reason}; with the data as it was, the same command continues it"
+        )
     if ledger.hopeless_reason:
         raise StudyError(f"study {plan.name!r}: every trial so far failed, the last one: {ledger.hopeless_reason}")
     trials = tuple(record_of(t) for t in ended(study))
@@ -336,6 +341,7 @@ def _measure(plan: Plan, models: list[tuple[int, Path]], split: str, share: Shar
             "episodes": confirm.EPISODES,
             "seed": seed,
             "use_gpu": share.gpus > 0,
+            "dataset": plan.ref,
         }
         for _, folder in models
     ]

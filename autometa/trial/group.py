@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 
 import torch
 
-from autometa.errors import AutometaError, DivergedError, StackError
+from autometa.errors import AutometaError, DataChangedError, DivergedError, StackError
 from autometa.learning.stacked.training import StackedTraining
 from autometa.learning.training import Training
 from autometa.records import RungReport, TrialRecord
@@ -31,6 +31,9 @@ def run_group(jobs: Mapping[int, Job], *, on_start: OnStart, on_rung: OnRung, on
         on_rung: gets a trial's number and report when its checkpoint is safe on disk, also the last one again of a
             trial that is resumed; returns whether the trial shall stop there.
         on_end: gets the record of each trial that did not stop, complete or failed.
+
+    Raises:
+        DataChangedError: the data is not what the jobs say; who has no record by then can be continued.
     """
     if len(jobs) == 1:
         _run_alone(*next(iter(jobs.items())), on_start, on_rung, on_end)
@@ -53,6 +56,8 @@ def _begun(jobs: Mapping[int, Job], on_end: OnEnd) -> dict[int, Training]:
     for number, job in jobs.items():
         try:
             found[number] = begin(job)
+        except DataChangedError:  # not the candidate's fault, and the others would fare alike
+            raise
         except AutometaError as error:
             on_end(failed(number, job, str(error)))
     return found
@@ -110,6 +115,8 @@ def _run_alone(number: int, job: Job, on_start: OnStart, on_rung: OnRung, on_end
         on_end(run(job, on_rung=report, on_step=step, number=number))
     except _StoppedError:
         return
+    except DataChangedError:
+        raise
     except AutometaError as error:
         on_end(failed(number, job, str(error)))
 
