@@ -54,6 +54,10 @@ class StopSearchError(AutometaError):
     """What would end every trial of a search alike, such as a full disk; it stops, and its trials can be continued."""
 
 
+class DataChangedError(StopSearchError, DataError):
+    """A data set that is not, or no longer, the one that this was begun with."""
+
+
 class StackError(AutometaError):
     """Candidates that cannot be trained together; each can be trained alone."""
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -40,6 +40,48 @@ class EpisodeSpec(Record):
 
     def __str__(self) -> str:
         return f"{self.way}w{self.shot}s"
+
+
+class DataIdentity(Record):
+    """What a data set is, wherever it lies: its content, and which of its classes are for what.
+
+    `fingerprint` changes with any image, label or split. `classes` are names by split, and only say what a change
+    is: they are empty where a data set of the catalog is written down for people, as its name says them.
+    """
+
+    fingerprint: str
+    image_size: int = Field(ge=1)
+    channels: int = Field(ge=1)
+    classes: dict[str, list[str]] = {}
+
+    def change_to(self, now: DataIdentity) -> str | None:
+        """What is different now, in a few words; None where it is the same data."""
+        if now.fingerprint == self.fingerprint:
+            return None
+        shapes = [f"{one.channels} × {one.image_size} × {one.image_size}" for one in (now, self)]
+        if shapes[0] != shapes[1]:
+            return f"its images are {shapes[0]}, not {shapes[1]}"
+        return _class_changes(self.classes, now.classes) or "it has other images"
+
+
+def _class_changes(before: Mapping[str, Sequence[str]], now: Mapping[str, Sequence[str]]) -> str:
+    """`class 'x' is new and 'y' moved from train to test`; empty where nothing is known to be different."""
+    if not before or not now:
+        return ""
+    was = {name: split for split, names in before.items() for name in names}
+    has = {name: split for split, names in now.items() for name in names}
+    moved = sorted(name for name in was.keys() & has.keys() if was[name] != has[name])
+    parts = [
+        _first_of(sorted(has.keys() - was.keys()), "is new"),
+        _first_of(sorted(was.keys() - has.keys()), "is gone"),
+        _first_of(moved, f"moved from {was[moved[0]]} to {has[moved[0]]}") if moved else "",
+    ]
+    return ", ".join(part for part in parts if part)
+
+
+def _first_of(names: Sequence[str], what: str) -> str:
+    more = f" (and {len(names) - 1} more)" if len(names) > 1 else ""
+    return f"class {names[0]!r} {what}{more}" if names else ""
 
 
 class Budget(Record):
@@ -176,13 +218,16 @@ class Confirmation(Record):
 class StudyRecord(Record):
     """What a study searched: everything its trials have in common.
 
-    `features` are of its data set, as in `priors.features`; empty where nobody computed them.
+    `features` are of its data set, as in `priors.features`; empty where nobody computed them. The identities say
+    more of the data than its fingerprint; studies from before there were any have none.
     """
 
     name: str
     dataset: str
     dataset_fingerprint: str
+    dataset_identity: DataIdentity | None = None
     pretrain_dataset: str | None = None
+    pretrain_identity: DataIdentity | None = None
     episodes: EpisodeSpec
     space: str
     space_version: str

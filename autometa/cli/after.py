@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from autometa.records import Accuracy
 
 Opt = typer.Option
+Dataset = Annotated[str | None, Opt(metavar="DIR", help="Where the image folder is now, if it was moved.")]
 
 
 class _Attack(StrEnum):
@@ -55,6 +56,10 @@ def train(
     budget: Annotated[str | None, Opt(help="Steps (4000) or time (30m). [default: the recipe's]")] = None,
     seed: Annotated[int | None, Opt(min=0, help="[default: the recipe's]")] = None,
     data_root: Annotated[Path | None, Opt(help="Where archives lie. [default: $AUTOMETA_DATA]")] = None,
+    dataset: Dataset = None,
+    pretrain_dataset: Annotated[
+        str | None, Opt(metavar="DIR", help="The same for the recipe's --pretrain-dataset.")
+    ] = None,
     gpu: Annotated[bool | None, Opt("--gpu/--cpu", help="[default: a GPU where there is one]")] = None,
     as_json: Annotated[bool, Opt("--json", help="The record as JSON, for machines.")] = False,
 ) -> None:
@@ -77,6 +82,8 @@ def train(
             budget=parse_budget(budget) if budget else None,
             seed=seed,
             data_root=data_root,
+            dataset=dataset,
+            pretrain_dataset=pretrain_dataset,
             use_gpu=gpu,
             on_rung=progress.on_rung,
             on_step=progress.on_step,
@@ -106,6 +113,7 @@ def evaluate(
     epsilon: Annotated[str, Opt(help="Largest change of a pixel, of 1 or as a fraction.")] = "8/255",
     attack_steps: Annotated[int, Opt(min=1, help="Gradient steps of pgd.")] = 10,
     data_root: Annotated[Path | None, Opt(help="Where archives lie. [default: $AUTOMETA_DATA]")] = None,
+    dataset: Dataset = None,
     gpu: Annotated[bool | None, Opt("--gpu/--cpu", help="[default: a GPU where there is one]")] = None,
     as_json: Annotated[bool, Opt("--json", help="For machines.")] = False,
 ) -> None:
@@ -114,6 +122,7 @@ def evaluate(
     from autometa.cli.words import percent
     from autometa.errors import ConfigError
     from autometa.trial.job import is_transductive
+    from autometa.trial.opened import at
     from autometa.trial.run import evaluate_checkpoint, job_of
 
     if split not in ("train", "val", "test"):
@@ -121,7 +130,7 @@ def evaluate(
     job = job_of(checkpoint)
     changes = {k: v for k, v in {"way": way, "shot": shot, "query": query}.items() if v is not None}
     spec = job.episodes.model_copy(update=changes)
-    root = job.dataset.model_copy(update={"root": str(data_root)} if data_root else {})
+    place = at(dataset, job.dataset).model_copy(update={"root": str(data_root)} if data_root else {})
     steps = 1 if attack is _Attack.fgsm else attack_steps
     strength = _fraction(epsilon)
 
@@ -134,7 +143,7 @@ def evaluate(
                 seed=seed,
                 use_gpu=gpu,
                 spec=spec,
-                dataset=root,
+                dataset=place,
                 on_batch=on_batch,
                 attack=under,
             )
@@ -143,7 +152,7 @@ def evaluate(
     robust = measure((strength, steps)) if attack else None
     transductive = any(is_transductive(*item) for item in job.config.values.items())
     if as_json:
-        facts: dict[str, Any] = {"dataset": job.dataset.name, "split": split, **spec.model_dump()}
+        facts: dict[str, Any] = {"dataset": place.name, "split": split, **spec.model_dump()}
         facts |= {**accuracy.model_dump(), "transductive": transductive}
         if robust:
             facts["robust"] = {**robust.model_dump(), "epsilon": strength, "steps": steps}
@@ -151,7 +160,7 @@ def evaluate(
         return
     name = {"test": "meta-test", "val": "validation", "train": "meta-train"}[split]
     marked = " (transductive)" if transductive else ""
-    print(f"{job.dataset.name} {spec.way}-way {spec.shot}-shot {name}{marked}: {percent(accuracy)}")
+    print(f"{place.name} {spec.way}-way {spec.shot}-shot {name}{marked}: {percent(accuracy)}")
     if robust:
         print(f"  under {attack} with ε = {epsilon}, {steps} steps: {percent(robust)}")
     over = f"{episodes} episodes of {spec.query} queries a class, seed {seed}"

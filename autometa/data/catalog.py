@@ -165,6 +165,11 @@ def is_folder(name: str) -> bool:
     return name not in SOURCES and ("/" in name or Path(name).is_dir())
 
 
+def portable(name: str) -> str:
+    """The name by which the data set is found from any working folder: a folder's whole path."""
+    return str(Path(name).resolve()) if is_folder(name) else name
+
+
 def source(name: str) -> Source:
     """The entry of that name; raises `DataError` naming the nearest one there is."""
     if name not in SOURCES:

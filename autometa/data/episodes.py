@@ -153,6 +153,11 @@ class EpisodeSampler:
         self._images = int(pool.counts.sum())
 
     @property
+    def dataset(self) -> FewShotDataset:
+        """The data that it draws from."""
+        return self._pool.dataset
+
+    @property
     def classes(self) -> int:
         """How many classes `images` draws from: those of the split, four times as many with rotations."""
         return self._pool.classes * self._turns

@@ -63,7 +63,7 @@ def run_trials(
     scratch: Path,
     deadline: float | None,
 ) -> None:
-    """Run up to `trials` trials; returns when they ended, at the deadline, or after Ctrl-C.
+    """Run up to `trials` trials; returns when they ended, at the deadline, after Ctrl-C, or when the ledger says stop.
 
     Trials that still run then are left RUNNING in the study, for `Ledger.recover`.
 
@@ -122,7 +122,10 @@ def _use_started_workers() -> None:
 def run_everywhere(
     function: Callable[..., Any], calls: Sequence[dict[str, Any]], share: Share
 ) -> Iterator[tuple[int, Any]]:
-    """Call `function(**call)` on the workers, in parallel; yields (index, result) as they end."""
+    """Call `function(**call)` on the workers, in parallel; yields (index, result) as they end.
+
+    An `AutometaError` of a worker is raised as it was there.
+    """
     remote = ray.remote(num_cpus=1, num_gpus=share.gpus, max_retries=_RETRIES)(function)
     pending = {remote.remote(**call): index for index, call in enumerate(calls)}
     while pending:

@@ -43,7 +43,9 @@ def _recipe(about: StudyRecord, trial: TrialRecord, seed: int) -> Recipe:
     assert trial.last is not None
     return Recipe(
         dataset=about.dataset,
+        dataset_identity=about.dataset_identity,
         pretrain_dataset=about.pretrain_dataset,
+        pretrain_identity=about.pretrain_identity,
         episodes=about.episodes,
         image_size=int(about.dataset_facts["image_size"]) if "image_size" in about.dataset_facts else None,
         budget=Budget(steps=max(1, trial.last.steps), rungs=about.budget.rungs),

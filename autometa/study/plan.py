@@ -9,6 +9,7 @@ import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import optuna
 from optuna.storages import BaseStorage
@@ -16,6 +17,7 @@ from optuna.study import StudyDirection
 
 from autometa.data import catalog
 from autometa.data.dataset import FewShotDataset
+from autometa.data.identity import identity_of
 from autometa.data.load import load_dataset
 from autometa.errors import ConfigError
 from autometa.priors.features import features
@@ -104,7 +106,7 @@ def make_plan(
     spec = _episode_spec(name, episodes)
     for split in ("val", "test") if pretrain_dataset else ("train", "val", "test"):
         data.require(split, spec)
-    ref = DatasetRef(name=_portable(name), root=root, image_size=image_size)
+    ref = _ref(name, data, root)
     pretrain = _pretrain_ref(pretrain_dataset, data, root) if pretrain_dataset else None
     if not transductive:
         _check_inductive(space)
@@ -148,7 +150,13 @@ def _pretrain_ref(name: str, target: FewShotDataset, root: str | None) -> Datase
         have, need = ("×".join(map(str, shape)) for shape in (data.image_shape, target.image_shape))
         raise ConfigError(f"--pretrain-dataset {name}: its images are {have}, those of {target.name} {need}")
     target.require_new_to(data)
-    return DatasetRef(name=_portable(name), root=root, image_size=size)
+    return _ref(name, data, root)
+
+
+def _ref(name: str, data: FewShotDataset, root: str | None) -> DatasetRef:
+    """How a worker finds these very data. Who knows a name of the catalog knows its classes."""
+    identity = identity_of(data, with_names=catalog.is_folder(name))
+    return DatasetRef(name=catalog.portable(name), root=root, image_size=identity.image_size, identity=identity)
 
 
 def _check_inductive(space: SearchSpace) -> None:
@@ -160,11 +168,6 @@ def _check_inductive(space: SearchSpace) -> None:
                     f"{space.source}: {parameter.name} = {value!r} is transductive, and its accuracy does not compare "
                     "with inductive ones: add --transductive to rank them together, or take it out"
                 )
-
-
-def _portable(name: str) -> str:
-    """An image folder is found from any working folder."""
-    return str(Path(name).resolve()) if catalog.is_folder(name) else name
 
 
 def _study_name(dataset: str, spec: EpisodeSpec, space: SearchSpace, seed: int, pretrain: DatasetRef | None) -> str:
@@ -188,9 +191,8 @@ def study_record(plan: Plan, budget: Budget, share: Share | None = None) -> Stud
     """The settings that a new study of this plan gets."""
     return StudyRecord(
         name=plan.name,
-        dataset=plan.ref.name,
         dataset_fingerprint=plan.dataset.fingerprint,
-        pretrain_dataset=plan.pretrain.name if plan.pretrain else None,
+        **_where_and_what(plan),
         episodes=plan.episodes,
         space=plan.space.name,
         space_version=plan.space.version,
@@ -201,6 +203,20 @@ def study_record(plan: Plan, budget: Budget, share: Share | None = None) -> Stud
         hardware=settings.hardware(share.workers, share.gpus) if share else {},
         dataset_facts=plan.dataset.facts(),
     )
+
+
+def at_its_place(plan: Plan, record: StudyRecord) -> StudyRecord:
+    """The settings of a study with the place where its data lies now, and the identity that older ones lack."""
+    return record.model_copy(update=_where_and_what(plan))
+
+
+def _where_and_what(plan: Plan) -> dict[str, Any]:
+    return {
+        "dataset": plan.ref.name,
+        "dataset_identity": plan.ref.identity,
+        "pretrain_dataset": plan.pretrain.name if plan.pretrain else None,
+        "pretrain_identity": plan.pretrain.identity if plan.pretrain else None,
+    }
 
 
 def with_features(plan: Plan, record: StudyRecord) -> StudyRecord:

@@ -39,6 +39,7 @@ from autometa.study.one_writer import OneWriter
 from autometa.study.plan import (
     PART_FOR_TRIALS,
     Plan,
+    at_its_place,
     existing_record,
     make_plan,
     study_record,
@@ -198,7 +199,7 @@ def _open_study(
     """The study, made with its settings and first proposals in the queue if it is new; and what the prior did."""
     existing = existing_record(plan)
     record = existing or study_record(plan, plan.budget or trial_budget(plan, share, time_budget), share)
-    record = with_features(plan, record)
+    record = with_features(plan, at_its_place(plan, record))
     study = optuna.create_study(
         study_name=plan.name,
         storage=OneWriter(plan.storage),
@@ -339,6 +340,7 @@ def _measure(plan: Plan, models: list[tuple[int, Path]], split: str, share: Shar
             "episodes": confirm.EPISODES,
             "seed": seed,
             "use_gpu": share.gpus > 0,
+            "dataset": plan.ref,
         }
         for _, folder in models
     ]

@@ -15,14 +15,12 @@ from importlib.metadata import PackageNotFoundError, version
 import optuna
 
 import autometa
+from autometa.data import catalog
 from autometa.errors import StudyError
-from autometa.records import Confirmation, Scalar, StudyRecord, checked
+from autometa.records import Confirmation, DataIdentity, Scalar, StudyRecord, checked
 
 _KEY = "autometa"
 _MUST_AGREE = (
-    "dataset",
-    "dataset_fingerprint",
-    "pretrain_dataset",
     "episodes",
     "space",
     "space_version",
@@ -30,7 +28,7 @@ _MUST_AGREE = (
     "seed",
     "pruner",
 )
-_SAYS = {"dataset_fingerprint": "content of the data set", "space_version": "parameters in the space"}
+_SAYS = {"space_version": "parameters in the space"}
 
 
 def versions() -> dict[str, str]:
@@ -88,11 +86,37 @@ def add_confirmation(study: optuna.Study, confirmation: Confirmation) -> StudyRe
 
 
 def check_same(existing: StudyRecord, wanted: StudyRecord) -> None:
-    """Raise `StudyError` naming the first setting in which a study differs from what is asked for."""
-    for name in _MUST_AGREE:
-        before, now = getattr(existing, name), getattr(wanted, name)
-        if before != now:
-            raise StudyError(
-                f"study {existing.name!r} exists with another {_SAYS.get(name, name)} ({before}, not {now}); "
-                "choose another --study NAME, or give the same settings to continue it"
-            )
+    """Raise `StudyError` naming the first setting in which a study differs from what is asked for.
+
+    The data must be the same; where it lies may differ.
+    """
+    found = _other_data(existing, wanted) or next(
+        (
+            f"another {_SAYS.get(name, name)} ({getattr(existing, name)}, not {getattr(wanted, name)})"
+            for name in _MUST_AGREE
+            if getattr(existing, name) != getattr(wanted, name)
+        ),
+        None,
+    )
+    if found:
+        raise StudyError(
+            f"study {existing.name!r} exists with {found}; "
+            "choose another --study NAME, or give the same settings to continue it"
+        )
+
+
+def _other_data(existing: StudyRecord, wanted: StudyRecord) -> str | None:
+    if existing.dataset_fingerprint != wanted.dataset_fingerprint:
+        change = _change(existing.dataset_identity, wanted.dataset_identity)
+        if catalog.is_folder(existing.dataset) and change:
+            return f"other data in {wanted.dataset}: {change}"
+        return f"another dataset ({existing.dataset}, not {wanted.dataset}), or another content of it"
+    before, now = existing.pretrain_dataset, wanted.pretrain_dataset
+    if existing.pretrain_identity and wanted.pretrain_identity:
+        change = _change(existing.pretrain_identity, wanted.pretrain_identity)
+        return f"other data to train on in {now}: {change}" if change else None
+    return None if before == now else f"another pretrain_dataset ({before}, not {now})"
+
+
+def _change(before: DataIdentity | None, now: DataIdentity | None) -> str | None:
+    return before.change_to(now) if before and now else None

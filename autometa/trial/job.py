@@ -9,16 +9,20 @@ from collections.abc import Mapping
 
 from pydantic import Field
 
-from autometa.records import Budget, EpisodeSpec, Record, Scalar, TrialConfig
+from autometa.records import Budget, DataIdentity, EpisodeSpec, Record, Scalar, TrialConfig
 
 
 class DatasetRef(Record):
-    """How any process finds a data set: its name or folder, and where archives may lie."""
+    """How any process finds a data set: its name or folder, and where archives may lie.
+
+    What is found there must be the data of this `identity`, where one is known; the place may differ.
+    """
 
     name: str
     root: str | None = None
     image_size: int | None = None
     seed: int = 0
+    identity: DataIdentity | None = None
 
 
 def is_transductive(name: str, value: Scalar) -> bool:

@@ -1,7 +1,7 @@
 """Recipes: one configuration with all that is needed to train it again, as a TOML or JSON file.
 
-A recipe carries its provenance and no path of the machine it was made on. It does not know how a search
-found it.
+A recipe carries its provenance, and what its data is rather than where: the only path of the machine it was made
+on is that of an image folder, in whose place another can be named. It does not know how a search found it.
 """
 
 from __future__ import annotations
@@ -16,19 +16,26 @@ from typing import Any, Literal
 import tomli_w
 from pydantic import Field
 
+from autometa.data.catalog import portable
 from autometa.errors import ConfigError
-from autometa.records import Budget, EpisodeSpec, Record, Scalar, TrialConfig, checked
+from autometa.records import Budget, DataIdentity, EpisodeSpec, Record, Scalar, TrialConfig, checked
 from autometa.trial.job import DatasetRef, Job
 
 FORMAT = "autometa-recipe/1"
 
 
 class Recipe(Record):
-    """One candidate, ready to train. `provenance` is for people: nothing is computed from it."""
+    """One candidate, ready to train. `provenance` is for people: nothing is computed from it.
+
+    The identities say which data it may be trained on, wherever that lies; a recipe written by hand has none.
+    Images of `pretrain_dataset` have the size of the others.
+    """
 
     dataset: str
     image_size: int | None = None
+    dataset_identity: DataIdentity | None = None
     pretrain_dataset: str | None = None
+    pretrain_identity: DataIdentity | None = None
     episodes: EpisodeSpec
     budget: Budget
     seed: int = Field(0, ge=0)
@@ -41,8 +48,10 @@ class Recipe(Record):
         """The job of training it into `folder`."""
         return Job(
             config=TrialConfig(values=self.config),
-            dataset=DatasetRef(name=self.dataset, root=data_root, image_size=self.image_size),
-            pretrain=DatasetRef(name=self.pretrain_dataset, root=data_root) if self.pretrain_dataset else None,
+            dataset=self._ref(self.dataset, data_root, self.dataset_identity),
+            pretrain=self._ref(self.pretrain_dataset, data_root, self.pretrain_identity)
+            if self.pretrain_dataset
+            else None,
             episodes=self.episodes,
             budget=self.budget,
             seed=self.seed,
@@ -51,6 +60,9 @@ class Recipe(Record):
             validation_seed=self.validation_seed,
             use_gpu=use_gpu,
         )
+
+    def _ref(self, name: str, root: str | None, identity: DataIdentity | None) -> DatasetRef:
+        return DatasetRef(name=portable(name), root=root, image_size=self.image_size, identity=identity)
 
 
 def write_recipes(file: Path, recipes: Sequence[Recipe], kind: Literal["toml", "json"]) -> None:

@@ -6,6 +6,8 @@ Ray or Optuna exist.
 
 from __future__ import annotations
 
+import functools
+import logging
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +15,6 @@ import torch
 
 from autometa.data.dataset import FewShotDataset
 from autometa.data.episodes import EpisodeBatch, EpisodeSampler, ImagePool, fixed_episodes
-from autometa.data.load import load_dataset
 from autometa.errors import CheckpointError, DivergedError
 from autometa.learning import checkpoints
 from autometa.learning.attacks import Attack, PixelRange
@@ -28,7 +29,10 @@ from autometa.learning.training import Training
 from autometa.records import Accuracy, EpisodeSpec, RungReport, TrialRecord, checked
 from autometa.trial import build
 from autometa.trial.job import DatasetRef, Job
+from autometa.trial.opened import at, change_between, noted, open_both, open_dataset
 from autometa.trial.validation import Validation, episodes_at_once
+
+_log = logging.getLogger(__name__)
 
 OnRung = Callable[[RungReport], None]
 OnStep = Callable[[int, float, dict[str, torch.Tensor]], None]
@@ -68,7 +72,7 @@ def begin(job: Job) -> Training:
     folder = Path(job.folder)
     training = prepare(job, _validation(job, folder))
     if exists(folder):
-        _check_same(job, folder)
+        _check_same(_as_trained(job, training), folder)
         checkpoints.load(folder, training)
     return training
 
@@ -77,22 +81,30 @@ def keep(training: Training, job: Job) -> None:
     """Write the job's checkpoint."""
     assert isinstance(training.validate, Validation)
     extra = {
-        "job": job.model_dump(mode="json"),
+        "job": _as_trained(job, training).model_dump(mode="json"),
         "train_classes": training.learner.setting.train_classes,
         "validation_counts": training.validate.counts,
     }
     checkpoints.save(Path(job.folder), training, extra=extra)
 
 
+def _as_trained(job: Job, training: Training) -> Job:
+    """The job with the identity of the data that it really trains on, whatever lies in the same place by now."""
+    assert isinstance(training.validate, Validation)
+    assert isinstance(training.source, EpisodeSampler)
+    return noted(job, training.validate.dataset, training.source.dataset)
+
+
 def ended(training: Training, job: Job, *, number: int, reason: str | None) -> TrialRecord:
     """What came of a job: complete, or fail for a reason."""
+    assert isinstance(training.validate, Validation)
     return TrialRecord(
         number=number,
         state="fail" if reason else "complete",
         config=job.config,
         curve=training.curve,
         reason=reason,
-        facts=_facts(training.learner, open_dataset(job.dataset).image_shape),
+        facts=_facts(training.learner, training.validate.dataset.image_shape),
     )
 
 
@@ -116,10 +128,7 @@ def prepare(job: Job, validation: Validation | None = None) -> Training:
     """Data, learner and optimiser of a job, not yet trained; the same seed gives the same weights."""
     device = pick_device(job.use_gpu)
     seed_everything(job.seed)
-    dataset = open_dataset(job.dataset)
-    train_on = open_dataset(job.pretrain) if job.pretrain else dataset
-    if job.pretrain:
-        dataset.require_new_to(train_on)
+    dataset, train_on = open_both(job)
     generator = torch.Generator(device).manual_seed(job.seed)
     source = _training_source(job, train_on, device, generator)
     learner = new_learner(job, dataset, source.classes).to(device)
@@ -132,11 +141,6 @@ def prepare(job: Job, validation: Validation | None = None) -> Training:
         generator=generator,
         objective=_objective(job, train_on, device, generator),
     )
-
-
-def open_dataset(ref: DatasetRef) -> FewShotDataset:
-    """The data set a job names, from the cache where it is there."""
-    return load_dataset(ref.name, data_root=ref.root, image_size=ref.image_size, seed=ref.seed)
 
 
 def new_learner(job: Job, dataset: FewShotDataset, train_classes: int) -> Learner:
@@ -153,30 +157,41 @@ def evaluate_checkpoint(
     seed: int = 0,
     use_gpu: bool | None = None,
     spec: EpisodeSpec | None = None,
-    dataset: DatasetRef | None = None,
+    dataset: DatasetRef | str | Path | None = None,
     on_batch: Callable[[int], None] | None = None,
     attack: tuple[float, int] | None = None,
 ) -> Accuracy:
     """Accuracy of a trained checkpoint on `episodes` episodes of one split, by default of the task it was trained for.
 
     The same seed gives the same episodes to every model. `spec` is another way, shot or query; `dataset`
-    another place to find the data. `attack` (ε as a share of the intensity range, steps; one step is FGSM, more
-    are PGD) makes the query images adversarial first.
+    another place to find the same data, such as a folder that was moved. `attack` (ε as a share of the intensity
+    range, steps; one step is FGSM, more are PGD) makes the query images adversarial first.
 
     Raises:
         CheckpointError: there is none, or it is damaged.
+        DataChangedError: the data is not what the model was trained with, so that some of its "new" classes may
+            have been trained on. Of a checkpoint that does not say, the log says so.
         DataError: the split is too small for the episodes.
     """
     folder = Path(folder)
     job = job_of(folder)
     device = pick_device(use_gpu)
-    data = open_dataset(dataset or job.dataset)
+    ref = at(dataset, job.dataset)
+    if ref.identity is None:
+        _warn_not_verified(folder)
+    data = open_dataset(ref)
     learner = new_learner(job, data, _train_classes(folder, data))
     checkpoints.load_weights(folder, learner)
     pool, spec = ImagePool(data, split, device), spec or job.episodes
     batches = fixed_episodes(pool, spec, count=episodes, seed=seed, batch=episodes_at_once(spec))
     change = _attacker(Attack(*attack), data, device, seed) if attack else None
     return evaluate(learner.to(device), batches, seed=seed, on_batch=on_batch, change=change)
+
+
+@functools.cache
+def _warn_not_verified(folder: Path) -> None:
+    """Once a model, also where it is measured several times."""
+    _log.warning("warning: %s: data not verified: the checkpoint does not say what it was trained on", folder)
 
 
 def _attacker(
@@ -267,11 +282,17 @@ def forward_flops(learner: Learner, image_shape: tuple[int, int, int]) -> int:
 
 
 def _check_same(job: Job, folder: Path) -> None:
-    """A checkpoint may be continued only by the job it belongs to, wherever its folder was moved."""
-    before = job_of(folder).model_dump(exclude={"folder", "use_gpu", "dataset", "pretrain"})
-    now = job.model_dump(exclude={"folder", "use_gpu", "dataset", "pretrain"})
-    changed = [name for name in now if now[name] != before[name]]
+    """A checkpoint may be continued only by the job it belongs to, wherever its folder and its data were moved."""
+    before = job_of(folder)
+    places = {"folder", "use_gpu", "dataset", "pretrain"}
+    was, now = before.model_dump(exclude=places), job.model_dump(exclude=places)
+    changed = [name for name in now if now[name] != was[name]]
     if changed:
         raise CheckpointError(
             f"{folder}: holds a model trained with another {', '.join(changed)}; choose another folder"
         )
+    for old, new in ((before.dataset, job.dataset), (before.pretrain, job.pretrain)):
+        change = change_between(old, new)
+        if change:
+            name = new.name if new else job.dataset.name
+            raise CheckpointError(f"{folder}: holds a model of other data than {name}: {change}; choose another folder")

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from autometa.errors import ConfigError
 from autometa.records import Budget, TrialRecord
 from autometa.trial.check import check_config
+from autometa.trial.opened import at
 from autometa.trial.recipe import Recipe, read_recipes
 from autometa.trial.run import OnRung, OnStep, run
 
@@ -17,6 +19,8 @@ def train(
     budget: Budget | None = None,
     seed: int | None = None,
     data_root: str | Path | None = None,
+    dataset: str | Path | None = None,
+    pretrain_dataset: str | Path | None = None,
     use_gpu: bool | None = None,
     on_rung: OnRung | None = None,
     on_step: OnStep | None = None,
@@ -25,16 +29,22 @@ def train(
 
     Args:
         budget, seed: in place of the recipe's own.
+        dataset, pretrain_dataset: where the recipe's image folders are now, if they were moved; what lies there must
+            be the data that the recipe came from, if it says which.
         use_gpu: None takes a GPU where there is one.
 
     Raises:
-        ConfigError: the recipe is wrong. CheckpointError: `folder` holds another model. DataError: the data
-            set is missing or too small.
+        ConfigError: the recipe is wrong. CheckpointError: `folder` holds another model, or one of other data.
+        DataError: the data set is missing, too small, or not the recipe's own.
     """
     chosen = recipe if isinstance(recipe, Recipe) else read_recipes(Path(recipe))[0]
     changes = {k: v for k, v in {"budget": budget, "seed": seed}.items() if v is not None}
+    if pretrain_dataset and not chosen.pretrain_dataset:
+        raise ConfigError(f"--pretrain-dataset {pretrain_dataset}: the recipe trains on classes of its data set")
     job = chosen.model_copy(update=changes).job(
         Path(folder), data_root=str(data_root) if data_root else None, use_gpu=use_gpu
     )
+    places = {"dataset": at(dataset, job.dataset), "pretrain": job.pretrain and at(pretrain_dataset, job.pretrain)}
+    job = job.model_copy(update=places)
     check_config(job.config, where="recipe: config")
     return run(job, on_rung=on_rung, on_step=on_step)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 
+from autometa.data.dataset import FewShotDataset
 from autometa.data.episodes import EpisodeBatch, ImagePool, fixed_episodes
 from autometa.learning.evaluation import evaluate
 from autometa.learning.fitting import Fitting
@@ -45,6 +46,11 @@ class Validation:
         self._job = job
         self._fitting = Fitting()
         self.counts = list(counts) if counts else None
+
+    @property
+    def dataset(self) -> FewShotDataset:
+        """The data whose validation classes are scored."""
+        return self._pool.dataset
 
     def __call__(self, training: Training, rung: int) -> Accuracy:
         """Score `training.learner` at this rung, 1 … rungs."""
