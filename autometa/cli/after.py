@@ -35,6 +35,7 @@ def export(
     storage: Annotated[str | None, Opt(help="Optuna storage URL. [default: sqlite:///runs/autometa.db]")] = None,
 ) -> None:
     """Write the best configurations of a study as recipes that `autometa train` takes."""
+    from autometa.priors.folders import safe_name
     from autometa.study.export import best_recipes
     from autometa.study.storage import default_url, load_study, open_storage
     from autometa.trial.recipe import write_recipes
@@ -42,7 +43,7 @@ def export(
     recipes = best_recipes(load_study(study, open_storage(storage or default_url(), create=False)), top)
     is_json = kind is _Kind.json if kind else output is not None and output.suffix == ".json"
     chosen: Literal["toml", "json"] = "json" if is_json else "toml"
-    file = output or Path(f"{study}.{chosen}")
+    file = output or Path(f"{safe_name(study)}.{chosen}")
     write_recipes(file, recipes, chosen)
     trials = ", ".join(str(recipe.provenance["trial"]) for recipe in recipes)
     print(f"wrote {file}: trial {trials} of {study}")

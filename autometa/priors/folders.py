@@ -22,10 +22,16 @@ from autometa.errors import ConfigError, StudyError
 
 HEAD, TRIALS = "study.toml", "trials.jsonl"
 _LONGEST_NAME = 100  # bytes are limited to 255, and a draft's name is longer
+_LONGEST_FOLDER = 200
 
 
 def write(root: Path, name: str, head: Mapping[str, Any], lines: Iterable[str]) -> Path:
-    """Write (or replace as a whole) the folder `root/name`; returns it."""
+    """Write (or replace as a whole) the folder `root/name`; returns it.
+
+    Raises:
+        StudyError: `name` is not the name of a folder right below `root`, or `root` is no folder.
+    """
+    _check_below(root, name)
     try:
         root.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError):
@@ -42,7 +48,12 @@ def write(root: Path, name: str, head: Mapping[str, Any], lines: Iterable[str]) 
 
 
 def remove(folder: Path) -> None:
-    """Remove a folder; it is out of sight before anything in it is gone."""
+    """Remove a folder; it is out of sight before anything in it is gone.
+
+    Raises:
+        StudyError: its path ends in no name of a folder, such as `..`.
+    """
+    _check_below(folder.parent, folder.name)
     if folder.is_symlink():
         folder.unlink()
         return
@@ -87,12 +98,33 @@ def found_in(root: Path) -> list[Path]:
     return [file.parent for file in sorted(root.glob(f"*/{HEAD}")) if not file.parent.name.startswith(".")]
 
 
-def safe_name(text: str) -> str:
-    """The name of a folder, near to `text`: no separators, no leading dot, not too long."""
+def safe_name(text: str, *, longest: int = _LONGEST_NAME) -> str:
+    """The name of a study and its folder, near to `text`: no separators, no leading dot, at most `longest` bytes."""
     name = re.sub(r"[^\w.+=-]+", "-", text).strip("-.")
-    while len(name.encode()) > _LONGEST_NAME:
+    while len(name.encode()) > longest:
         name = name[:-1]
-    return name or "study"
+    return name.rstrip("-.") or "study"
+
+
+def check_name(name: str, *, where: str) -> None:
+    """Raise `ConfigError` unless `name` may be given to a new study: it names its folders in `runs/` and `studies/`."""
+    if name != safe_name(name):
+        raise ConfigError(
+            f"{where} {name!r}: a name has letters, digits and . _ + = - in it, begins and ends with none of . and -, "
+            f"and is at most {_LONGEST_NAME} bytes long; such as {safe_name(name)!r}"
+        )
+
+
+def is_folder_name(name: str) -> bool:
+    """Whether it names a folder right below another, and not a hidden one."""
+    is_plain = name.isprintable() and not name.startswith(".") and not {"/", "\\"} & set(name)
+    return bool(name) and is_plain and len(name.encode()) <= _LONGEST_FOLDER
+
+
+def _check_below(root: Path, name: str) -> None:
+    """Whoever calls, nothing outside the folder of archives is written, moved or deleted."""
+    if not is_folder_name(name):
+        raise StudyError(f"{name!r} is no name of an archive in {root}")
 
 
 def _swap(draft: Path, target: Path) -> None:

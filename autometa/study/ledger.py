@@ -6,12 +6,14 @@ does not know who runs the trials (`bridge.py` does).
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import optuna
+from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 from pydantic import ValidationError
 
@@ -91,10 +93,23 @@ class Ledger:
         return self._failed_in_a_row[-1]
 
     def ask(self) -> Asked:
-        """Propose the next trial; one that was interrupted comes back first, with the curve it had."""
-        with together(self.study):
-            asked = self._started(self.study.ask())
+        """The next trial: one that was interrupted, with the curve it had; else from the queue; else a proposal."""
+        with together(self.study) as storage:
+            asked = self._started(self._interrupted(storage) or self.study.ask())
         return self._announced(asked)
+
+    def _interrupted(self, storage: BaseStorage) -> Trial | None:
+        """The first in the queue that continues another, out of the queue.
+
+        `Study.ask` takes the oldest entry, and a continuation is younger than all first proposals: where fewer trials
+        are left than wait, it would wait for ever, and its work would be lost.
+        """
+        for waiting in trials_of(self.study, TrialState.WAITING):
+            if "continues" in waiting.user_attrs:
+                with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError):  # somebody else took it
+                    if storage.set_trial_state_values(waiting._trial_id, TrialState.RUNNING):
+                        return Trial(self.study, waiting._trial_id)
+        return None
 
     def has_others_like(self, first: Asked) -> bool:
         """Whether the space has trials that differ from this one in continuous values only."""
@@ -191,7 +206,9 @@ class Ledger:
     def _enqueue_again(self, old: FrozenTrial, attempts: int) -> None:
         again = self._seed_and_folder(old.number, old.user_attrs)
         again |= {k: v for k, v in old.user_attrs.items() if k == "origin"}
-        self.study.enqueue_trial(old.params, user_attrs={**again, "continues": old.number, "attempts": attempts})
+        # A driver that died before it had written them leaves the values of an entry of the queue in that alone.
+        values = {**old.system_attrs.get("fixed_params", {}), **old.params}
+        self.study.enqueue_trial(values, user_attrs={**again, "continues": old.number, "attempts": attempts})
 
     def _seed_and_folder(self, number: int, known: Mapping[str, Any]) -> dict[str, Any]:
         """A continuation keeps those of the trial it began as."""

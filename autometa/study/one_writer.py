@@ -25,14 +25,17 @@ from autometa.study.transaction import End, Kind, Write, new_trial, write_all
 
 
 @contextmanager
-def together(study: Study) -> Iterator[None]:
-    """What is written to the study inside the block goes out at its end, at once. Any storage may be the study's."""
+def together(study: Study) -> Iterator[BaseStorage]:
+    """What is written to the study inside the block goes out at its end, at once; yields the study's storage.
+
+    Any storage may be the study's.
+    """
     storage = study._storage
     if not isinstance(storage, OneWriter):
-        yield
+        yield storage
         return
     with storage.together():
-        yield
+        yield storage
 
 
 class OneWriter(BaseStorage):

@@ -21,12 +21,13 @@ from autometa.data.identity import identity_of
 from autometa.data.load import load_dataset
 from autometa.errors import ConfigError
 from autometa.priors.features import features
+from autometa.priors.folders import check_name, is_folder_name, safe_name
 from autometa.records import Budget, EpisodeSpec, StudyRecord
 from autometa.space.space import SearchSpace
 from autometa.study import settings
 from autometa.study.cluster import Share, require_local_gpus
 from autometa.study.pruning import make_pruner
-from autometa.study.storage import open_storage
+from autometa.study.storage import open_storage, reading, storage_exists
 from autometa.trial.job import DatasetRef, is_transductive
 
 # With halving about half of all budgets is trained in a long search; the first trials of each worker have
@@ -35,6 +36,8 @@ _PART_OF_THE_COMPARED, _WITH_VALIDATION = 0.45, 1.15
 # What confirmation, meta-test and the start take of a time budget.
 PART_FOR_TRIALS = 0.85
 _START_SECONDS = 12.0
+# Bytes of a default name: a hundred in all.
+_LONGEST_DATASET, _LONGEST_TASK = 49, 50
 
 
 @dataclass(frozen=True)
@@ -94,6 +97,8 @@ def make_plan(
     """
     if trials < 1:
         raise ConfigError(f"--trials {trials}: at least one is needed")
+    if study is not None and not _is_continued(study, storage):
+        check_name(study, where="--study")
     make_pruner(pruner, rungs=9)
     if gpus:
         require_local_gpus(gpus)
@@ -124,7 +129,7 @@ def make_plan(
         url=storage,
         storage=open_storage(storage),
         runs=runs,
-        name=study or _study_name(data.name, spec, space, seed, pretrain),
+        name=study or _default_name(data.name, spec, space, seed, pretrain, storage),
         validation_episodes=validation_episodes,
     )
     existing = existing_record(plan)
@@ -170,11 +175,27 @@ def _check_inductive(space: SearchSpace) -> None:
                 )
 
 
-def _study_name(dataset: str, spec: EpisodeSpec, space: SearchSpace, seed: int, pretrain: DatasetRef | None) -> str:
+def _default_name(
+    dataset: str, spec: EpisodeSpec, space: SearchSpace, seed: int, pretrain: DatasetRef | None, storage: str
+) -> str:
+    """Data set, task, and what differs from the usual; only the data set's part is cut where that is too long."""
     extras = [space.name] if space.name != "few_shot" else []
     extras += [f"from-{Path(pretrain.name).name}"] if pretrain else []
     extras += [f"seed{seed}"] if seed else []
-    return "-".join([dataset, str(spec), *extras])
+    task = "-".join([str(spec), *extras])
+    before = f"{dataset}-{task}"
+    if _is_continued(before, storage):
+        return before
+    task = safe_name(task, longest=_LONGEST_TASK)
+    return f"{safe_name(dataset, longest=_LONGEST_DATASET)}-{task}"
+
+
+def _is_continued(name: str, storage: str) -> bool:
+    """Whether a study has this name that may be no name for a new one: it was made before names were checked."""
+    if name == safe_name(name) or not is_folder_name(name) or not storage_exists(storage):
+        return False
+    with reading(storage) as there:
+        return name in {summary.study_name for summary in there.get_all_studies()}
 
 
 def existing_record(plan: Plan) -> StudyRecord | None:

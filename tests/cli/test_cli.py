@@ -73,6 +73,8 @@ def test_help_answers_within_a_second_and_loads_neither_torch_nor_ray() -> None:
         (["search", "--way", "12"], "has 8 classes, but --way 12"),
         (["search", "--way", "1"], "--way 1: at least 2 is needed"),
         (["search", "--trials", "0"], "--trials 0"),
+        (["search", "--study", "."], "--study '.': a name has letters, digits and . _ + = - in it"),
+        (["search", "--study", "../../x"], "--study '../../x'"),
         (["search", "--budget", "many"], "budget 'many'"),
         (["search", "--time-budget", "12 parsecs"], "time '12 parsecs'"),
         (["search", "--pruner", "halvin"], "unknown pruner 'halvin'; did you mean 'halving'"),

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from autometa.errors import AutometaError
-from autometa.priors import archive
+from autometa.priors import archive, folders
 from autometa.records import (
     Accuracy,
     Budget,
@@ -70,3 +70,17 @@ def test_a_broken_archive_is_named_by_file_and_field(tmp_path: Path, file: str, 
         archive.read(folder)
     assert says in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", [".", "..", "", "../out", "a/b", "a\\b", "/tmp/out", ".hidden", "nul\0", "x" * 201])
+def test_nothing_outside_the_folder_of_archives_is_written_or_deleted(tmp_path: Path, name: str) -> None:
+    root = tmp_path / "studies"
+    archive.write(root, STUDY, TRIALS)
+    (tmp_path / "out").mkdir()
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(AutometaError, match="is no name of an archive"):
+        archive.write(root, STUDY.model_copy(update={"name": name}), TRIALS)
+    if Path(root / name).name in (".", "..", ".hidden"):
+        with pytest.raises(AutometaError, match="is no name of an archive"):
+            folders.remove(root / name)
+    assert sorted(tmp_path.rglob("*")) == before

@@ -116,6 +116,30 @@ def test_a_dead_drivers_trial_comes_back_with_its_values_seed_folder_and_curve(
     assert not study.get_trials(states=[TrialState.RUNNING, TrialState.WAITING])
 
 
+def test_interrupted_trials_come_before_all_that_waits(study: optuna.Study, tmp_path: Path) -> None:
+    for rate in (0.2, 0.3, 0.4, 0.5):
+        study.enqueue_trial({"learner": "a", "a.rate": rate})
+    dead = make_ledger(study, tmp_path)
+    cut = [dead.ask(), dead.ask()]
+    alive = make_ledger(study, tmp_path)
+    assert alive.recover(died=True) == [asked.number for asked in cut]
+    again = [alive.ask() for _ in range(3)]
+    assert [asked.folder for asked in again[:2]] == [asked.folder for asked in cut]
+    assert [asked.values for asked in again[:2]] == [asked.values for asked in cut]
+    assert again[2].values["a.rate"] == 0.4, "then the queue goes on where it was"
+    assert [t.params["a.rate"] for t in study.get_trials(states=[TrialState.RUNNING])] == [0.4, 0.2, 0.3]
+
+
+def test_a_driver_that_dies_between_taking_a_trial_and_writing_its_values_loses_neither(
+    study: optuna.Study, tmp_path: Path
+) -> None:
+    study.enqueue_trial({"learner": "a", "a.rate": 0.37})
+    study.ask()  # nothing was suggested, so nothing was written
+    alive = make_ledger(study, tmp_path)
+    alive.recover(died=True)
+    assert alive.ask().values == {"learner": "a", "a.rate": 0.37}
+
+
 def test_recovering_twice_enqueues_once(study: optuna.Study, tmp_path: Path) -> None:
     """As after a crash between the new entry and the closing of the old one."""
     ledger = make_ledger(study, tmp_path)

@@ -9,9 +9,11 @@ from pathlib import Path
 import numpy as np
 import optuna
 import pytest
+from PIL import Image
 
-from autometa.errors import StudyError
+from autometa.errors import ConfigError, StudyError
 from autometa.priors.features import compute
+from autometa.priors.folders import check_name
 from autometa.records import Budget
 from autometa.space.files import load_space
 from autometa.study import settings
@@ -20,20 +22,20 @@ from autometa.study.plan import Plan, existing_record, make_plan, study_record, 
 BUDGET = Budget(steps=30)
 
 
-def plan(folder: Path) -> Plan:
+def plan(folder: Path, dataset: str = "digits", *, study: str | None = "t", seed: int = 3) -> Plan:
     return make_plan(
-        "digits",
+        dataset,
         space=load_space("few_shot"),
         is_shipped=True,
-        study="t",
-        episodes=(None, 2, None),
+        study=study,
+        episodes=(None if dataset == "digits" else 2, 2, None),
         trials=4,
         budget=BUDGET,
         deadline=None,
         storage=f"sqlite:///{folder}/t.db",
         pruner="none",
         gpus=None,
-        seed=3,
+        seed=seed,
         data_root=None,
         image_size=None,
         pretrain_dataset=None,
@@ -83,3 +85,48 @@ def test_a_study_of_somebody_else_is_refused(tmp_path: Path) -> None:
     optuna.create_study(study_name="t", storage=made.storage, direction="maximize").ask()
     with pytest.raises(StudyError, match="not made by autometa search"):
         existing_record(made)
+
+
+def photographs(folder: Path) -> str:
+    """Thirty classes of plain images."""
+    for number in range(30):
+        (folder / f"class {number}").mkdir(parents=True)
+        for image in range(20):
+            Image.new("L", (8, 8), 5 * number + image).save(folder / f"class {number}" / f"{image}.png")
+    return str(folder)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["", ".", "..", "../../x", "/abs", "a/b", "a\\b", "-x", "nul\0", "line\nbreak", ".hidden", "x" * 101, "ä" * 51],
+)
+def test_a_name_that_is_no_folder_is_refused_before_anything_is_written(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ConfigError, match="--study"):
+        plan(tmp_path, study=name)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("folder", "name"),
+    [
+        ("My photos (2)", "My-photos-2-2w2s-seed3"),
+        (".thumbnails", "thumbnails-2w2s-seed3"),
+        ("été\n2024", "été-2024-2w2s-seed3"),
+        ("x" * 200, "x" * 49 + "-2w2s-seed3"),
+    ],
+)
+def test_the_default_name_of_a_folder_is_a_name_of_a_study(tmp_path: Path, folder: str, name: str) -> None:
+    made = plan(tmp_path, photographs(tmp_path / folder), study=None)
+    assert made.name == name
+    check_name(made.name, where="default")
+
+
+@pytest.mark.parametrize("study", [None, "My photos (2)-2w2s-seed3"])
+def test_a_study_from_before_names_were_checked_is_continued(tmp_path: Path, study: str | None) -> None:
+    folder, old = photographs(tmp_path / "My photos (2)"), "My photos (2)-2w2s-seed3"
+    made = plan(tmp_path, folder, study=None)
+    record = study_record(made, BUDGET).model_copy(update={"name": old})
+    settings.write(optuna.create_study(study_name=old, storage=made.storage, direction="maximize"), record)
+    again = plan(tmp_path, folder, study=study)
+    assert again.name == old
+    assert existing_record(again) == record
