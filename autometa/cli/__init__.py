@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import errno
 import sys
+import warnings
+from pathlib import Path
+from typing import Any
 
 from autometa.cli.app import app
 from autometa.errors import AutometaError
@@ -21,6 +24,7 @@ _USERS_PROBLEM = {
 
 def main() -> None:
     """Entry point of the `autometa` command."""
+    warnings.showwarning = _warn
     try:
         code = app(standalone_mode=False)
     except KeyboardInterrupt:
@@ -38,6 +42,17 @@ def main() -> None:
         code = _complain(error.format_message(), getattr(error, "exit_code", 2))
     sys.stdout.flush()
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _warn(message: Warning | str, category: type[Warning], filename: str, *where: Any, **more: Any) -> None:
+    """A warning of this package in one line; others say where they come from."""
+    if Path(__file__).parents[1] in Path(filename).parents:
+        print(f"warning: {' '.join(str(message).split())}", file=sys.stderr)
+    else:
+        _SHOW(message, category, filename, *where, **more)
+
+
+_SHOW = warnings.showwarning
 
 
 def _complain(message: str, code: int = 2) -> int:
