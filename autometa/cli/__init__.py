@@ -25,6 +25,10 @@ _USERS_PROBLEM = {
 def main() -> None:
     """Entry point of the `autometa` command."""
     warnings.showwarning = _warn
+    if any(argument.startswith("--storage") for argument in sys.argv):
+        from autometa.study.storage_url import hide_from_others
+
+        hide_from_others()
     try:
         code = app(standalone_mode=False)
     except KeyboardInterrupt:
