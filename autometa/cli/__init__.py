@@ -7,6 +7,9 @@
 from __future__ import annotations
 
 import sys
+import warnings
+from pathlib import Path
+from typing import Any
 
 from autometa.cli.app import app
 from autometa.errors import AutometaError, write_trouble
@@ -14,6 +17,11 @@ from autometa.errors import AutometaError, write_trouble
 
 def main() -> None:
     """Entry point of the `autometa` command."""
+    warnings.showwarning = _warn
+    if any(argument.startswith("--storage") for argument in sys.argv):
+        from autometa.study.storage_url import hide_from_others
+
+        hide_from_others()
     try:
         code = app(standalone_mode=False)
     except KeyboardInterrupt:
@@ -32,6 +40,17 @@ def main() -> None:
         code = _complain(error.format_message(), getattr(error, "exit_code", 2))
     sys.stdout.flush()
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _warn(message: Warning | str, category: type[Warning], filename: str, *where: Any, **more: Any) -> None:
+    """A warning of this package in one line; others say where they come from."""
+    if Path(__file__).parents[1] in Path(filename).parents:
+        print(f"warning: {' '.join(str(message).split())}", file=sys.stderr)
+    else:
+        _SHOW(message, category, filename, *where, **more)
+
+
+_SHOW = warnings.showwarning
 
 
 def _complain(message: str, code: int = 2) -> int:

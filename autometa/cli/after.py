@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from autometa.cli.options import Storage
+
 if TYPE_CHECKING:
     from autometa.records import Accuracy
 
@@ -32,15 +34,17 @@ def export(
     top: Annotated[int, Opt(min=1, help="How many of the best.")] = 1,
     kind: Annotated[_Kind | None, Opt("--format", help="[default: by the file's ending, else toml]")] = None,
     output: Annotated[Path | None, Opt("--output", "-o", help="File to write. [default: STUDY.toml]")] = None,
-    storage: Annotated[str | None, Opt(help="Optuna storage URL. [default: sqlite:///runs/autometa.db]")] = None,
+    storage: Storage = None,
 ) -> None:
     """Write the best configurations of a study as recipes that `autometa train` takes."""
     from autometa.priors.folders import safe_name
     from autometa.study.export import best_recipes
-    from autometa.study.storage import default_url, load_study, open_storage
+    from autometa.study.storage import damage_told, default_url, load_study, open_storage
     from autometa.trial.recipe import write_recipes
 
-    recipes = best_recipes(load_study(study, open_storage(storage or default_url(), create=False)), top)
+    url = storage or default_url()
+    with damage_told(url):
+        recipes = best_recipes(load_study(study, open_storage(url, create=False)), top)
     is_json = kind is _Kind.json if kind else output is not None and output.suffix == ".json"
     chosen: Literal["toml", "json"] = "json" if is_json else "toml"
     file = output or Path(f"{safe_name(study)}.{chosen}")
@@ -181,7 +185,7 @@ def _fraction(text: str) -> float:
 
 
 def dashboard(
-    storage: Annotated[str | None, Opt(help="Optuna storage URL. [default: sqlite:///runs/autometa.db]")] = None,
+    storage: Storage = None,
     host: Annotated[str, Opt(help="Address to listen on; others than loopback let others in.")] = "127.0.0.1",
     port: Annotated[int, Opt(min=0, max=65535, help="Port to listen on.")] = 8080,
 ) -> None:

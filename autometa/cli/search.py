@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from autometa.cli.options import Storage
+
 if TYPE_CHECKING:
     from autometa.study.search import SearchResult
 
@@ -33,7 +35,7 @@ def search(
         float | None, Opt(min=0, help="GPUs for a trial; fractions allowed. [default: what there is]")
     ] = None,
     address: Annotated[str | None, Opt(help="An existing Ray cluster. [default: a private one here]")] = None,
-    storage: Annotated[str | None, Opt(help="Optuna storage URL. [default: sqlite:///runs/autometa.db]")] = None,
+    storage: Storage = None,
     pruner: Annotated[str, Opt(help="halving, hyperband, median, prior (learned curves) or none.")] = "halving",
     vectorise: Annotated[
         int, Opt(min=1, help="Trials of one architecture that a worker trains as one model; for GPUs.")
@@ -131,7 +133,7 @@ def _print_prior_report(result: SearchResult) -> None:
 
 
 def _print_winner(result: SearchResult, storage: str | None) -> None:
-    from autometa.cli.words import percent, size, summary
+    from autometa.cli.words import percent, size, storage_option, summary
 
     trial, won, name = result.winning_trial, result.winner, result.study.name
     assert trial is not None
@@ -147,12 +149,14 @@ def _print_winner(result: SearchResult, storage: str | None) -> None:
     if won.test:
         print(f"  meta-test   {percent(won.test)} of {won.test.episodes} episodes; measured once")
     print(f"archived in {result.archive}\n")
-    where = f" --storage {storage}" if storage else ""
+    where = storage_option(storage)
     print("next:")
     print(f"  autometa export {name}{where} -o {name}.toml")
     print(f"  autometa train {name}.toml -o runs/models/{name}")
     print(f"  autometa evaluate runs/models/{name} --episodes 2000")
     print(f"  autometa dashboard{where}")
+    if "***" in where:
+        print("  (the password is not shown: set AUTOMETA_STORAGE to the whole URL first)")
 
 
 def _count(result: SearchResult) -> str:

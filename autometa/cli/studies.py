@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from autometa.cli.options import Storage
+
 if TYPE_CHECKING:
     from autometa.priors.columns import Columns
     from autometa.study.imports import Incoming
@@ -27,7 +29,6 @@ class _Direction(StrEnum):
     minimize = "minimize"
 
 
-Storage = Annotated[str | None, Opt(help="Optuna storage URL. [default: sqlite:///runs/autometa.db]")]
 To = Annotated[Path, Opt("--to", help="Folder of archives.")]
 Replace = Annotated[bool, Opt("--replace", help="Replace archives of the same name.")]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 
 from autometa.records import Accuracy, Scalar
@@ -30,6 +31,13 @@ def summary(values: Mapping[str, Scalar], limit: int | None = None) -> str:
 def size(facts: Mapping[str, Scalar]) -> str:
     """`112,832 parameters, 28.3 MFLOP an image`, of a trial's facts."""
     return f"{facts['parameters']:,} parameters, {float(facts['flops']) / 1e6:.3g} MFLOP an image"
+
+
+def storage_option(storage: str | None) -> str:
+    """` --storage URL` for the next command, without a password; nothing where none was given to this one."""
+    from autometa.study.storage_url import masked
+
+    return f" --storage {shlex.quote(masked(storage))}" if storage else ""
 
 
 def seconds(duration: float) -> str:

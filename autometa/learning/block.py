@@ -17,7 +17,6 @@ from autometa.learning.fused import Maps, Statistics, can_fuse, channels_last, e
 _LANES = 16  # channels of a block: a multiple of what a vector of the widest registers holds
 _MOST_FILTERS = 160 * 160  # what a core's own cache holds; they pass by once for each row of each image
 _MOST_REMADE = 4  # input channels of which maps are made again sooner than fetched
-_GROUPS = 16  # of images, whose sums are added up: as in `block.c`
 
 
 def is_block(images: Tensor, conv: nn.Conv2d, pool: int) -> bool:
@@ -52,22 +51,16 @@ class _Call(NamedTuple):
     """What the kernels are told of sizes."""
 
     maps: Maps
-    room: int  # numbers that nobody needs afterwards: see `block.c`
     remakes: bool
 
     @classmethod
     def of(cls, x: Tensor, filters: Tensor, statistics: Statistics, pool: int) -> _Call:
         images, inputs, height, width = x.shape
-        outputs = len(filters)
-        maps = Maps((images, outputs, height, width), statistics, pool, inputs)
-        padded = -(-(height + 2) * (width + 2) // 64) * 64
-        own = 2 * padded * (outputs + inputs) + 2 * height * width * outputs
-        shared = (_GROUPS + 3) * filters.numel() + 3 * (images + maps.tasks) * outputs
-        remakes = inputs <= _MOST_REMADE or statistics.mean is not None
-        return cls(maps, torch.get_num_threads() * own + shared, remakes)
+        maps = Maps((images, len(filters), height, width), statistics, pool, inputs)
+        return cls(maps, inputs <= _MOST_REMADE or statistics.mean is not None)
 
     def run(self, name: str, x: Tensor, *others: Tensor | None) -> None:
-        native.run(name, self.maps.sizes, x, *others)
+        native.run_with_room(name, self.maps.sizes, x, *others)
 
 
 class _Passed(NamedTuple):
@@ -83,13 +76,13 @@ class _Passed(NamedTuple):
 
 
 def _forward(x: Tensor, filters: Tensor, weight: Tensor, bias: Tensor, call: _Call, places: Tensor | None) -> _Passed:
-    maps, room = call.maps, x.new_empty(call.room)
+    maps = call.maps
     z = None if call.remakes else x.new_empty(maps.full)
     mean, var, inverse, scale = x.new_empty(4, maps.tasks, maps.channels).unbind()
     mean, var = maps.given(x) or (mean, var)
     passed = _Passed(x.new_empty(maps.pooled), x.new_empty(filters.numel()), z, mean, var, inverse, scale)
     norm = (weight.contiguous(), bias.contiguous())
-    call.run("block_forward", x, filters.contiguous(), *norm, room, *passed[1:], passed.y, places)
+    call.run("block_forward", x, filters.contiguous(), *norm, *passed[1:], passed.y, places)
     return passed
 
 
@@ -137,7 +130,7 @@ class _BlockGradient(torch.autograd.Function):
     ) -> tuple[Tensor | None, Tensor, Tensor, Tensor]:
         gx, gfilters = empty_like(x) if of_x else None, torch.empty_like(filters, memory_format=torch.contiguous_format)
         sums, gnorm = x.new_empty(2, *mean.shape), x.new_empty(2, call.maps.channels)
-        known = (x, filters.contiguous(), taps, z, x.new_empty(call.room), mean, inverse)
+        known = (x, filters.contiguous(), taps, z, mean, inverse)
         norm = (scale, weight.contiguous(), bias.contiguous())
         call.run("block_backward", *known, *norm, rows_of(gy), places, rows_of(y), *sums, gx, gfilters, *gnorm)
         ctx.call = call
@@ -151,7 +144,7 @@ class _BlockGradient(torch.autograd.Function):
         gy, x, filters, weight, taps, z, mean, inverse, places, sums = ctx.saved_tensors
         call, maps = ctx.call, ctx.call.maps
         vx, *directions = asked
-        known = (x, filters.contiguous(), taps, z, x.new_empty(call.room), mean, inverse, weight.contiguous())
+        known = (x, filters.contiguous(), taps, z, mean, inverse, weight.contiguous())
         along = [
             torch.zeros_like(of) if v is None else v.contiguous()
             for v, of in zip(directions, (filters, weight, weight), strict=True)

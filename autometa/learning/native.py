@@ -1,4 +1,4 @@
-"""The C code in `kernels/`, compiled for this processor when it is first needed, by the C compiler that is here.
+"""Calls of the C code in `kernels/`, on tensors: `compiled.py` makes the library.
 
 Where there is none, or with AUTOMETA_KERNELS=off, torch's own operations do the same in more passes. Both stay what
 they are on one machine, so a seed gives one result there.
@@ -8,96 +8,97 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import hashlib
 import os
 import platform
-import shutil
-import subprocess
-import tempfile
+import warnings
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 
-from autometa.data import cache
+from autometa.learning import compiled
 
-_SOURCES = sorted(Path(__file__).with_name("kernels").iterdir())
-# No -ffast-math: it lets a compiler assume that no number is NaN, and diverged trials are known by theirs.
-_FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fno-signed-zeros", "-fassociative-math")
-_SECONDS = 60
 _REAL = {torch.float32: "float", torch.float64: "double"}
+_Sizes = tuple[int, ...]
+_asked: dict[torch.dtype, str] = {}
 
 
 class _Shape(ctypes.Structure):
     _fields_ = [(name, ctypes.c_long) for name in ("M", "H", "W", "C", "T", "S", "f", "n", "D", "threads")]
 
 
-def run(name: str, sizes: tuple[int, ...], first: torch.Tensor, *others: torch.Tensor | None) -> None:
+def run(name: str, sizes: _Sizes, first: torch.Tensor, *others: torch.Tensor | None) -> None:
     """Call a kernel on contiguous CPU tensors; `sizes` are M, H, W, C, T, S, f, n and D as in `maps.h`."""
-    pointers = [None if t is None else t.data_ptr() for t in others]
-    kernel = _kernel(name, first.dtype, 2 + len(others))
-    kernel(_shape(sizes, torch.get_num_threads()), first.data_ptr(), *pointers)
+    kernel = _function(name, first.dtype, 2 + len(others))
+    kernel(_shape(sizes, torch.get_num_threads()), first.data_ptr(), *_pointers(others))
+
+
+def run_with_room(name: str, sizes: _Sizes, first: torch.Tensor, *others: torch.Tensor | None) -> None:
+    """The same for a kernel of a block, which wants room for what nobody needs afterwards.
+
+    The threads may be others at each call, also between a forward and its backward pass, so that the room is asked for
+    with the number of which the kernel is told.
+    """
+    threads = torch.get_num_threads()
+    room = first.new_empty(_room(first.dtype, sizes, threads))
+    kernel = _function(name, first.dtype, 3 + len(others))
+    kernel(_shape(sizes, threads), room.data_ptr(), first.data_ptr(), *_pointers(others))
+
+
+def is_available(dtype: torch.dtype) -> bool:
+    """Whether there are kernels for tensors of this type on this machine; compiles them at the first call.
+
+    Warns once where there should be some and are none.
+    """
+    return dtype in _REAL and _library(dtype) is not None
+
+
+def use() -> str | None:
+    """What became of the kernels in this process: `used`, `off`, or `not used: ` and why.
+
+    None where nobody has asked for them yet, as on a GPU.
+    """
+    return "; ".join(sorted(set(_asked.values()))) or None
+
+
+def _pointers(tensors: tuple[torch.Tensor | None, ...]) -> list[int | None]:
+    return [None if t is None else t.data_ptr() for t in tensors]
 
 
 @functools.cache
-def _kernel(name: str, dtype: torch.dtype, arguments: int) -> Callable[..., None]:
+def _function(name: str, dtype: torch.dtype, arguments: int) -> Callable[..., None]:
     library = _library(dtype)
     assert library is not None
-    kernel = getattr(library, name)
-    kernel.argtypes, kernel.restype = [ctypes.c_void_p] * arguments, None
-    return kernel
+    function = getattr(library, name)
+    function.argtypes, function.restype = [ctypes.c_void_p] * arguments, None
+    return function
 
 
 @functools.lru_cache(maxsize=256)
-def _shape(sizes: tuple[int, ...], threads: int) -> ctypes.c_void_p:
+def _shape(sizes: _Sizes, threads: int) -> ctypes.c_void_p:
     """A pointer to them, which keeps what it points to."""
     return ctypes.cast(ctypes.pointer(_Shape(*sizes, threads)), ctypes.c_void_p)
 
 
-def is_available(dtype: torch.dtype) -> bool:
-    """Whether there are kernels for tensors of this type on this machine; compiles them at the first call."""
-    return dtype in _REAL and _library(dtype) is not None
+@functools.lru_cache(maxsize=256)
+def _room(dtype: torch.dtype, sizes: _Sizes, threads: int) -> int:
+    library = _library(dtype)
+    assert library is not None
+    library.block_room.argtypes, library.block_room.restype = [ctypes.c_void_p], ctypes.c_long
+    return int(library.block_room(_shape(sizes, threads)))
 
 
 @functools.cache
 def _library(dtype: torch.dtype) -> ctypes.CDLL | None:
-    compiler = next(filter(None, map(shutil.which, ("cc", "gcc", "clang"))), None)
-    if compiler is None or os.environ.get("AUTOMETA_KERNELS") == "off" or platform.system() == "Windows":
+    if os.environ.get("AUTOMETA_KERNELS") == "off" or platform.system() == "Windows":
+        _asked[dtype] = "off"
         return None
-    path = cache.root() / "kernels" / f"{_fingerprint(compiler, _REAL[dtype])}.so"
     try:
-        if not path.exists():
-            _compile(compiler, _REAL[dtype], path)
-        return ctypes.CDLL(str(path))
-    except (OSError, subprocess.SubprocessError):  # a compiler that cannot is none
+        library = compiled.load(_REAL[dtype])
+    except compiled.NoKernelsError as error:
+        _asked[dtype] = f"not used: {error}"
+        warnings.warn(
+            f"compiled kernels are {_asked[dtype]}; training on a CPU is slower", RuntimeWarning, stacklevel=2
+        )
         return None
-
-
-def _compile(compiler: str, real: str, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        made = Path(folder) / path.name
-        command = [compiler, f"-DREAL={real}", *_FLAGS, "-fPIC", "-shared", "-o", str(made)]
-        command += [str(source) for source in _SOURCES if source.suffix == ".c"]
-        # torch has loaded an OpenMP already, and its threads serve here as well; Apple's clang has none.
-        for openmp in (["-fopenmp"], []):
-            done = subprocess.run([*command, *openmp], capture_output=True, timeout=_SECONDS, check=not openmp)
-            if done.returncode == 0:
-                break
-        made.replace(path)  # at once: other workers may be doing the same
-
-
-def _fingerprint(compiler: str, real: str) -> str:
-    """What the code depends on: a cache may be shared by machines with other processors."""
-    code = [source.read_text() for source in _SOURCES]
-    parts = (*code, str(_FLAGS), real, os.path.realpath(compiler), platform.platform(), _processor())
-    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:20]
-
-
-def _processor() -> str:
-    """What it can do, as far as the system says."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line for line in lines if line.startswith(("flags", "Features"))), platform.processor())
+    _asked[dtype] = "used"
+    return library

@@ -241,6 +241,7 @@ class _Prune(FIFOScheduler):
         if result.get("stop"):
             raise StopSearchError(result["stop"])
         number = result.get("number")
+        ledger.ran_with(result.get("kernels"))
         if number not in ledger.running:  # over, and told again by a worker that was started again
             return TrialScheduler.CONTINUE
         if result.get("is_training"):
@@ -259,6 +260,7 @@ class _Prune(FIFOScheduler):
 
 def _trainable(config: dict[str, Any]) -> None:
     """One trial or a few, in a worker. An actor runs many, one after the other: `run` resets all seeds."""
+    from autometa.learning import native
     from autometa.trial.group import failed, run_group
 
     over = Path(config["over"])
@@ -267,10 +269,11 @@ def _trainable(config: dict[str, Any]) -> None:
     left = {number: job for number, job in jobs.items() if not (over / str(number)).exists()}
 
     def on_start(number: int) -> None:
-        tune.report({"accuracy": 0.0, "number": number, "is_training": True})
+        tune.report({"accuracy": 0.0, "number": number, "is_training": True, "kernels": native.use()})
 
     def on_rung(number: int, report: RungReport) -> bool:
-        tune.report({"accuracy": report.accuracy.mean, "number": number, "report": report.model_dump_json()})
+        shown = {"number": number, "report": report.model_dump_json(), "kernels": native.use()}
+        tune.report({"accuracy": report.accuracy.mean, **shown})
         # This returns when the driver has seen the report, and has left word if it said stop.
         return (over / str(number)).exists()
 

@@ -10,7 +10,7 @@ from wsgiref.simple_server import WSGIRequestHandler, make_server
 import optuna_dashboard
 
 from autometa.errors import ConfigError
-from autometa.study.storage import open_storage
+from autometa.study.storage import damage_told, open_storage
 
 
 class _Quiet(WSGIRequestHandler):
@@ -24,7 +24,10 @@ def serve(url: str, host: str, port: int, *, on_ready: Callable[[str], None]) ->
     Raises:
         StorageError: nothing to show. ConfigError: the address is taken or not this machine's.
     """
-    app = optuna_dashboard.wsgi(open_storage(url, create=False))
+    storage = open_storage(url, create=False)
+    with damage_told(url):
+        storage.get_all_studies()
+    app = optuna_dashboard.wsgi(storage)
     try:
         server = make_server(host, port, app, handler_class=_Quiet)
     except (OSError, socket.gaierror) as error:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import shlex
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -111,7 +112,7 @@ def from_search(name: str, url: str) -> Incoming:
         if not settings.is_ours(study):
             raise StudyError(
                 f"study {name!r} was not made by autometa search; bring it in with: "
-                f"autometa studies import {masked(url)} --study {name}"
+                f"autometa studies import {shlex.quote(masked(url))} --study {shlex.quote(name)}"
             )
         own = _own(study)
     if not own.trials:

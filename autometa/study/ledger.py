@@ -21,6 +21,7 @@ from autometa.errors import StudyError
 from autometa.learning.checkpoint_facts import exists, read_facts
 from autometa.records import RungReport, Scalar, TrialConfig, TrialRecord, explain
 from autometa.space.space import SearchSpace
+from autometa.study import settings
 from autometa.study.events import OnEvent, RungReached, TrainingStarted, TrialEnded, TrialStarted, Warned, ignore
 from autometa.study.one_writer import together
 
@@ -79,6 +80,7 @@ class Ledger:
         self._emit = on_event
         self._live: dict[int, _Live] = {}
         self._failed_in_a_row: list[str] = []
+        self._kernels: set[str] = set()
 
     @property
     def running(self) -> list[int]:
@@ -146,6 +148,15 @@ class Ledger:
     def started(self, number: int) -> None:
         """Tell that a trial trains; nothing is written."""
         self._emit(TrainingStarted(number))
+
+    def ran_with(self, kernels: str | None) -> None:
+        """Keep what a worker says of its compiled kernels, and tell when it has none that it should have."""
+        if kernels is None or kernels in self._kernels or not settings.is_ours(self.study):
+            return
+        self._kernels.add(kernels)
+        settings.add_kernels(self.study, kernels)
+        if kernels.startswith("not used"):
+            self._emit(Warned(f"compiled kernels are {kernels}; training on a CPU is slower"))
 
     def report(self, number: int, report: RungReport) -> bool:
         """Write a rung's accuracy when it is made; returns whether the trial should stop here.

@@ -15,7 +15,7 @@ from autometa.priors.past import PastStudy
 from autometa.records import Accuracy, StudyRecord, TrialRecord
 from autometa.study import confirm, settings
 from autometa.study.ledger import ended_records
-from autometa.study.storage import default_url, masked, open_storage, storage_exists
+from autometa.study.storage import damage_told, default_url, masked, open_storage, storage_exists
 
 
 @dataclass(frozen=True)
@@ -55,10 +55,11 @@ def stored_studies(url: str | None = None) -> Iterator[StudyLine]:
             raise StudyError(f"storage {masked(url)}: no such file")
         return
     storage = open_storage(chosen, create=False)
-    for summary in storage.get_all_studies():
-        study = optuna.load_study(study_name=summary.study_name, storage=storage)
-        if settings.is_ours(study):
-            yield _line(settings.read(study), ended_records(study), masked(chosen))
+    with damage_told(chosen):
+        for summary in storage.get_all_studies():
+            study = optuna.load_study(study_name=summary.study_name, storage=storage)
+            if settings.is_ours(study):
+                yield _line(settings.read(study), ended_records(study), masked(chosen))
 
 
 def where(folder: Path) -> str:

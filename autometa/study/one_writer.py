@@ -16,6 +16,7 @@ from datetime import datetime
 from typing import Any
 
 from optuna.distributions import BaseDistribution, check_distribution_compatibility
+from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage, RDBStorage
 from optuna.study import Study, StudyDirection
 from optuna.study._frozen import FrozenStudy
@@ -180,8 +181,12 @@ class OneWriter(BaseStorage):
 
     def _load(self, study_id: int) -> None:
         if self._study_id is None:
+            try:
+                trials = self._backend.get_all_trials(study_id, deepcopy=False)
+            except Exception as error:  # damaged bytes fail in many ways
+                raise StorageInternalError(f"its trials cannot be read: {error}") from error
             self._study_id = study_id
-            for trial in self._backend.get_all_trials(study_id, deepcopy=False):
+            for trial in trials:
                 self._add(trial)
         assert study_id == self._study_id, "one study each"
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from autometa.space.space import SearchSpace
 from autometa.study import settings
 from autometa.study.cluster import Share, require_local_gpus
 from autometa.study.pruning import make_pruner
-from autometa.study.storage import open_storage, reading, storage_exists
+from autometa.study.storage import damage_told, open_storage, reading, storage_exists
 from autometa.trial.job import DatasetRef, is_transductive
 
 # With halving about half of all budgets is trained in a long search; the first trials of each worker have
@@ -54,7 +54,7 @@ class Plan:
     pruner: str
     trials: int
     deadline: float | None
-    url: str
+    url: str = field(repr=False)  # may hold a password
     storage: BaseStorage
     runs: Path
     name: str
@@ -132,7 +132,8 @@ def make_plan(
         name=study or _default_name(data.name, spec, space, seed, pretrain, storage),
         validation_episodes=validation_episodes,
     )
-    existing = existing_record(plan)
+    with damage_told(storage):
+        existing = existing_record(plan)
     if existing:
         settings.check_same(existing, study_record(plan, budget or existing.budget))
     return plan

@@ -10,7 +10,7 @@ import functools
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import filelock
@@ -69,7 +69,7 @@ class SearchResult:
     interrupted: bool
     missing: int
     archive: Path | None
-    storage: str
+    storage: str = field(repr=False)  # may hold a password
     origins: Mapping[str, warm.Worth]
 
     @property
@@ -122,7 +122,7 @@ def search(
         gpus_per_trial: GPUs, or a fraction of one, for each trial.
         address: an existing Ray cluster; a private one on this machine by default.
         cluster: one that is starting already, in place of `address`; it outlives the search.
-        storage: an Optuna storage URL; `runs/autometa.db` by default.
+        storage: an Optuna storage URL; that of AUTOMETA_STORAGE by default, else `runs/autometa.db`.
         vectorise: how many trials of one architecture a worker trains as one batched model, each still a trial of
             its own; for small networks on a GPU.
         seed: trial n trains with seed + n, and all trials see the same validation episodes.

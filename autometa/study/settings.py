@@ -32,7 +32,7 @@ _SAYS = {"space_version": "parameters in the space"}
 
 
 def versions() -> dict[str, str]:
-    """Versions of what may change a number."""
+    """Versions of what may change a number; whether kernels are used the workers say: see `add_kernels`."""
     found = {"autometa": autometa.__version__, "python": platform.python_version()}
     for package in ("torch", "optuna", "ray", "numpy"):
         try:
@@ -83,6 +83,15 @@ def add_confirmation(study: optuna.Study, confirmation: Confirmation) -> StudyRe
     )
     write(study, record)
     return record
+
+
+def add_kernels(study: optuna.Study, said: str) -> None:
+    """Keep among the versions what a worker says of its compiled kernels, beside what others said."""
+    record = read(study)
+    known = record.versions.get("kernels")
+    together = " | ".join(sorted({said, *(known.split(" | ") if known else ())}))
+    if together != known:
+        write(study, record.model_copy(update={"versions": {**record.versions, "kernels": together}}))
 
 
 def check_same(existing: StudyRecord, wanted: StudyRecord) -> None:

@@ -1,14 +1,12 @@
-"""Where studies are kept: any Optuna storage by URL, SQLite in `runs/` by default.
+"""Where studies are kept: any Optuna storage by URL, that of AUTOMETA_STORAGE or SQLite in `runs/` by default.
 
 Turns every way in which a storage can be wrong into one line; it does not know what is in a study.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from pathlib import Path
 from typing import Any
 
 import filelock
@@ -18,16 +16,13 @@ from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 from sqlalchemy import event, exc
 
-from autometa.errors import StorageError, StudyError, did_you_mean
+from autometa.errors import AutometaError, StorageError, StudyError, did_you_mean
+from autometa.study.storage_url import JOURNAL, file_of, is_in_memory, is_readable, whole, without_secrets
+from autometa.study.storage_url import RUNS as RUNS
+from autometa.study.storage_url import default_url as default_url
+from autometa.study.storage_url import masked as masked
 
-RUNS = Path("runs")
-_JOURNAL = "journal:"
 _TABLES = {"studies", "trials", "version_info", "alembic_version"}
-
-
-def default_url(runs: Path = RUNS) -> str:
-    """The SQLite file that holds all studies of a working folder."""
-    return f"sqlite:///{runs / 'autometa.db'}"
 
 
 def open_storage(url: str, *, create: bool = True) -> BaseStorage:
@@ -40,7 +35,8 @@ def open_storage(url: str, *, create: bool = True) -> BaseStorage:
         StorageError: the URL is malformed or the storage cannot be reached; passwords are not shown.
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    file = _file_of(url)
+    url = whole(url)
+    file = file_of(url)
     if file is not None and not create and not file.is_file():
         raise StorageError(f"no studies yet: {file} does not exist; start one with `autometa search`")
     try:
@@ -49,8 +45,8 @@ def open_storage(url: str, *, create: bool = True) -> BaseStorage:
         return _connect(url)
     except ImportError as error:
         raise _needs_driver(url, error) from None
-    except (exc.SQLAlchemyError, ValueError, OSError, RuntimeError) as error:
-        raise StorageError(f"storage {masked(url)} cannot be opened: {_first_line(error)}") from None
+    except _CANNOT_OPEN as error:
+        raise StorageError(f"storage {masked(url)} cannot be opened: {_first_line(error, url)}") from None
 
 
 @contextmanager
@@ -61,17 +57,18 @@ def reading(url: str) -> Iterator[BaseStorage]:
         StorageError: there is no such storage, it holds no Optuna studies, or it fails; passwords are not shown.
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    file = _file_of(url)
+    url = whole(url)
+    file = file_of(url)
     if file is not None and not file.is_file():
         raise StorageError(f"storage {masked(url)}: no studies there: {file} does not exist")
     try:
         storage = _connect_for_reading(url)
     except ImportError as error:
         raise _needs_driver(url, error) from None
-    except (exc.SQLAlchemyError, ValueError, OSError, RuntimeError) as error:
-        raise StorageError(f"storage {masked(url)} cannot be read: {_first_line(error)}") from None
+    except _CANNOT_OPEN as error:
+        raise StorageError(f"storage {masked(url)} cannot be read: {_first_line(error, url)}") from None
     try:
-        with storage_failures(url):
+        with damage_told(url):
             yield storage
     finally:
         if isinstance(storage, RDBStorage):
@@ -81,13 +78,8 @@ def reading(url: str) -> Iterator[BaseStorage]:
 
 def storage_exists(url: str) -> bool:
     """Whether a storage may hold studies; False only for a file that is not there."""
-    file = _file_of(url)
+    file = file_of(whole(url))
     return file is None or file.is_file()
-
-
-def masked(url: str) -> str:
-    """The URL without its password."""
-    return re.sub(r"(://[^:/@]+):[^@]*@", r"\1:***@", url)
 
 
 @contextmanager
@@ -97,9 +89,24 @@ def storage_failures(url: str) -> Iterator[None]:
         yield
     except (exc.SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
         cause = error.__cause__ if isinstance(error.__cause__, exc.SQLAlchemyError) else error
+        if _is_damage(cause):
+            raise _damaged(url, cause) from None
+        said = _first_line(cause, whole(url))
         raise StorageError(
-            f"storage {masked(url)} failed: {_first_line(cause)}; what it had is kept: the same command continues"
+            f"storage {masked(url)} failed: {said}; what it had is kept: the same command continues"
         ) from None
+
+
+@contextmanager
+def damage_told(url: str) -> Iterator[None]:
+    """Turn whatever Optuna raises at what a damaged storage holds into a `StorageError`, where it is only read."""
+    try:
+        with storage_failures(url):
+            yield
+    except (AutometaError, OSError):
+        raise
+    except Exception as error:
+        raise _damaged(url, error) from None
 
 
 def load_study(name: str, storage: BaseStorage) -> optuna.Study:
@@ -112,15 +119,14 @@ def load_study(name: str, storage: BaseStorage) -> optuna.Study:
 
 
 def _connect(url: str) -> BaseStorage:
-    if url.startswith(_JOURNAL):
-        return JournalStorage(JournalFileBackend(url.removeprefix(_JOURNAL)))
-    if "://" not in url:
-        raise ValueError("give sqlite:///FILE, postgresql://USER@HOST/DATABASE or journal:FILE")
+    if url.startswith(JOURNAL):
+        return _journal(url.removeprefix(JOURNAL))
+    _check(url)
     if not url.startswith("sqlite"):
         return RDBStorage(url, engine_kwargs={"pool_pre_ping": True})
     # Two searches may share the file: a writer waits for the other rather than failing at once, and only one
     # makes the tables.
-    file = _file_of(url)
+    file = file_of(url)
     with filelock.FileLock(f"{file}.lock") if file else nullcontext():
         storage = RDBStorage(url, engine_kwargs={"connect_args": {"timeout": 60}})
     event.listen(storage.engine, "connect", _write_ahead)
@@ -128,12 +134,29 @@ def _connect(url: str) -> BaseStorage:
     return storage
 
 
+def _journal(file: str) -> JournalStorage:
+    try:
+        return JournalStorage(JournalFileBackend(file))  # reads it whole
+    except OSError:
+        raise
+    except Exception as error:  # one that Optuna did not write fails in many ways, a bare assert among them
+        raise ValueError(f"not a journal of Optuna: {_first_line(error, JOURNAL + file)}") from None
+
+
+def _check(url: str) -> None:
+    """Raise `ValueError` where it is no URL of a storage that lasts."""
+    if "://" not in url:
+        raise ValueError("give sqlite:///FILE, postgresql://USER@HOST/DATABASE or journal:FILE")
+    if not is_readable(url):
+        raise ValueError("not a URL of a database; an @ or / in a password is written %40 or %2F there")
+    if is_in_memory(url):
+        raise ValueError("it is in memory and ends with this process; give sqlite:///FILE")
+
+
 def _connect_for_reading(url: str) -> BaseStorage:
-    if url.startswith(_JOURNAL):
-        try:
-            return _connect(url)  # reads it whole
-        except Exception as error:  # a journal that Optuna did not write fails in many ways, a bare assert among them
-            raise ValueError(f"not a journal of Optuna: {_first_line(error)}") from None
+    if url.startswith(JOURNAL):
+        return _connect(url)
+    _check(url)
     engine = sqlalchemy.create_engine(url)
     try:
         if _TABLES - set(sqlalchemy.inspect(engine).get_table_names()):
@@ -163,15 +186,24 @@ def _write_ahead(connection: Any, _record: Any) -> None:
     connection.execute("PRAGMA synchronous=NORMAL")
 
 
-def _file_of(url: str) -> Path | None:
-    match = re.match(r"sqlite(\+\w+)?:///|journal:", url)
-    return Path(url[match.end() :]) if match else None
+# A URL's query may hold an argument that the driver does not take, which is a TypeError.
+_CANNOT_OPEN = (exc.SQLAlchemyError, ValueError, TypeError, LookupError, OSError, RuntimeError)
 
 
-def _first_line(error: Exception) -> str:
+def _is_damage(error: BaseException) -> bool:
+    """Whether what is stored cannot be read; a full disk and a lost server are other kinds."""
+    if isinstance(error, optuna.exceptions.StorageInternalError):
+        return error.__cause__ is not None
+    is_text = "decode" in str(error) or "no such" in str(error)
+    return type(error) is exc.DatabaseError or isinstance(error, exc.DataError) or is_text
+
+
+def _damaged(url: str, error: BaseException) -> StorageError:
+    said = _first_line(error, whole(url))
+    return StorageError(f"storage {masked(url)} is damaged: {said}; restore a copy of it, or give another --storage")
+
+
+def _first_line(error: BaseException, url: str) -> str:
     cause = getattr(error, "orig", None) or error
-    return re.sub(
-        r"(://[^:/@]+):[^@]*@",
-        r"\1:***@",
-        str(cause).strip().splitlines()[0] if str(cause).strip() else type(cause).__name__,
-    )
+    lines = str(cause).strip().splitlines()
+    return without_secrets(lines[0] if lines else type(cause).__name__, url)

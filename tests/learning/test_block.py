@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 
 import pytest
@@ -88,6 +91,34 @@ def test_threads_do_not_change_the_sums() -> None:
         torch.set_num_threads(before)
     for a, b in zip(*found, strict=True):
         assert torch.equal(a, b)
+
+
+# In a process of its own: this has written behind the end of its memory.
+_OTHER_THREADS = """
+import sys
+import torch
+from autometa.learning.block import block
+from autometa.learning.fused import Statistics
+
+torch.manual_seed(0)
+images, filters = torch.randn(37, 16, 12, 12), torch.randn(32, 16, 3, 3).requires_grad_()
+norm = torch.randn(32), torch.randn(32)
+found = set()
+for forward, backward in [(1, 1), (1, 8), (8, 1)]:
+    torch.set_num_threads(forward)
+    y = block(images, filters, *norm, Statistics(1, 37), 2)[0]
+    torch.set_num_threads(backward)
+    (first,) = torch.autograd.grad((y * y.sin()).sum(), filters, create_graph=True)
+    (second,) = torch.autograd.grad((first * first).sum(), filters)
+    found.add((first.sum().item(), second.sum().item()))
+sys.exit(len(found) != 1)
+"""
+
+
+def test_the_backward_pass_may_have_more_threads_than_the_forward_pass() -> None:
+    patient = {**os.environ, "OMP_WAIT_POLICY": "passive"}  # threads that spin take minutes on a few cores
+    done = subprocess.run([sys.executable, "-c", _OTHER_THREADS], env=patient, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_without_a_gradient_the_same_maps_come_out() -> None:

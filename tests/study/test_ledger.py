@@ -10,10 +10,11 @@ import pytest
 from optuna.trial import TrialState
 
 from autometa.priors.past import PastReport, PastStudy, PastTrial
-from autometa.records import Accuracy, RungReport, TrialConfig, TrialRecord
+from autometa.records import Accuracy, Budget, EpisodeSpec, RungReport, StudyRecord, TrialConfig, TrialRecord
 from autometa.space.parameters import Choice, Range
 from autometa.space.space import SearchSpace
-from autometa.study.events import Event, RungReached, TrialEnded, TrialStarted
+from autometa.study import settings
+from autometa.study.events import Event, RungReached, TrialEnded, TrialStarted, Warned
 from autometa.study.ledger import MAX_ATTEMPTS, Ledger, ended, record_of
 from autometa.study.pruning import make_pruner
 
@@ -227,3 +228,29 @@ def test_one_of_a_group_comes_back_like_any_other_trial(study: optuna.Study, tmp
     asked = [alive.ask() for _ in range(2)]
     again = next(one for one in asked if one.folder == other.folder)
     assert (again.values, again.seed, again.rung) == (other.values, other.seed, 1)
+
+
+def test_the_study_says_whether_workers_used_compiled_kernels(study: optuna.Study, tmp_path: Path) -> None:
+    about = StudyRecord(
+        name="t",
+        dataset="digits",
+        dataset_fingerprint="f",
+        episodes=EpisodeSpec(),
+        space="s",
+        space_version="1",
+        budget=Budget(steps=9),
+        seed=0,
+        pruner="none",
+        versions={"torch": "2"},
+    )
+    settings.write(study, about)
+    events: list[Event] = []
+    ledger = make_ledger(study, tmp_path, events)
+    for said in (None, "used", "used", "not used: no compiler", "not used: no compiler"):
+        ledger.ran_with(said)
+    assert settings.read(study).versions == {"torch": "2", "kernels": "not used: no compiler | used"}
+    assert [e.message for e in events if isinstance(e, Warned)] == [
+        "compiled kernels are not used: no compiler; training on a CPU is slower"
+    ]
+    make_ledger(study, tmp_path).ran_with("used")  # a continuation
+    assert settings.read(study).versions["kernels"] == "not used: no compiler | used"

@@ -118,6 +118,7 @@ def test_a_search_from_the_first_proposal_to_the_archive(folder: Path) -> None:
 
     past = archive.read(folder / "studies" / "t")
     assert len(past.trials) == 8
+    assert past.study.versions["kernels"].startswith(("used", "not used: "))
     assert past.study.features["channels"] == 1
     assert past.study.space_version == result.study.space_version
     complete = next(t for t in past.trials if t.state == "complete")

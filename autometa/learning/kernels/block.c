@@ -5,7 +5,7 @@
 
    Maps z may be null: they are then made again each time, which for a few input channels takes less than to fetch them.
    Sums over images are of GROUPS of these, so that they do not depend on the number of threads. `room` is for what nobody
-   needs afterwards: threads ROOM + (GROUPS + 3) 9 D C + 3 (M + T) C numbers. */
+   needs afterwards: as many numbers as `block_room` says, asked with the same shape and number of threads. */
 
 #include "convolution.h"
 #include "maps.h"
@@ -25,16 +25,38 @@
 #define EACH_GROUP _Pragma("omp parallel for schedule(dynamic) num_threads(threads) if (threads > 1)") \
     for (long group = 0; group < GROUPS; group++)
 #define EACH_IMAGE for (long m = M * group / GROUPS; m < M * (group + 1) / GROUPS; m++)
+/* How room is divided, in numbers from its start: what each thread has to itself, filters arranged in other ways, and
+   sums over a group, an image and a task. */
+typedef struct { long around, own, turned, vtaps, vturned, parts, partial, sums, all; } Room;
+
+static Room room_of(const Shape *s) {
+    const long C = s->C, D = s->D, filters = 9 * D * C;
+    Room at;
+    at.around = ((s->H + 2) * (s->W + 2) + 63) & ~63L;
+    at.own = 2 * at.around * (C + D) + 2 * s->H * s->W * C;
+    at.turned = s->threads * at.own;
+    at.vtaps = at.turned + filters;
+    at.vturned = at.vtaps + filters;
+    at.parts = at.vturned + filters;
+    at.partial = at.parts + GROUPS * filters;
+    at.sums = at.partial + 3 * s->M * C;
+    at.all = at.sums + 3 * s->T * C;
+    return at;
+}
+
+long block_room(const Shape *s) { return room_of(s).all; }
+
 #define SIZES \
     UNPACK; \
     const long D = s->D, map = H * W * C, image = H * W * D, pooled = Hf * Wf * C, all = 9 * D * C; \
-    const long around = ((H + 2) * (W + 2) + 63) & ~63L, ROOM = 2 * around * (C + D) + 2 * map; \
-    REAL *turned = room + threads * ROOM, *vtaps = turned + all, *vturned = vtaps + all, *parts = vturned + all; \
-    REAL *partial = parts + GROUPS * all, *sums = partial + 3 * M * C; \
+    const Room at = room_of(s); \
+    const long around = at.around; \
+    REAL *turned = room + at.turned, *vtaps = room + at.vtaps, *vturned = room + at.vturned, *parts = room + at.parts; \
+    REAL *partial = room + at.partial, *sums = room + at.sums; \
     (void)image, (void)pooled, (void)turned, (void)vtaps, (void)vturned, (void)sums
 /* A thread's own: two padded images, two padded maps, two maps; each where a vector may begin. */
 #define OWN \
-    REAL *own = room + THREAD * ROOM, *px = own, *pv = px + around * D, *pg = pv + around * D, *pd = pg + around * C; \
+    REAL *own = room + THREAD * at.own, *px = own, *pv = px + around * D, *pg = pv + around * D, *pd = pg + around * C; \
     REAL *zm = pd + around * C, *wm = zm + map; \
     clear_border(H, W, D, px), clear_border(H, W, D, pv), clear_border(H, W, C, pg), clear_border(H, W, C, pd); \
     (void)px, (void)pv, (void)pg, (void)pd, (void)zm, (void)wm
@@ -77,7 +99,7 @@ static void add_up(const Shape *s, const REAL *parts, REAL *filters) {
 
 /* y, place (may be null), and what the derivatives need: taps, mean and var (unless given, with S = 0), r, scale = gamma r,
    and z unless null. */
-void block_forward(const Shape *s, const REAL *x, const REAL *filters, const REAL *gamma, const REAL *beta, REAL *room,
+void block_forward(const Shape *s, REAL *room, const REAL *x, const REAL *filters, const REAL *gamma, const REAL *beta,
                    REAL *taps, REAL *z, REAL *mean, REAL *var, REAL *r, REAL *scale, REAL *y, uint8_t *place) {
     SIZES;
     arrange(s, filters, taps, 0);
@@ -109,7 +131,7 @@ void block_forward(const Shape *s, const REAL *x, const REAL *filters, const REA
 }
 
 /* The gradients in x (unless gx is null), the filters, gamma and beta; and the sums they come from, for `block_twice`. */
-void block_backward(const Shape *s, const REAL *x, const REAL *filters, const REAL *taps, const REAL *z, REAL *room,
+void block_backward(const Shape *s, REAL *room, const REAL *x, const REAL *filters, const REAL *taps, const REAL *z,
                     const REAL *mean, const REAL *r, const REAL *scale, const REAL *gamma, const REAL *beta,
                     const REAL *gy, const uint8_t *place, const REAL *y, REAL *sum_g, REAL *sum_gx, REAL *gx,
                     REAL *gfilters, REAL *ggamma, REAL *gbeta) {
@@ -155,7 +177,7 @@ void block_backward(const Shape *s, const REAL *x, const REAL *filters, const RE
 
 /* The gradient of <vx, gx> + <vfilters, gfilters> + <wg, ggamma> + <wb, gbeta> in x (unless dx is null), the filters, gy
    and gamma. wz[M][H][W][C] is kept unless null. */
-void block_twice(const Shape *s, const REAL *x, const REAL *filters, const REAL *taps, const REAL *z, REAL *room,
+void block_twice(const Shape *s, REAL *room, const REAL *x, const REAL *filters, const REAL *taps, const REAL *z,
                  const REAL *mean, const REAL *r, const REAL *gamma, const REAL *gy, const uint8_t *place,
                  const REAL *sum_g, const REAL *sum_gx, const REAL *vx, const REAL *vfilters, const REAL *wg,
                  const REAL *wb, REAL *wz, REAL *dx, REAL *dfilters, REAL *dgy, REAL *dgamma) {
