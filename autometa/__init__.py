@@ -12,6 +12,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from autometa.data.load import load_dataset
+    from autometa.looks import looks_at as test_looks
     from autometa.priors.optuna_study import from_optuna
     from autometa.priors.pruner import PriorPruner
     from autometa.priors.read import past_studies
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from autometa.space.files import load_space
     from autometa.study.search import search
     from autometa.trial.run import evaluate_checkpoint as evaluate
-    from autometa.trial.train import train
+    from autometa.trial.train import train, train_seeds
 
 _PUBLIC = {
     "PriorPruner": ("autometa.priors.pruner", "PriorPruner"),
@@ -30,7 +31,9 @@ _PUBLIC = {
     "load_space": ("autometa.space.files", "load_space"),
     "past_studies": ("autometa.priors.read", "past_studies"),
     "search": ("autometa.study.search", "search"),
+    "test_looks": ("autometa.looks", "looks_at"),
     "train": ("autometa.trial.train", "train"),
+    "train_seeds": ("autometa.trial.train", "train_seeds"),
 }
 
 __all__ = [
@@ -43,7 +46,9 @@ __all__ = [
     "load_space",
     "past_studies",
     "search",
+    "test_looks",
     "train",
+    "train_seeds",
 ]
 
 

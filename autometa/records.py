@@ -139,16 +139,34 @@ def parse_seconds(text: str) -> float:
     return float(match["number"]) * _SECONDS[unit]
 
 
-class Accuracy(Record):
-    """Query-set accuracy over episodes: the mean in [0, 1] and the half width of its 95 % interval.
+class ClassInterval(Record):
+    """A 95 % interval of an accuracy for new classes: over classes, their images, episodes, and seeds where there are.
 
-    The interval covers the drawing of episodes, not of training seeds.
+    `families` is less than `classes` where classes belong together, as quarter turns of one class do. `seeds` is how
+    many trainings of one configuration were measured; one says nothing of seeds.
+    """
+
+    low: float = Field(ge=0, le=1)
+    high: float = Field(ge=0, le=1)
+    classes: int = Field(ge=1)
+    families: int = Field(ge=1)
+    seeds: int = Field(1, ge=1)
+
+
+class Accuracy(Record):
+    """Query-set accuracy over episodes: the mean in [0, 1] and how sure it is.
+
+    `half_width` is of the 95 % interval over episodes alone, for other episodes of the same classes, which papers
+    report. `over_classes` is what new classes may show; None where it is not known, as in old archives and at the
+    rungs of a trial. `look` says, on test classes, how many models had been measured on them, this one included.
     """
 
     mean: float = Field(ge=0, le=1)
     half_width: float = Field(ge=0)
     episodes: int = Field(ge=1)
     seed: int
+    over_classes: ClassInterval | None = None
+    look: int | None = Field(None, ge=1)
 
     @property
     def low(self) -> float:
@@ -207,12 +225,72 @@ class TrialRecord(Record):
         return self.curve[-1] if self.curve else None
 
 
+class Look(Record):
+    """One measurement on test classes: what was measured, when, by which command, and what it showed.
+
+    `fingerprint` is the data set's, `model` a hash of the weights. `number` is the model's place among those that
+    were measured on these test classes; None where it could not be written down.
+    """
+
+    when: str
+    dataset: str
+    fingerprint: str
+    model: str
+    what: str
+    episodes: EpisodeSpec
+    seed: int
+    mean: float = Field(ge=0, le=1)
+    attack: tuple[float, int] | None = None
+    number: int | None = Field(None, ge=1)
+
+
+class Retrained(Record):
+    """One configuration trained again with other seeds: what these models show together, on the same episodes.
+
+    `selection` and `validation` are as in `Confirmation`.
+    """
+
+    seeds: list[int]
+    selection: Accuracy
+    validation: Accuracy
+    test: Accuracy | None = None
+
+
 class Confirmation(Record):
-    """One of the best trials, measured again on episodes that it was not chosen by."""
+    """One of the best trials, measured again on episodes that it was not chosen by.
+
+    Half of the fresh episodes, `selection`, chooses the winner, and the other half, `validation`, is reported. None of
+    old studies, which did both with `validation`.
+    """
 
     trial: int
     validation: Accuracy
     test: Accuracy | None = None
+    selection: Accuracy | None = None
+    retrained: Retrained | None = None
+
+    @property
+    def chosen_by(self) -> Accuracy:
+        """What the winner is chosen by: other seeds where there are, and the episodes that are not reported."""
+        if self.retrained:
+            return self.retrained.selection
+        return self.selection or self.validation
+
+
+class Comparison(Record):
+    """Two trials on common fresh episodes: by how much the first is ahead, in accuracy, and its 95 % half width.
+
+    The interval is over classes and episodes.
+    """
+
+    trial: int
+    other: int
+    ahead: float
+    half_width: float = Field(ge=0)
+
+    @property
+    def is_distinguishable(self) -> bool:
+        return abs(self.ahead) > self.half_width
 
 
 class StudyRecord(Record):
@@ -240,6 +318,7 @@ class StudyRecord(Record):
     features: dict[str, float] = {}
     date: str | None = None
     confirmed: list[Confirmation] = []
+    looks: list[Look] = []
 
 
 def explain(error: ValidationError) -> str:

@@ -16,10 +16,10 @@ from autometa.data.episodes import EpisodeBatch
 
 @pytest.fixture(scope="session", autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Decode into a folder of this session, never into the user's cache, and write splits down in another."""
-    before = {name: os.environ.pop(name, None) for name in ("AUTOMETA_CACHE", "AUTOMETA_DATA", "AUTOMETA_SPLITS")}
+    """Decode into a folder of this session, and keep splits and test looks in another, never in the user's."""
+    before = {name: os.environ.pop(name, None) for name in ("AUTOMETA_CACHE", "AUTOMETA_DATA", "AUTOMETA_HOME")}
     os.environ["AUTOMETA_CACHE"] = str(tmp_path_factory.mktemp("cache"))
-    os.environ["AUTOMETA_SPLITS"] = str(tmp_path_factory.mktemp("splits"))
+    os.environ["AUTOMETA_HOME"] = str(tmp_path_factory.mktemp("home"))
     torch.set_num_threads(1)
     yield
     for name, value in before.items():

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -23,13 +23,17 @@ Augment = Callable[[Tensor, torch.Generator], Tensor]
 
 @dataclass(frozen=True)
 class EpisodeBatch:
-    """B episodes of one shape. Class-major: support image i of an episode is of class i // K."""
+    """B episodes of one shape. Class-major: support image i of an episode is of class i // K.
+
+    `classes` says which classes of their split the N are, where the episodes are measured on.
+    """
 
     support_x: Tensor  # (B, N·K, C, H, W), normalised
     support_y: Tensor  # (B, N·K), 0 … N-1
     query_x: Tensor  # (B, N·Q, C, H, W)
     query_y: Tensor  # (B, N·Q)
     way: int
+    classes: Tensor | None = None  # (B, N)
 
     @property
     def batch(self) -> int:
@@ -60,7 +64,12 @@ class EpisodeBatch:
 
     def _part(self, part: slice) -> EpisodeBatch:
         return EpisodeBatch(
-            self.support_x[part], self.support_y[part], self.query_x[part], self.query_y[part], self.way
+            self.support_x[part],
+            self.support_y[part],
+            self.query_x[part],
+            self.query_y[part],
+            self.way,
+            self.classes[part] if self.classes is not None else None,
         )
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> EpisodeBatch:
@@ -71,6 +80,7 @@ class EpisodeBatch:
             self.query_x.to(device, dtype),
             self.query_y.to(device),
             self.way,
+            self.classes,
         )
 
 
@@ -95,6 +105,12 @@ class ImagePool:
     def classes(self) -> int:
         """How many classes the split has."""
         return len(self.counts)
+
+    @property
+    def families(self) -> np.ndarray:
+        """[classes], alike for quarter turns of one class, which share its images."""
+        names = [self.dataset.class_names[c].split("@")[0] for c in self.dataset.splits[self.split]]
+        return np.unique(names, return_inverse=True)[1]
 
     def tables(self, device: torch.device) -> tuple[Tensor, Tensor]:
         """`counts` and `table` where indices are drawn, so that nothing there waits for the other side."""
@@ -241,9 +257,11 @@ def fixed_episodes(
         DataError: the split has too few classes, or too few images in one.
     """
     pool.dataset.require(pool.split, spec)
-    index = draw_episodes(pool, spec, count, torch.Generator().manual_seed(seed))
-    for part in index[:first].split(batch):
-        yield _gathered(pool, spec, part, lambda images: images)
+    generator = torch.Generator().manual_seed(seed)
+    classes = _draw_classes(pool.classes, spec.way, count, generator)
+    index = _draw_images(pool, spec, classes, generator)
+    for part, of_part in zip(index[:first].split(batch), classes[:first].split(batch), strict=True):
+        yield replace(_gathered(pool, spec, part, lambda images: images), classes=of_part)
 
 
 def draw_episodes(pool: ImagePool, spec: EpisodeSpec, count: int, generator: torch.Generator) -> Tensor:

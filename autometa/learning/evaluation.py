@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from autometa.data.episodes import EpisodeBatch
 from autometa.learning.fitting import Fitting
+from autometa.learning.intervals import student_t
 from autometa.learning.learner import Learner
+from autometa.learning.scores import Scores
 from autometa.records import Accuracy
 
 
@@ -44,28 +46,73 @@ def score(
     fitting: Fitting | None = None,
 ) -> Tensor:
     """The accuracy on each episode, [episodes] in float64 and in their order; arguments as of `evaluate`."""
-    fitting = fitting or Fitting()
+    return torch.cat(_of_all(episode_accuracies, learner, batches, on_batch, change, fitting or Fitting()))
 
-    def accuracies(episodes: EpisodeBatch) -> Tensor:
+
+@torch.no_grad()
+def answers(
+    learner: Learner,
+    batches: Iterable[EpisodeBatch],
+    families: np.ndarray,
+    *,
+    on_batch: Callable[[int], None] | None = None,
+    change: Callable[[Learner, EpisodeBatch], EpisodeBatch] | None = None,
+    fitting: Fitting | None = None,
+) -> Scores:
+    """What the learner takes each episode's classes for; batches must say their classes, other arguments as above.
+
+    Args:
+        families: [classes of the split], which of them belong together.
+    """
+    classes: list[Tensor] = []
+
+    def with_classes() -> Iterator[EpisodeBatch]:
+        for episodes in batches:
+            assert episodes.classes is not None
+            classes.append(episodes.classes)
+            yield episodes
+
+    counts = _of_all(episode_answers, learner, with_classes(), on_batch, change, fitting or Fitting())
+    return Scores(torch.cat(classes).numpy(), torch.cat(counts).numpy(), families)
+
+
+def _of_all(
+    of_batch: Callable[[Tensor, EpisodeBatch], Tensor],
+    learner: Learner,
+    batches: Iterable[EpisodeBatch],
+    on_batch: Callable[[int], None] | None,
+    change: Callable[[Learner, EpisodeBatch], EpisodeBatch] | None,
+    fitting: Fitting,
+) -> list[Tensor]:
+    """`of_batch(logits, episodes)` of all episodes, in their order, a part at a time."""
+
+    def of_part(episodes: EpisodeBatch) -> Tensor:
         episodes = change(learner, episodes) if change else episodes
-        return episode_accuracies(learner.query_logits(episodes), episodes)
+        return of_batch(learner.query_logits(episodes), episodes)
 
     was_training = learner.training
     learner.eval()
     try:
-        scores = []
+        found: list[Tensor] = []
         for episodes in batches:
-            scores.extend(fitting.of_each_part(accuracies, episodes))
+            found.extend(fitting.of_each_part(of_part, episodes))
             if on_batch:
                 on_batch(episodes.batch)
     finally:
         learner.train(was_training)
-    return torch.cat(scores)
+    return found
 
 
 def episode_accuracies(logits: Tensor, episodes: EpisodeBatch) -> Tensor:
     """Share of query images of each episode that are classified rightly: [B], in float64."""
     return (logits.argmax(-1) == episodes.query_y).double().mean(1)
+
+
+def episode_answers(logits: Tensor, episodes: EpisodeBatch) -> Tensor:
+    """How many query images of each class are taken for each class: counts [B, N, N] on the CPU."""
+    way = episodes.way
+    cells = episodes.query_y * way + logits.argmax(-1)  # (B, N·Q)
+    return torch.nn.functional.one_hot(cells, way * way).sum(1).view(-1, way, way).cpu()
 
 
 def interval(per_episode: Sequence[float], seed: int) -> Accuracy:
@@ -75,12 +122,5 @@ def interval(per_episode: Sequence[float], seed: int) -> Accuracy:
     """
     values = torch.tensor(per_episode, dtype=torch.float64)
     count = len(values)
-    half_width = _student_t(count - 1) * float(values.std()) / count**0.5 if count > 1 else 1.0
+    half_width = student_t(count - 1) * float(values.std()) / count**0.5 if count > 1 else 1.0
     return Accuracy(mean=float(values.mean()), half_width=half_width, episodes=count, seed=seed)
-
-
-@functools.cache
-def _student_t(degrees: int) -> float:
-    from scipy.special import stdtrit  # what scipy.stats would ask, after a second of imports
-
-    return float(stdtrit(degrees, 0.975))

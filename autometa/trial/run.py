@@ -7,9 +7,12 @@ Ray or Optuna exist.
 from __future__ import annotations
 
 import functools
+import hashlib
 import logging
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -21,14 +24,15 @@ from autometa.learning.attacks import Attack, PixelRange
 from autometa.learning.augment import make_augment
 from autometa.learning.checkpoint_facts import exists, read_facts
 from autometa.learning.device import give_back_memory, is_out_of_memory, pick_device, seed_everything
-from autometa.learning.evaluation import evaluate
+from autometa.learning.evaluation import answers
 from autometa.learning.learner import Learner
 from autometa.learning.objective import Objective, ObjectiveOptions
 from autometa.learning.operations import operations_counter
 from autometa.learning.training import Training
-from autometa.records import Accuracy, EpisodeSpec, RungReport, TrialRecord, checked
+from autometa.records import Accuracy, EpisodeSpec, Look, RungReport, TrialRecord, checked
 from autometa.trial import build
 from autometa.trial.job import DatasetRef, Job
+from autometa.trial.measured import Measured, models_in, together
 from autometa.trial.opened import at, change_between, noted, open_both, open_dataset
 from autometa.trial.validation import Validation, episodes_at_once
 
@@ -165,7 +169,9 @@ def evaluate_checkpoint(
 
     The same seed gives the same episodes to every model. `spec` is another way, shot or query; `dataset`
     another place to find the same data, such as a folder that was moved. `attack` (ε as a share of the intensity
-    range, steps; one step is FGSM, more are PGD) makes the query images adversarial first.
+    range, steps; one step is FGSM, more are PGD) makes the query images adversarial first. A measurement on test
+    classes is noted (`autometa.test_looks`). A folder of the same recipe trained with several seeds
+    (`autometa train --seeds`) is measured as a whole.
 
     Raises:
         CheckpointError: there is none, or it is damaged.
@@ -173,6 +179,24 @@ def evaluate_checkpoint(
             have been trained on. Of a checkpoint that does not say, the log says so.
         DataError: the split is too small for the episodes.
     """
+    how: dict[str, Any] = {"split": split, "episodes": episodes, "seed": seed, "use_gpu": use_gpu, "spec": spec}
+    how |= {"dataset": dataset, "on_batch": on_batch, "attack": attack}
+    return together([measure_checkpoint(model, **how).noted() for model in models_in(Path(folder))])
+
+
+def measure_checkpoint(
+    folder: str | Path,
+    *,
+    split: str = "test",
+    episodes: int = 600,
+    seed: int = 0,
+    use_gpu: bool | None = None,
+    spec: EpisodeSpec | None = None,
+    dataset: DatasetRef | None = None,
+    on_batch: Callable[[int], None] | None = None,
+    attack: tuple[float, int] | None = None,
+) -> Measured:
+    """What one checkpoint answers, arguments and errors as of `evaluate_checkpoint`; whoever calls notes the look."""
     folder = Path(folder)
     job = job_of(folder)
     device = pick_device(use_gpu)
@@ -182,10 +206,31 @@ def evaluate_checkpoint(
     data = open_dataset(ref)
     learner = new_learner(job, data, _train_classes(folder, data))
     checkpoints.load_weights(folder, learner)
+    model = _content(learner)
     pool, spec = ImagePool(data, split, device), spec or job.episodes
     batches = fixed_episodes(pool, spec, count=episodes, seed=seed, batch=episodes_at_once(spec))
     change = _attacker(Attack(*attack), data, device, seed) if attack else None
-    return evaluate(learner.to(device), batches, seed=seed, on_batch=on_batch, change=change)
+    scores = answers(learner.to(device), batches, pool.families, on_batch=on_batch, change=change)
+    look = Look(
+        when=datetime.now(UTC).isoformat(timespec="seconds"),
+        dataset=data.name,
+        fingerprint=data.fingerprint,
+        model=model,
+        what=f"evaluate {folder.resolve()}",
+        episodes=spec,
+        seed=seed,
+        mean=float(scores.accuracies.mean()),
+        attack=attack,
+    )
+    return Measured(scores, seed, look if split == "test" else None)
+
+
+def _content(learner: Learner) -> str:
+    """A hash of a model's weights, wherever its checkpoint lies."""
+    state = hashlib.sha256()
+    for name, tensor in sorted(learner.state_dict().items()):
+        state.update(name.encode() + tensor.cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return state.hexdigest()[:16]
 
 
 @functools.cache

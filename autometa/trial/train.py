@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from autometa.errors import ConfigError
-from autometa.records import Budget, TrialRecord
+from autometa.errors import CheckpointError, ConfigError
+from autometa.learning.checkpoint_facts import exists
+from autometa.records import Accuracy, Budget, TrialRecord
 from autometa.trial.check import check_config
+from autometa.trial.measured import Measured, models_in, seed_folder, together
 from autometa.trial.opened import at
 from autometa.trial.recipe import Recipe, read_recipes
-from autometa.trial.run import OnRung, OnStep, run
+from autometa.trial.run import OnRung, OnStep, measure_checkpoint, run
 
 
 def train(
@@ -37,7 +42,9 @@ def train(
         ConfigError: the recipe is wrong. CheckpointError: `folder` holds another model, or one of other data.
         DataError: the data set is missing, too small, or not the recipe's own.
     """
-    chosen = recipe if isinstance(recipe, Recipe) else read_recipes(Path(recipe))[0]
+    chosen = _first(recipe)
+    if models_in(Path(folder)) != [Path(folder)]:
+        raise CheckpointError(f"{folder}: holds one model a seed (--seeds); choose another folder for a single one")
     changes = {k: v for k, v in {"budget": budget, "seed": seed}.items() if v is not None}
     if pretrain_dataset and not chosen.pretrain_dataset:
         raise ConfigError(f"--pretrain-dataset {pretrain_dataset}: the recipe trains on classes of its data set")
@@ -48,3 +55,69 @@ def train(
     job = job.model_copy(update=places)
     check_config(job.config, where="recipe: config")
     return run(job, on_rung=on_rung, on_step=on_step)
+
+
+@dataclass(frozen=True)
+class TrainedSeeds:
+    """One recipe trained with several seeds: each record by its seed, and what the models show together."""
+
+    records: dict[int, TrialRecord]
+    validation: Accuracy
+
+
+def train_seeds(
+    recipe: Recipe | str | Path,
+    folder: str | Path,
+    count: int,
+    *,
+    seed: int | None = None,
+    on_seed: Callable[[int], None] = lambda _: None,
+    **how: Any,
+) -> TrainedSeeds:
+    """Train a recipe with `count` seeds, each into a folder of its own in `folder`, going on where it stopped.
+
+    Args:
+        seed: the first; the others follow. By default the recipe's.
+        on_seed: told each seed before it is trained.
+        how: as of `train`.
+
+    Raises:
+        ConfigError: a training failed; the others are kept. Other errors are as of `train`.
+    """
+    if count < 2:
+        raise ConfigError(f"--seeds {count}: one seed has no spread; give 2 or more")
+    chosen, folder = _first(recipe), Path(folder)
+    if exists(folder):
+        raise CheckpointError(f"{folder}: holds a single model; choose another folder for --seeds")
+    first = chosen.seed if seed is None else seed
+    records = {}
+    for each in range(first, first + count):
+        on_seed(each)
+        records[each] = train(chosen, seed_folder(folder, each), seed=each, **how)
+    failed = [f"seed {each}: {record.reason}" for each, record in records.items() if record.state == "fail"]
+    if failed:
+        raise ConfigError(f"training failed: {'; '.join(failed)}")
+    return TrainedSeeds(records, _validated(chosen, [seed_folder(folder, each) for each in records], **how))
+
+
+def _validated(
+    recipe: Recipe,
+    models: list[Path],
+    *,
+    data_root: str | Path | None = None,
+    dataset: str | Path | None = None,
+    use_gpu: bool | None = None,
+    **_: Any,
+) -> Accuracy:
+    """What the models show together on the episodes that each was validated on."""
+    job = recipe.job(models[0], data_root=str(data_root) if data_root else None)
+    ref, count, seed = at(dataset, job.dataset), recipe.validation_episodes, recipe.validation_seed
+
+    def measured(model: Path) -> Measured:
+        return measure_checkpoint(model, split="val", episodes=count, seed=seed, use_gpu=use_gpu, dataset=ref)
+
+    return together([measured(model) for model in models])
+
+
+def _first(recipe: Recipe | str | Path) -> Recipe:
+    return recipe if isinstance(recipe, Recipe) else read_recipes(Path(recipe))[0]

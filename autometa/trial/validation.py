@@ -11,7 +11,8 @@ from collections.abc import Iterator, Sequence
 
 from autometa.data.dataset import FewShotDataset
 from autometa.data.episodes import EpisodeBatch, ImagePool, fixed_episodes
-from autometa.learning.evaluation import evaluate
+from autometa.learning import intervals
+from autometa.learning.evaluation import answers, evaluate
 from autometa.learning.fitting import Fitting
 from autometa.learning.learner import Learner
 from autometa.learning.operations import operations_counter
@@ -53,11 +54,14 @@ class Validation:
         return self._pool.dataset
 
     def __call__(self, training: Training, rung: int) -> Accuracy:
-        """Score `training.learner` at this rung, 1 … rungs."""
+        """Score `training.learner` at this rung, 1 … rungs; at the last one with the interval for new classes."""
         if self.counts is None:
             self.counts = self._decided(training)
         batches = self._first(self.counts[rung - 1])
-        return evaluate(training.learner, batches, seed=self._job.validation_seed, fitting=self._fitting)
+        if rung < self._job.budget.rungs:
+            return evaluate(training.learner, batches, seed=self._job.validation_seed, fitting=self._fitting)
+        scores = answers(training.learner, batches, self._pool.families, fitting=self._fitting)
+        return intervals.accuracy(scores, self._job.validation_seed)
 
     def _first(self, count: int) -> Iterator[EpisodeBatch]:
         job = self._job
