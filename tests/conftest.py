@@ -15,9 +15,10 @@ from autometa.data.episodes import EpisodeBatch
 
 @pytest.fixture(scope="session", autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Decode into a folder of this session, never into the user's cache."""
-    before = {name: os.environ.pop(name, None) for name in ("AUTOMETA_CACHE", "AUTOMETA_DATA")}
+    """Decode into a folder of this session, never into the user's cache, and write splits down in another."""
+    before = {name: os.environ.pop(name, None) for name in ("AUTOMETA_CACHE", "AUTOMETA_DATA", "AUTOMETA_SPLITS")}
     os.environ["AUTOMETA_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+    os.environ["AUTOMETA_SPLITS"] = str(tmp_path_factory.mktemp("splits"))
     torch.set_num_threads(1)
     yield
     for name, value in before.items():

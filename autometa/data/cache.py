@@ -13,10 +13,11 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import filelock
 import numpy as np
@@ -27,8 +28,11 @@ from rich.progress import track
 from autometa.data.dataset import SPLITS
 from autometa.data.readers import Decoded
 from autometa.errors import DataError
+from autometa.records import R
 
-FORMAT = 1
+T = TypeVar("T")
+
+FORMAT = 2  # to be raised when the same files would be decoded to other images or facts
 
 
 def root() -> Path:
@@ -58,18 +62,42 @@ def ensure(key: str, decode: Callable[[], Decoded], *, title: str, expected: Exp
     folder = entry(key)
     if folder.is_dir():
         return folder
+    with _writing_to(folder.parent), filelock.FileLock(folder.with_suffix(".lock")):
+        if not folder.is_dir():
+            _build(folder, decode(), title, expected)
+    return folder
+
+
+def remembered(key: str, compute: Callable[[], R], kind: type[R]) -> R:
+    """A small record computed once; one on disk that is damaged is computed again."""
+    file = root() / "facts" / f"{key}-v{FORMAT}.json"
+    with suppress(OSError, ValueError):
+        return kind.model_validate_json(file.read_text())
+    found = compute()
+    with _writing_to(file.parent):
+        draft = file.with_name(f".{file.name}.{os.getpid()}")
+        draft.write_text(found.model_dump_json())
+        os.replace(draft, file)
+    return found
+
+
+def shown(items: Iterable[T], description: str, total: int) -> Iterable[T]:
+    """The items, with a bar on a terminal."""
+    console = Console(stderr=True)
+    hidden = not sys.stderr.isatty()
+    return track(items, description=description, total=total, console=console, transient=True, disable=hidden)
+
+
+@contextmanager
+def _writing_to(folder: Path) -> Iterator[None]:
+    """Make the folder; a disk that is full or may not be written to is one line."""
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with filelock.FileLock(folder.with_suffix(".lock")):
-            if not folder.is_dir():
-                _build(folder, decode(), title, expected)
+        folder.mkdir(parents=True, exist_ok=True)
+        yield
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
             raise
-        raise DataError(
-            f"cannot write the decoded images to {folder.parent}: {error.strerror}; set AUTOMETA_CACHE"
-        ) from None
-    return folder
+        raise DataError(f"cannot write the decoded images to {folder}: {error.strerror}; set AUTOMETA_CACHE") from None
 
 
 def read(folder: Path) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
@@ -89,10 +117,13 @@ def _build(folder: Path, decoded: Decoded, title: str, expected: Expected) -> No
     draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
         images, labels = _decode(draft, decoded, title)
+        findings = decoded.findings()
+        if len(labels) < decoded.count:
+            images = _shortened(draft, images[: len(labels)])
         digest = _digest(images, labels)
         if expected.content not in (None, digest):
             raise DataError(f"{title}: the decoded images are not the published ones (SHA-256 {digest[:16]}…)")
-        facts = _facts(images, labels, decoded) | {"content": digest}
+        facts = _facts(images, labels, decoded) | {**findings, "content": digest}
         (draft / "meta.json").write_text(json.dumps(facts))
         os.chmod(draft, 0o755)
         os.rename(draft, folder)
@@ -107,22 +138,26 @@ def _decode(draft: Path, decoded: Decoded, title: str) -> tuple[np.ndarray, np.n
     with (draft / "images.npy").open("r+b") as file:
         os.posix_fallocate(file.fileno(), 0, (draft / "images.npy").stat().st_size)
     labels = np.empty(decoded.count, np.int64)
-    console = Console(stderr=True)
-    shown = track(
-        decoded.images,
-        description=f"decoding {title}",
-        total=decoded.count,
-        console=console,
-        transient=True,
-        disable=not sys.stderr.isatty(),
-    )
-    for position, (image, label) in enumerate(shown):
+    position = 0
+    for image, label in shown(decoded.images, f"decoding {title}", decoded.count):
         if image.shape != decoded.shape:
             raise DataError(f"{title}: image {position} is {image.shape}, the others are {decoded.shape}")
         images[position], labels[position] = image, label
+        position += 1
+    labels = labels[:position].copy()
     np.save(draft / "labels.npy", labels)
     images.flush()
     return images, labels
+
+
+def _shortened(draft: Path, images: np.ndarray) -> np.ndarray:
+    """The images that were read in a file of their own length, since fewer were read than there are files."""
+    short = np.lib.format.open_memmap(draft / "short.npy", mode="w+", dtype=np.uint8, shape=images.shape)
+    for start in range(0, len(images), 4096):
+        short[start : start + 4096] = images[start : start + 4096]
+    short.flush()
+    os.replace(draft / "short.npy", draft / "images.npy")
+    return short
 
 
 def _digest(images: np.ndarray, labels: np.ndarray) -> str:

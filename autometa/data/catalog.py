@@ -15,7 +15,6 @@ from autometa.data.readers import Decoded
 from autometa.errors import DataError, did_you_mean
 from autometa.records import Budget
 
-_FOLDER_SIZE = 64
 _BUDGET = Budget(steps=2000, teraflops=60.0)
 
 
@@ -181,8 +180,3 @@ def default_episodes(name: str) -> tuple[int, int, int]:
 def default_budget(name: str) -> Budget:
     """What a trial gets when nobody says."""
     return _BUDGET if is_folder(name) else source(name).budget
-
-
-def default_image_size(name: str) -> int:
-    """Pixels a side when nobody says."""
-    return _FOLDER_SIZE if is_folder(name) else source(name).image_size

@@ -26,6 +26,8 @@ class FewShotDataset:
         splits: class ids, int64, by split; they never overlap.
         mean, std: per channel in [0, 1], of the train classes only.
         fingerprint: changes with any image, label or split.
+        unreadable: how many files of a folder were left out.
+        notes: what a user should know about the images, each in a line.
     """
 
     name: str
@@ -39,6 +41,8 @@ class FewShotDataset:
     title: str = ""
     licence: str = ""
     citation: str = ""
+    unreadable: int = 0
+    notes: tuple[str, ...] = ()
     class_counts: np.ndarray = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -55,7 +59,8 @@ class FewShotDataset:
         """Size and splits in plain words, for a study's record."""
         channels, height, _ = self.image_shape
         classes = {f"{split}_classes": len(self.splits[split]) for split in SPLITS}
-        return {"images": len(self.labels), "channels": channels, "image_size": height, **classes}
+        left_out = {"unreadable": self.unreadable} if self.unreadable else {}
+        return {"images": len(self.labels), "channels": channels, "image_size": height, **classes, **left_out}
 
     def require_new_to(self, other: FewShotDataset) -> None:
         """Raise `DataError` where validation or meta-test classes here, by name, are train classes of the other.

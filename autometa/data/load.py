@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from autometa.data import cache, catalog, download, readers
+from autometa.data import cache, catalog, class_splits, download, folder_images, image_folder
 from autometa.data.dataset import SPLITS, FewShotDataset
 from autometa.errors import DataError
 
@@ -34,19 +35,22 @@ def load_dataset(
     data_root: str | Path | None = None,
     image_size: int | None = None,
     seed: int = 0,
+    skip_unreadable: bool = False,
 ) -> FewShotDataset:
     """Load a data set by its name in the catalog, or a folder of images (one folder a class).
 
     Args:
         data_root: where archives lie; else `AUTOMETA_DATA`, else they are downloaded.
-        image_size: pixels a side; only Omniglot and image folders can be had in another than their own.
-        seed: splits the classes of a folder that has no train/val/test folders.
+        image_size: pixels a side; only Omniglot and image folders can be had in another than their own. A folder's
+            own is that of its median image (`folder_images.look`).
+        seed: splits the classes of a folder that has no train/val/test folders (`class_splits`).
+        skip_unreadable: leave out files of a folder that cannot be read, and count them, in place of an error.
 
     Raises:
-        DataError: unknown name, damaged or missing files, too few classes.
+        DataError: unknown name, damaged or missing files, too few classes, an image in two splits of a folder.
     """
     if catalog.is_folder(name):
-        return _load_folder(Path(name), image_size or catalog.default_image_size(name), seed)
+        return _load_folder(Path(name), image_size, seed, skip_unreadable)
     source = catalog.source(name)
     size = image_size or source.image_size
     if size != source.image_size and not name.startswith("omniglot"):
@@ -77,19 +81,31 @@ def describe_datasets(data_root: str | Path | None = None) -> list[DatasetStatus
     ]
 
 
-def _load_folder(root: Path, size: int, seed: int) -> FewShotDataset:
-    if not root.is_dir():
-        raise DataError(f"{root}: no such folder")
-    root = root.resolve()
-    state = hashlib.sha256(f"{size} {seed}".encode())
-    for file in readers.folder_files(root):
-        facts = file.stat()
-        state.update(f"{file.relative_to(root)} {facts.st_size} {facts.st_mtime_ns}\n".encode())
-    key = f"{root.name}-{size}-{state.hexdigest()[:16]}"
+def _load_folder(root: Path, image_size: int | None, seed: int, skip_unreadable: bool) -> FewShotDataset:
+    found = image_folder.find(root)
+    root, state = found.root, found.state()
+    look = cache.remembered(f"{root.name}-{state}", lambda: _look(found), folder_images.Look)
+    size = image_size or look.side
+    split_of = {} if found.given else class_splits.assigned(root, list(found.classes), seed)
+    splits = found.given or {split: [name for name in found.classes if split_of[name] == split] for split in SPLITS}
+    chosen = hashlib.sha256(json.dumps([state, splits], sort_keys=True).encode()).hexdigest()[:16]
     folder = cache.ensure(
-        key, lambda: readers.read_folder(root, size, seed), title=str(root), expected=cache.Expected()
+        f"{root.name}-{size}-{chosen}",
+        lambda: folder_images.read(found, splits, size=size, grey=look.grey, skip_unreadable=skip_unreadable),
+        title=str(root),
+        expected=cache.Expected(),
     )
-    return _open(folder, root.name, str(root), "yours", "")
+    data = _open(folder, root.name, str(root), "yours", "")
+    if not skip_unreadable:  # what is in the cache may have been read with files left out
+        folder_images.refuse_unreadable(root, data.unreadable, cache.read(folder)[2]["unreadable"]["first"])
+    if split_of:
+        class_splits.keep(root, seed, split_of)
+    return data
+
+
+def _look(found: image_folder.ImageFolder) -> folder_images.Look:
+    files = [file for _, file in found.files]
+    return folder_images.look(cache.shown(files, f"looking at {found.root}", len(files)))
 
 
 def _open(folder: Path, name: str, title: str, licence: str, citation: str) -> FewShotDataset:
@@ -108,6 +124,8 @@ def _open(folder: Path, name: str, title: str, licence: str, citation: str) -> F
         title=title,
         licence=licence,
         citation=citation,
+        unreadable=facts.get("unreadable", {}).get("count", 0),
+        notes=tuple(f"{title}: {note}" for note in facts.get("notes", ())),
     )
 
 

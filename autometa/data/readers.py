@@ -1,4 +1,4 @@
-"""Read public layouts: class folders in a zip, Omniglot's zips, IDX files, scikit-learn's digits, image folders.
+"""Read public layouts: class folders in a zip, Omniglot's zips, IDX files, scikit-learn's digits.
 
 A reader yields decoded images one by one and says which class is in which split. Zip members are read in
 memory and never written by their own path. It does not know about caches or downloads.
@@ -13,19 +13,19 @@ import json
 import struct
 import tarfile
 import zipfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from autometa.data.dataset import SPLITS
+from autometa.data.image_folder import IMAGE_ENDINGS
 from autometa.errors import DataError
 
-IMAGE_ENDINGS = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
 _FOUR_TURNS = 4
 _CIFAR10_BYTES = 1 + 3 * 32 * 32  # label, then red, green and blue planes
 _CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -33,13 +33,17 @@ _CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "fro
 
 @dataclass(frozen=True)
 class Decoded:
-    """A data set being read. `images` yields (uint8 [C, H, W], class id), `count` of them, once."""
+    """A data set being read. `images` yields (uint8 [C, H, W], class id), at most `count` of them, once.
+
+    `findings` says what was found meanwhile, as JSON-ready facts to be kept; it may raise `DataError`.
+    """
 
     count: int
     shape: tuple[int, int, int]
     class_names: tuple[str, ...]
     splits: dict[str, list[int]]
     images: Iterator[tuple[np.ndarray, int]]
+    findings: Callable[[], Mapping[str, Any]] = dict
 
 
 def read_digits(_files: Sequence[Path], _size: int) -> Decoded:
@@ -107,44 +111,6 @@ def read_omniglot(files: Sequence[Path], size: int, *, turns: int = _FOUR_TURNS)
                 yield np.rot90(small, turn)[None], ids[character] + turn * len(ids)
 
     return Decoded(len(found) * turns, (1, size, size), names, splits, images())
-
-
-def read_folder(root: Path, size: int, seed: int) -> Decoded:
-    """A folder of images, one folder a class; `train/val/test` folders above them are kept as the splits.
-
-    Without those, classes are split 60/20/20 by `seed`. Images are cropped to their central square.
-
-    Raises:
-        DataError: no images, one class only, too few classes to split, or a file that is no image.
-    """
-    has_splits = all((root / split).is_dir() for split in SPLITS)
-    files = {split: _class_files(root / split) for split in SPLITS} if has_splits else {"": _class_files(root)}
-    names = sorted({name for classes in files.values() for name in classes})
-    if len(names) == 1:
-        raise DataError(f"{root}: one class only ({names[0]!r}); few-shot learning needs one folder for each class")
-    if has_splits:
-        splits = {split: [names.index(name) for name in sorted(files[split])] for split in SPLITS}
-        _check_disjoint(root, names, splits)
-    else:
-        splits = _split_by_seed(root, len(names), seed)
-    flat = sorted(
-        (names.index(name), file) for classes in files.values() for name, fs in classes.items() for file in fs
-    )
-    mode = "L" if all(_is_grey(file) for _, file in flat[:50]) else "RGB"
-
-    def images() -> Iterator[tuple[np.ndarray, int]]:
-        for label, file in flat:
-            yield _square(file, size, mode), label
-
-    return Decoded(len(flat), (1 if mode == "L" else 3, size, size), tuple(names), splits, images())
-
-
-def folder_files(root: Path) -> Iterator[Path]:
-    """All image files of a folder data set, in a fixed order."""
-    for path in sorted(root.rglob("*")):
-        hidden = any(part.startswith(".") for part in path.relative_to(root).parts)
-        if path.suffix.lower() in IMAGE_ENDINGS and not hidden and path.is_file():
-            yield path
 
 
 def _turned_digits(pixels: np.ndarray, digits: np.ndarray) -> Decoded:
@@ -276,51 +242,3 @@ def _open(data: bytes, name: str) -> Image.Image:
 def _pixels(archive: zipfile.ZipFile, member: str) -> np.ndarray:
     image = _open(_member(archive, member), f"{archive.filename}: {member}").convert("RGB")
     return np.asarray(image).transpose(2, 0, 1)
-
-
-def _class_files(root: Path) -> dict[str, list[Path]]:
-    classes: dict[str, list[Path]] = {}
-    for file in folder_files(root):
-        if file.parent != root:
-            classes.setdefault(file.relative_to(root).parts[0], []).append(file)
-    if not classes:
-        raise DataError(f"{root}: no images in class folders; expected {root}/<class>/<image>")
-    return classes
-
-
-def _check_disjoint(root: Path, names: list[str], splits: dict[str, list[int]]) -> None:
-    for one, other in itertools.combinations(SPLITS, 2):
-        both = set(splits[one]) & set(splits[other])
-        if both:
-            raise DataError(
-                f"{root}: class {names[min(both)]!r} is in {one} and in {other}; a class may be in one split only"
-            )
-
-
-def _split_by_seed(root: Path, classes: int, seed: int) -> dict[str, list[int]]:
-    if classes < 6:
-        raise DataError(f"{root}: {classes} classes; at least 6 are needed to split them into train, val and test")
-    order = np.random.default_rng(seed).permutation(classes).tolist()
-    held_out = max(2, round(classes * 0.2))
-    train = classes - 2 * held_out
-    return {
-        "train": sorted(order[:train]),
-        "val": sorted(order[train : train + held_out]),
-        "test": sorted(order[train + held_out :]),
-    }
-
-
-def _is_grey(file: Path) -> bool:
-    try:
-        with Image.open(file) as image:
-            return image.mode in ("L", "1", "I;16")
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise DataError(f"{file}: not an image that can be read: {error}") from None
-
-
-def _square(file: Path, size: int, mode: str) -> np.ndarray:
-    """Upright by its EXIF tag, the central square, resized: uint8 [C, size, size]."""
-    upright = ImageOps.exif_transpose(_open(file.read_bytes(), str(file)))
-    fitted = ImageOps.fit(upright.convert(mode), (size, size), Image.Resampling.LANCZOS)
-    pixels = np.asarray(fitted)
-    return pixels[None] if mode == "L" else pixels.transpose(2, 0, 1)

@@ -30,11 +30,11 @@ def png(seed: int, size: tuple[int, int] = (20, 14), mode: str = "RGB") -> bytes
     return out.getvalue()
 
 
-def image_folder(root: Path, classes: int, images: int = 4) -> Path:
+def image_folder(root: Path, classes: int, images: int = 4, seed: int = 0) -> Path:
     for c, i in itertools.product(range(classes), range(images)):
         file = root / f"class{c}" / f"{i}.png"
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(png(100 * c + i))
+        file.write_bytes(png(10_000 * seed + 100 * c + i))
     return root
 
 
@@ -160,8 +160,8 @@ def test_an_image_folder_is_split_by_class_with_a_seed(tmp_path: Path) -> None:
 
 
 def test_given_split_folders_are_kept(tmp_path: Path) -> None:
-    for split in SPLITS:
-        image_folder(tmp_path / "p" / split, classes=3)
+    for seed, split in enumerate(SPLITS):
+        image_folder(tmp_path / "p" / split, classes=3, seed=seed)
         for folder in (tmp_path / "p" / split).iterdir():
             folder.rename(folder.with_name(f"{split}-{folder.name}"))
     dataset = load_dataset(str(tmp_path / "p"), image_size=8)
@@ -207,7 +207,7 @@ def test_a_class_in_two_given_splits_is_refused(tmp_path: Path) -> None:
 def test_a_file_that_is_no_image_is_named(tmp_path: Path) -> None:
     root = image_folder(tmp_path / "f", classes=6)
     (root / "class3" / "bad.png").write_bytes(b"hello")
-    with pytest.raises(DataError, match=r"bad\.png: not an image"):
+    with pytest.raises(DataError, match=r"1 file cannot be read: class3/bad\.png \(not an image\)"):
         load_dataset(str(root))
     assert not list(cache.root().glob("datasets/.*")), "a failed decoding leaves nothing behind"
 
