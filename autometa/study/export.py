@@ -44,6 +44,7 @@ def _recipe(about: StudyRecord, trial: TrialRecord, seed: int) -> Recipe:
     return Recipe(
         dataset=about.dataset,
         pretrain_dataset=about.pretrain_dataset,
+        skip_unreadable=bool({"unreadable", "pretrain_unreadable"} & about.dataset_facts.keys()),
         episodes=about.episodes,
         image_size=int(about.dataset_facts["image_size"]) if "image_size" in about.dataset_facts else None,
         budget=Budget(steps=max(1, trial.last.steps), rungs=about.budget.rungs),

@@ -19,7 +19,7 @@ from autometa.data.dataset import FewShotDataset
 from autometa.data.load import load_dataset
 from autometa.errors import ConfigError
 from autometa.priors.features import features
-from autometa.records import Budget, EpisodeSpec, StudyRecord
+from autometa.records import Budget, EpisodeSpec, Scalar, StudyRecord
 from autometa.space.space import SearchSpace
 from autometa.study import settings
 from autometa.study.cluster import Share, require_local_gpus
@@ -54,6 +54,12 @@ class Plan:
     runs: Path
     name: str
     validation_episodes: int
+    pretrain_data: FewShotDataset | None = None
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a user should know about the images."""
+        return self.dataset.notes + (self.pretrain_data.notes if self.pretrain_data else ())
 
     @property
     def folder(self) -> Path:
@@ -80,6 +86,7 @@ def make_plan(
     seed: int,
     data_root: str | Path | None,
     image_size: int | None,
+    skip_unreadable: bool,
     pretrain_dataset: str | None,
     transductive: bool,
     runs: Path,
@@ -96,7 +103,8 @@ def make_plan(
     if gpus:
         require_local_gpus(gpus)
     root = str(Path(data_root).resolve()) if data_root else os.environ.get("AUTOMETA_DATA")
-    data = load_dataset(name, data_root=root, image_size=image_size, seed=0)
+    ref = DatasetRef(name=_portable(name), root=root, image_size=image_size, skip_unreadable=skip_unreadable)
+    data = _load(ref)
     if not is_shipped:
         from autometa.trial.check import check_space  # loads torch, so not for a space that has its test
 
@@ -104,8 +112,8 @@ def make_plan(
     spec = _episode_spec(name, episodes)
     for split in ("val", "test") if pretrain_dataset else ("train", "val", "test"):
         data.require(split, spec)
-    ref = DatasetRef(name=_portable(name), root=root, image_size=image_size)
-    pretrain = _pretrain_ref(pretrain_dataset, data, root) if pretrain_dataset else None
+    pretrain = _pretrain_ref(pretrain_dataset, data, ref) if pretrain_dataset else None
+    pretrain_data = _pretrain_data(pretrain, data) if pretrain else None
     if not transductive:
         _check_inductive(space)
     plan = Plan(
@@ -124,6 +132,7 @@ def make_plan(
         runs=runs,
         name=study or _study_name(data.name, spec, space, seed, pretrain),
         validation_episodes=validation_episodes,
+        pretrain_data=pretrain_data,
     )
     existing = existing_record(plan)
     if existing:
@@ -140,15 +149,26 @@ def _episode_spec(name: str, episodes: tuple[int | None, int | None, int | None]
     return EpisodeSpec(way=way, shot=shot, query=query)
 
 
-def _pretrain_ref(name: str, target: FewShotDataset, root: str | None) -> DatasetRef:
-    """The data set to train on, checked to have images like the target's."""
+def _load(ref: DatasetRef) -> FewShotDataset:
+    return load_dataset(
+        ref.name, data_root=ref.root, image_size=ref.image_size, seed=ref.seed, skip_unreadable=ref.skip_unreadable
+    )
+
+
+def _pretrain_ref(name: str, target: FewShotDataset, target_ref: DatasetRef) -> DatasetRef:
+    """The data set to train on; a folder gets the size of the target's images."""
     size = target.image_shape[1] if catalog.is_folder(name) else None
-    data = load_dataset(name, data_root=root, image_size=size, seed=0)
+    return target_ref.model_copy(update={"name": _portable(name), "image_size": size})
+
+
+def _pretrain_data(ref: DatasetRef, target: FewShotDataset) -> FewShotDataset:
+    """The data set to train on, checked to have images like the target's, and classes that are new to it."""
+    data = _load(ref)
     if data.image_shape != target.image_shape:
         have, need = ("×".join(map(str, shape)) for shape in (data.image_shape, target.image_shape))
-        raise ConfigError(f"--pretrain-dataset {name}: its images are {have}, those of {target.name} {need}")
+        raise ConfigError(f"--pretrain-dataset {data.name}: its images are {have}, those of {target.name} {need}")
     target.require_new_to(data)
-    return DatasetRef(name=_portable(name), root=root, image_size=size)
+    return data
 
 
 def _check_inductive(space: SearchSpace) -> None:
@@ -199,8 +219,14 @@ def study_record(plan: Plan, budget: Budget, share: Share | None = None) -> Stud
         pruner=plan.pruner,
         versions=settings.versions(),
         hardware=settings.hardware(share.workers, share.gpus) if share else {},
-        dataset_facts=plan.dataset.facts(),
+        dataset_facts=_facts(plan),
     )
+
+
+def _facts(plan: Plan) -> dict[str, Scalar]:
+    """Size and splits of the data set, and how many files were left out of it and of the one to train on."""
+    left_out = plan.pretrain_data.unreadable if plan.pretrain_data else 0
+    return plan.dataset.facts() | ({"pretrain_unreadable": left_out} if left_out else {})
 
 
 def with_features(plan: Plan, record: StudyRecord) -> StudyRecord:

@@ -13,12 +13,13 @@ from autometa.records import Budget, EpisodeSpec, Record, Scalar, TrialConfig
 
 
 class DatasetRef(Record):
-    """How any process finds a data set: its name or folder, and where archives may lie."""
+    """How any process finds a data set: its name or folder, where archives may lie, and what is left out of it."""
 
     name: str
     root: str | None = None
     image_size: int | None = None
     seed: int = 0
+    skip_unreadable: bool = False
 
 
 def is_transductive(name: str, value: Scalar) -> bool:

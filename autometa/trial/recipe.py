@@ -24,11 +24,15 @@ FORMAT = "autometa-recipe/1"
 
 
 class Recipe(Record):
-    """One candidate, ready to train. `provenance` is for people: nothing is computed from it."""
+    """One candidate, ready to train. `provenance` is for people: nothing is computed from it.
+
+    With `skip_unreadable` the search that found it left out files that are no images.
+    """
 
     dataset: str
     image_size: int | None = None
     pretrain_dataset: str | None = None
+    skip_unreadable: bool = False
     episodes: EpisodeSpec
     budget: Budget
     seed: int = Field(0, ge=0)
@@ -41,8 +45,8 @@ class Recipe(Record):
         """The job of training it into `folder`."""
         return Job(
             config=TrialConfig(values=self.config),
-            dataset=DatasetRef(name=self.dataset, root=data_root, image_size=self.image_size),
-            pretrain=DatasetRef(name=self.pretrain_dataset, root=data_root) if self.pretrain_dataset else None,
+            dataset=self._ref(self.dataset, data_root).model_copy(update={"image_size": self.image_size}),
+            pretrain=self._ref(self.pretrain_dataset, data_root) if self.pretrain_dataset else None,
             episodes=self.episodes,
             budget=self.budget,
             seed=self.seed,
@@ -51,6 +55,9 @@ class Recipe(Record):
             validation_seed=self.validation_seed,
             use_gpu=use_gpu,
         )
+
+    def _ref(self, name: str, data_root: str | None) -> DatasetRef:
+        return DatasetRef(name=name, root=data_root, skip_unreadable=self.skip_unreadable)
 
 
 def write_recipes(file: Path, recipes: Sequence[Recipe], kind: Literal["toml", "json"]) -> None:

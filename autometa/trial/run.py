@@ -136,7 +136,13 @@ def prepare(job: Job, validation: Validation | None = None) -> Training:
 
 def open_dataset(ref: DatasetRef) -> FewShotDataset:
     """The data set a job names, from the cache where it is there."""
-    return load_dataset(ref.name, data_root=ref.root, image_size=ref.image_size, seed=ref.seed)
+    return load_dataset(
+        ref.name,
+        data_root=ref.root,
+        image_size=ref.image_size,
+        seed=ref.seed,
+        skip_unreadable=ref.skip_unreadable,
+    )
 
 
 def new_learner(job: Job, dataset: FewShotDataset, train_classes: int) -> Learner:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 from autometa.records import Budget, TrialRecord
 from autometa.trial.check import check_config
 from autometa.trial.recipe import Recipe, read_recipes
-from autometa.trial.run import OnRung, OnStep, run
+from autometa.trial.run import OnRung, OnStep, open_dataset, run
+
+_log = logging.getLogger(__name__)
 
 
 def train(
@@ -37,4 +40,7 @@ def train(
         Path(folder), data_root=str(data_root) if data_root else None, use_gpu=use_gpu
     )
     check_config(job.config, where="recipe: config")
+    for ref in (job.dataset, *([job.pretrain] if job.pretrain else [])):
+        for note in open_dataset(ref).notes:
+            _log.warning(note)
     return run(job, on_rung=on_rung, on_step=on_step)

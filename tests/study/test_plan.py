@@ -10,23 +10,33 @@ import numpy as np
 import optuna
 import pytest
 
-from autometa.errors import StudyError
+from autometa.errors import DataError, StudyError
 from autometa.priors.features import compute
-from autometa.records import Budget
+from autometa.records import Accuracy, Budget, RungReport
 from autometa.space.files import load_space
 from autometa.study import settings
+from autometa.study.export import best_recipes
 from autometa.study.plan import Plan, existing_record, make_plan, study_record, with_features
+from tests.data.test_load import image_folder
 
 BUDGET = Budget(steps=30)
 
 
-def plan(folder: Path) -> Plan:
+def plan(
+    folder: Path,
+    dataset: str = "digits",
+    *,
+    space: str = "few_shot",
+    episodes: tuple[int | None, int | None, int | None] = (None, 2, None),
+    skip_unreadable: bool = False,
+    pretrain_dataset: str | None = None,
+) -> Plan:
     return make_plan(
-        "digits",
-        space=load_space("few_shot"),
+        dataset,
+        space=load_space(space),
         is_shipped=True,
         study="t",
-        episodes=(None, 2, None),
+        episodes=episodes,
         trials=4,
         budget=BUDGET,
         deadline=None,
@@ -36,7 +46,8 @@ def plan(folder: Path) -> Plan:
         seed=3,
         data_root=None,
         image_size=None,
-        pretrain_dataset=None,
+        skip_unreadable=skip_unreadable,
+        pretrain_dataset=pretrain_dataset,
         transductive=False,
         runs=folder / "runs",
         validation_episodes=20,
@@ -83,3 +94,37 @@ def test_a_study_of_somebody_else_is_refused(tmp_path: Path) -> None:
     optuna.create_study(study_name="t", storage=made.storage, direction="maximize").ask()
     with pytest.raises(StudyError, match="not made by autometa search"):
         existing_record(made)
+
+
+def test_a_study_remembers_how_many_files_were_left_out(tmp_path: Path) -> None:
+    photos = image_folder(tmp_path / "photos", classes=12)
+    others = image_folder(tmp_path / "others", classes=6, seed=1)
+    for file in ("photos/class1/a.png", "photos/class7/b.jpg", "others/class3/c.gif"):
+        (tmp_path / file).write_bytes(b"no image")
+    for number in range(6):
+        (others / f"class{number}").rename(others / f"other{number}")
+    with pytest.raises(DataError, match="2 files cannot be read"):
+        plan(tmp_path, str(photos), episodes=(2, 1, 3))
+    made = plan(tmp_path, str(photos), episodes=(2, 1, 3), skip_unreadable=True, pretrain_dataset=str(others))
+    assert made.ref.skip_unreadable
+    assert made.pretrain is not None
+    assert made.pretrain.skip_unreadable
+    facts = study_record(made, BUDGET).dataset_facts
+    assert (facts["images"], facts["unreadable"], facts["pretrain_unreadable"]) == (48, 2, 1)
+
+
+@pytest.mark.parametrize("left_out", [0, 3])
+def test_a_recipe_leaves_out_what_its_search_did(tmp_path: Path, left_out: int) -> None:
+    made = plan(tmp_path)
+    record = study_record(made, BUDGET)
+    facts = record.dataset_facts | ({"unreadable": left_out} if left_out else {})
+    study = optuna.create_study(study_name="t", storage=made.storage, direction="maximize")
+    settings.write(study, record.model_copy(update={"dataset_facts": facts}))
+    trial = study.ask()
+    report = RungReport(rung=1, accuracy=Accuracy(mean=0.5, half_width=0.1, episodes=9, seed=0), steps=4, seconds=1)
+    for name, value in {"seed": 3, "curve": [report.model_dump()]}.items():
+        trial.set_user_attr(name, value)
+    study.tell(trial, 0.5)
+    (recipe,) = best_recipes(study, 1)
+    job = recipe.job(tmp_path / "m")
+    assert job.dataset.skip_unreadable is bool(left_out)
