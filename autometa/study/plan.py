@@ -17,7 +17,7 @@ from optuna.study import StudyDirection
 from autometa.data import catalog
 from autometa.data.dataset import FewShotDataset
 from autometa.data.load import load_dataset
-from autometa.errors import ConfigError
+from autometa.errors import ConfigError, DataError
 from autometa.priors.features import features
 from autometa.records import Budget, EpisodeSpec, Scalar, StudyRecord
 from autometa.space.space import SearchSpace
@@ -114,6 +114,7 @@ def make_plan(
         data.require(split, spec)
     pretrain = _pretrain_ref(pretrain_dataset, data, ref) if pretrain_dataset else None
     pretrain_data = _pretrain_data(pretrain, data) if pretrain else None
+    _check_rotations(space, pretrain_data or data)
     if not transductive:
         _check_inductive(space)
     plan = Plan(
@@ -169,6 +170,15 @@ def _pretrain_data(ref: DatasetRef, target: FewShotDataset) -> FewShotDataset:
         raise ConfigError(f"--pretrain-dataset {data.name}: its images are {have}, those of {target.name} {need}")
     target.require_new_to(data)
     return data
+
+
+def _check_rotations(space: SearchSpace, train_on: FewShotDataset) -> None:
+    """Refuse to rotate the train classes of a data set whose classes are rotations already."""
+    if any(parameter.name == "rotations" and parameter.contains(True) for parameter in space):
+        try:
+            train_on.require_unrotated()
+        except DataError as error:
+            raise ConfigError(f"{space.source}: {error}") from None
 
 
 def _check_inductive(space: SearchSpace) -> None:

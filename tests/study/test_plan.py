@@ -10,7 +10,7 @@ import numpy as np
 import optuna
 import pytest
 
-from autometa.errors import DataError, StudyError
+from autometa.errors import ConfigError, DataError, StudyError
 from autometa.priors.features import compute
 from autometa.records import Accuracy, Budget, RungReport
 from autometa.space.files import load_space
@@ -94,6 +94,32 @@ def test_a_study_of_somebody_else_is_refused(tmp_path: Path) -> None:
     optuna.create_study(study_name="t", storage=made.storage, direction="maximize").ask()
     with pytest.raises(StudyError, match="not made by autometa search"):
         existing_record(made)
+
+
+def test_a_space_with_rotations_is_refused_where_the_classes_are_rotations(tmp_path: Path) -> None:
+    says = (
+        r"regularized.*: rotations = true: the classes of digits are rotations already \(0@0, 0@90\), so that one class"
+    )
+    with pytest.raises(ConfigError, match=says):
+        plan(tmp_path, space="regularized")
+    photos = str(image_folder(tmp_path / "photos", classes=12))
+    assert plan(tmp_path, photos, space="regularized", episodes=(2, 1, 3)).space.name == "regularized"
+    for number in range(0, 12, 2):
+        (tmp_path / "photos" / f"class{number}").rename(tmp_path / "photos" / f"class{number + 1}@90")
+        (tmp_path / "photos" / f"class{number + 1}").rename(tmp_path / "photos" / f"class{number + 1}@0")
+    with pytest.raises(ConfigError, match="the classes of photos are rotations already"):
+        plan(tmp_path, photos, space="regularized", episodes=(2, 1, 3))
+
+
+def test_what_is_trained_on_counts_for_rotations(tmp_path: Path) -> None:
+    upright = {f"{number}": f"new{number}" for number in range(6)}
+    photos = image_folder(tmp_path / "photos", classes=6)
+    rotated = image_folder(tmp_path / "rotated", classes=12, seed=1)
+    for number in range(6):
+        (rotated / f"class{number}").rename(rotated / f"{upright[str(number)]}@0")
+        (rotated / f"class{number + 6}").rename(rotated / f"{upright[str(number)]}@180")
+    with pytest.raises(ConfigError, match="the classes of rotated are rotations already"):
+        plan(tmp_path, str(photos), space="regularized", episodes=(2, 1, 3), pretrain_dataset=str(rotated))
 
 
 def test_a_study_remembers_how_many_files_were_left_out(tmp_path: Path) -> None:

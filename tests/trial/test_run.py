@@ -15,7 +15,9 @@ from autometa.errors import DataError
 from autometa.learning import native
 from autometa.records import Accuracy, Budget, EpisodeSpec, RungReport, Scalar, TrialConfig
 from autometa.trial.job import DatasetRef, Job, is_transductive
+from autometa.trial.recipe import Recipe
 from autometa.trial.run import evaluate_checkpoint, open_dataset, prepare, run
+from autometa.trial.train import train
 
 
 def job(folder: Path, *, dataset: str = "digits", pretrain: str | None = None, **values: Scalar) -> Job:
@@ -124,6 +126,19 @@ def test_rotations_make_four_classes_of_one(tmp_path: Path) -> None:
     assert training.learner.setting.train_classes == 4 * 6
     assert run(asked).state == "complete"
     assert evaluate_checkpoint(tmp_path / "m", episodes=10).episodes == 10
+
+
+@pytest.mark.parametrize("learner", ["pretrain", "prototypical"])
+def test_rotated_classes_are_not_rotated_again(tmp_path: Path, learner: str) -> None:
+    recipe = Recipe(
+        dataset="digits",
+        episodes=EpisodeSpec(way=2),
+        budget=Budget(steps=1),
+        config={"learner": learner, "rotations": True, "conv.width": 8},
+    )
+    with pytest.raises(DataError, match=r"rotations = true: the classes of digits are rotations already \(0@0, 0@90\)"):
+        train(recipe, tmp_path / "m")
+    assert not (tmp_path / "m").exists()
 
 
 def test_a_trial_sees_the_images_that_the_search_did(tmp_path: Path) -> None:
