@@ -38,6 +38,9 @@ def show_map(
     output: Annotated[Path | None, Opt("--output", "-o", help="Page. [default: runs/map-DATASET.html]")] = None,
     open_page: Annotated[bool, Opt("--open/--no-open", help="Open the page in a browser.")] = True,
     data_root: Annotated[Path | None, Opt(help="Where archives lie. [default: $AUTOMETA_DATA]")] = None,
+    skip_unreadable: Annotated[
+        bool, Opt("--skip-unreadable", help="Leave out files of a folder that are no images.")
+    ] = False,
 ) -> None:
     """Show where a data set lies among those of past studies: the nearest, what differs, and a map."""
     from autometa.data import catalog
@@ -50,7 +53,7 @@ def show_map(
     usual_way, usual_shot, _ = catalog.default_episodes(dataset)
     spec = EpisodeSpec(way=way or usual_way, shot=shot or usual_shot)
     past = all_past_studies()
-    data = load_dataset(dataset, data_root=data_root)
+    data = load_dataset(dataset, data_root=data_root, skip_unreadable=skip_unreadable)
     target = coordinates(features(data), spec)
     known = [study for study in past if coordinates(study.features)]
     if known:
@@ -64,6 +67,7 @@ def show_map(
     print(f"map in {file}")
     given = {"--way": way, "--shot": shot, "--data-root": data_root}
     options = "".join(f" {option} {value}" for option, value in given.items() if value is not None)
+    options += " --skip-unreadable" if skip_unreadable else ""
     print(f"next: autometa search --dataset {dataset}{options}")
     if open_page and sys.stdout.isatty() and _has_display():
         webbrowser.open(file.resolve().as_uri())

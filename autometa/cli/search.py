@@ -43,6 +43,9 @@ def search(
     seed: Annotated[int, Opt(min=0, help="Same seed, same episodes and first proposals.")] = 0,
     data_root: Annotated[Path | None, Opt(help="Where archives lie. [default: $AUTOMETA_DATA]")] = None,
     image_size: Annotated[int | None, Opt(min=8, help="Pixels a side. [default: the data set's]")] = None,
+    skip_unreadable: Annotated[
+        bool, Opt("--skip-unreadable", help="Leave out files of a folder that are no images, and count them.")
+    ] = False,
     pretrain_dataset: Annotated[
         str | None, Opt(help="Train on this data set's classes instead, for example cifar-10 for cifar-fs.")
     ] = None,
@@ -99,6 +102,7 @@ def search(
                 seed=seed,
                 data_root=data_root,
                 image_size=image_size,
+                skip_unreadable=skip_unreadable,
                 pretrain_dataset=pretrain_dataset,
                 transductive=transductive,
                 cold=cold,

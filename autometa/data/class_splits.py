@@ -5,8 +5,8 @@ The first are train, the next val, the last test, each with its quota, so that s
 That is written down. A class that is added later goes where its own place says (train below .6, val below .8). A
 class that is removed keeps its entry. So neither moves another class.
 
-Where: one JSON file per folder and seed, in `AUTOMETA_SPLITS`, or in `splits` of the user's data folder. The folder
-of images may be read-only and is not littered; the cache may be deleted. For several machines, `AUTOMETA_SPLITS`
+Where: one JSON file per folder and seed, in `splits` of `AUTOMETA_HOME` or of the user's data folder. The folder
+of images may be read-only and is not littered; the cache may be deleted. For several machines, `AUTOMETA_HOME`
 can be a folder that they share.
 
 A folder is found again by its path. One that was moved or renamed takes over the record whose folder is gone and that
@@ -26,10 +26,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import filelock
-import platformdirs
 
 from autometa.data.dataset import SPLITS
 from autometa.errors import DataError
+from autometa.home import home
 
 _FORMAT = "autometa-split/1"
 _ENDS = {"train": 0.6, "val": 0.8, "test": 1.0}
@@ -46,8 +46,8 @@ class _Record:
 
 
 def root() -> Path:
-    """Where splits are written down: `AUTOMETA_SPLITS`, or the user's data folder."""
-    return Path(os.environ.get("AUTOMETA_SPLITS") or Path(platformdirs.user_data_dir("autometa")) / "splits")
+    """Where splits are written down."""
+    return home() / "splits"
 
 
 def assigned(folder: Path, names: Sequence[str], seed: int) -> dict[str, str]:
@@ -89,7 +89,7 @@ def keep(folder: Path, seed: int, classes: Mapping[str, str]) -> None:
             _write(file, _Record(str(folder), seed, together))
     except OSError as error:
         raise DataError(
-            f"{root()}: the split of {folder} cannot be written down: {error.strerror}; set AUTOMETA_SPLITS"
+            f"{root()}: the split of {folder} cannot be written down: {error.strerror}; set AUTOMETA_HOME"
         ) from None
 
 

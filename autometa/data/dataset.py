@@ -5,6 +5,7 @@ It is plain NumPy; it does not know where it came from or that torch exists.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -14,6 +15,7 @@ from autometa.errors import DataError
 from autometa.records import EpisodeSpec, Scalar
 
 SPLITS = ("train", "val", "test")
+_ROTATED = re.compile(r"(.+)@(?:0|90|180|270)")  # a class under a quarter turn, as the readers name it
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,21 @@ class FewShotDataset:
                 f"{other.name} trains on {len(known)} classes by which {self.name} is validated or tested ({some} …): "
                 "its accuracy would mean nothing"
             )
+
+    def require_unrotated(self) -> None:
+        """Raise `DataError` where train classes are quarter turns of each other (`a@0`, `a@90`).
+
+        A class that is made by turning another one would have the images of a third, under another label.
+        """
+        known: dict[str, str] = {}
+        for name in (self.class_names[c] for c in self.splits["train"]):
+            match = _ROTATED.fullmatch(name)
+            other = known.setdefault(match[1], name) if match else name
+            if other != name:
+                raise DataError(
+                    f"rotations = true: the classes of {self.name} are rotations already ({other}, {name}), so that "
+                    "one class would stand under two labels; take it out"
+                )
 
     def require(self, split: str, spec: EpisodeSpec) -> None:
         """Raise `DataError` unless episodes of this kind can be drawn from the split."""

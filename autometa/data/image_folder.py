@@ -115,9 +115,9 @@ def _images(folder: Path, entered: set[_Folder]) -> Iterator[Path]:
     entered.add(identity)
     for entry in _entries(folder):
         path = Path(entry.path)
-        if path.is_dir():
+        if path.is_dir() if entry.is_symlink() else entry.is_dir():  # a look at the disk for links alone
             yield from _images(path, entered)
-        elif path.suffix.lower() in IMAGE_ENDINGS and (path.is_file() or entry.is_symlink()):
+        elif path.suffix.lower() in IMAGE_ENDINGS and (entry.is_file(follow_symlinks=False) or entry.is_symlink()):
             yield path
 
 

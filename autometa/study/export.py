@@ -46,6 +46,7 @@ def _recipe(about: StudyRecord, trial: TrialRecord, seed: int) -> Recipe:
         dataset_identity=about.dataset_identity,
         pretrain_dataset=about.pretrain_dataset,
         pretrain_identity=about.pretrain_identity,
+        skip_unreadable=bool({"unreadable", "pretrain_unreadable"} & about.dataset_facts.keys()),
         episodes=about.episodes,
         image_size=int(about.dataset_facts["image_size"]) if "image_size" in about.dataset_facts else None,
         budget=Budget(steps=max(1, trial.last.steps), rungs=about.budget.rungs),

@@ -19,10 +19,10 @@ from autometa.data import catalog
 from autometa.data.dataset import FewShotDataset
 from autometa.data.identity import identity_of
 from autometa.data.load import load_dataset
-from autometa.errors import ConfigError
+from autometa.errors import ConfigError, DataError
 from autometa.priors.features import features
 from autometa.priors.folders import check_name, is_folder_name, safe_name
-from autometa.records import Budget, EpisodeSpec, StudyRecord
+from autometa.records import Budget, EpisodeSpec, Scalar, StudyRecord
 from autometa.space.space import SearchSpace
 from autometa.study import settings
 from autometa.study.cluster import Share, require_local_gpus
@@ -59,6 +59,12 @@ class Plan:
     runs: Path
     name: str
     validation_episodes: int
+    pretrain_data: FewShotDataset | None = None
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a user should know about the images."""
+        return self.dataset.notes + (self.pretrain_data.notes if self.pretrain_data else ())
 
     @property
     def folder(self) -> Path:
@@ -85,6 +91,7 @@ def make_plan(
     seed: int,
     data_root: str | Path | None,
     image_size: int | None,
+    skip_unreadable: bool,
     pretrain_dataset: str | None,
     transductive: bool,
     runs: Path,
@@ -103,7 +110,8 @@ def make_plan(
     if gpus:
         require_local_gpus(gpus)
     root = str(Path(data_root).resolve()) if data_root else os.environ.get("AUTOMETA_DATA")
-    data = load_dataset(name, data_root=root, image_size=image_size, seed=0)
+    asked = DatasetRef(name=catalog.portable(name), root=root, image_size=image_size, skip_unreadable=skip_unreadable)
+    data = _load(asked)
     if not is_shipped:
         from autometa.trial.check import check_space  # loads torch, so not for a space that has its test
 
@@ -111,8 +119,9 @@ def make_plan(
     spec = _episode_spec(name, episodes)
     for split in ("val", "test") if pretrain_dataset else ("train", "val", "test"):
         data.require(split, spec)
-    ref = _ref(name, data, root)
-    pretrain = _pretrain_ref(pretrain_dataset, data, root) if pretrain_dataset else None
+    ref = _identified(asked, data)
+    pretrain, pretrain_data = _pretrain(pretrain_dataset, asked, data) if pretrain_dataset else (None, None)
+    _check_rotations(space, pretrain_data or data)
     if not transductive:
         _check_inductive(space)
     plan = Plan(
@@ -131,6 +140,7 @@ def make_plan(
         runs=runs,
         name=study or _default_name(data.name, spec, space, seed, pretrain, storage),
         validation_episodes=validation_episodes,
+        pretrain_data=pretrain_data,
     )
     with damage_told(storage):
         existing = existing_record(plan)
@@ -148,21 +158,40 @@ def _episode_spec(name: str, episodes: tuple[int | None, int | None, int | None]
     return EpisodeSpec(way=way, shot=shot, query=query)
 
 
-def _pretrain_ref(name: str, target: FewShotDataset, root: str | None) -> DatasetRef:
-    """The data set to train on, checked to have images like the target's."""
+def _load(ref: DatasetRef) -> FewShotDataset:
+    return load_dataset(
+        ref.name, data_root=ref.root, image_size=ref.image_size, seed=ref.seed, skip_unreadable=ref.skip_unreadable
+    )
+
+
+def _identified(ref: DatasetRef, data: FewShotDataset) -> DatasetRef:
+    """How a worker finds these very data. Who knows a name of the catalog knows its classes."""
+    identity = identity_of(data, with_names=catalog.is_folder(ref.name))
+    return ref.model_copy(update={"image_size": identity.image_size, "identity": identity})
+
+
+def _pretrain(name: str, target_ref: DatasetRef, target: FewShotDataset) -> tuple[DatasetRef, FewShotDataset]:
+    """The data set to train on, checked to have images like the target's, and classes that are new to it.
+
+    A folder gets the size of the target's images.
+    """
     size = target.image_shape[1] if catalog.is_folder(name) else None
-    data = load_dataset(name, data_root=root, image_size=size, seed=0)
+    ref = target_ref.model_copy(update={"name": catalog.portable(name), "image_size": size})
+    data = _load(ref)
     if data.image_shape != target.image_shape:
         have, need = ("×".join(map(str, shape)) for shape in (data.image_shape, target.image_shape))
-        raise ConfigError(f"--pretrain-dataset {name}: its images are {have}, those of {target.name} {need}")
+        raise ConfigError(f"--pretrain-dataset {data.name}: its images are {have}, those of {target.name} {need}")
     target.require_new_to(data)
-    return _ref(name, data, root)
+    return _identified(ref, data), data
 
 
-def _ref(name: str, data: FewShotDataset, root: str | None) -> DatasetRef:
-    """How a worker finds these very data. Who knows a name of the catalog knows its classes."""
-    identity = identity_of(data, with_names=catalog.is_folder(name))
-    return DatasetRef(name=catalog.portable(name), root=root, image_size=identity.image_size, identity=identity)
+def _check_rotations(space: SearchSpace, train_on: FewShotDataset) -> None:
+    """Refuse to rotate the train classes of a data set whose classes are rotations already."""
+    if any(parameter.name == "rotations" and parameter.contains(True) for parameter in space):
+        try:
+            train_on.require_unrotated()
+        except DataError as error:
+            raise ConfigError(f"{space.source}: {error}") from None
 
 
 def _check_inductive(space: SearchSpace) -> None:
@@ -223,7 +252,7 @@ def study_record(plan: Plan, budget: Budget, share: Share | None = None) -> Stud
         pruner=plan.pruner,
         versions=settings.versions(),
         hardware=settings.hardware(share.workers, share.gpus) if share else {},
-        dataset_facts=plan.dataset.facts(),
+        dataset_facts=_facts(plan),
     )
 
 
@@ -239,6 +268,12 @@ def _where_and_what(plan: Plan) -> dict[str, Any]:
         "pretrain_dataset": plan.pretrain.name if plan.pretrain else None,
         "pretrain_identity": plan.pretrain.identity if plan.pretrain else None,
     }
+
+
+def _facts(plan: Plan) -> dict[str, Scalar]:
+    """Size and splits of the data set, and how many files were left out of it and of the one to train on."""
+    left_out = plan.pretrain_data.unreadable if plan.pretrain_data else 0
+    return plan.dataset.facts() | ({"pretrain_unreadable": left_out} if left_out else {})
 
 
 def with_features(plan: Plan, record: StudyRecord) -> StudyRecord:

@@ -99,6 +99,7 @@ def search(
     seed: int = 0,
     data_root: str | Path | None = None,
     image_size: int | None = None,
+    skip_unreadable: bool = False,
     pretrain_dataset: str | None = None,
     transductive: bool = False,
     cold: bool = False,
@@ -126,6 +127,7 @@ def search(
         vectorise: how many trials of one architecture a worker trains as one batched model, each still a trial of
             its own; for small networks on a GPU.
         seed: trial n trains with seed + n, and all trials see the same validation episodes.
+        skip_unreadable: leave out files of a folder that are no images; the study remembers how many.
         pretrain_dataset: train on the train classes of this data set in place of `dataset`'s own.
         transductive: let the space hold transductive candidates, ranked among the inductive ones.
         cold: learn nothing from past studies.
@@ -154,11 +156,14 @@ def search(
             seed=seed,
             data_root=data_root,
             image_size=image_size,
+            skip_unreadable=skip_unreadable,
             pretrain_dataset=pretrain_dataset,
             transductive=transductive,
             runs=Path(runs),
             validation_episodes=validation_episodes,
         )
+        for note in plan.notes:
+            on_event(Warned(note))
         past = [] if cold else warm.comparable(plan.name, prior, warn=lambda reason: on_event(Warned(reason)))
         ray_cluster.wait()
         fitting = functools.partial(_trials_at_once, plan)

@@ -13,7 +13,7 @@ from autometa.records import Budget, DataIdentity, EpisodeSpec, Record, Scalar, 
 
 
 class DatasetRef(Record):
-    """How any process finds a data set: its name or folder, and where archives may lie.
+    """How any process finds a data set: its name or folder, where archives may lie, and what is left out of it.
 
     What is found there must be the data of this `identity`, where one is known; the place may differ.
     """
@@ -22,6 +22,7 @@ class DatasetRef(Record):
     root: str | None = None
     image_size: int | None = None
     seed: int = 0
+    skip_unreadable: bool = False
     identity: DataIdentity | None = None
 
 

@@ -25,7 +25,9 @@ def open_dataset(ref: DatasetRef, *, option: str = "--dataset") -> FewShotDatase
     """
     size = ref.image_size or (ref.identity.image_size if ref.identity else None)
     try:
-        data = load_dataset(ref.name, data_root=ref.root, image_size=size, seed=ref.seed)
+        data = load_dataset(
+            ref.name, data_root=ref.root, image_size=size, seed=ref.seed, skip_unreadable=ref.skip_unreadable
+        )
     except DataError as error:
         if ref.identity is None:
             raise

@@ -28,7 +28,8 @@ class Recipe(Record):
     """One candidate, ready to train. `provenance` is for people: nothing is computed from it.
 
     The identities say which data it may be trained on, wherever that lies; a recipe written by hand has none.
-    Images of `pretrain_dataset` have the size of the others.
+    Images of `pretrain_dataset` have the size of the others. With `skip_unreadable` the search that found it left
+    out files that are no images.
     """
 
     dataset: str
@@ -36,6 +37,7 @@ class Recipe(Record):
     dataset_identity: DataIdentity | None = None
     pretrain_dataset: str | None = None
     pretrain_identity: DataIdentity | None = None
+    skip_unreadable: bool = False
     episodes: EpisodeSpec
     budget: Budget
     seed: int = Field(0, ge=0)
@@ -62,7 +64,13 @@ class Recipe(Record):
         )
 
     def _ref(self, name: str, root: str | None, identity: DataIdentity | None) -> DatasetRef:
-        return DatasetRef(name=portable(name), root=root, image_size=self.image_size, identity=identity)
+        return DatasetRef(
+            name=portable(name),
+            root=root,
+            image_size=self.image_size,
+            skip_unreadable=self.skip_unreadable,
+            identity=identity,
+        )
 
 
 def write_recipes(file: Path, recipes: Sequence[Recipe], kind: Literal["toml", "json"]) -> None:

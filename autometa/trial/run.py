@@ -287,6 +287,8 @@ def _training_source(
     job: Job, dataset: FewShotDataset, device: torch.device, generator: torch.Generator
 ) -> EpisodeSampler:
     how = build.sampling(job.config)
+    if how.rotations:
+        dataset.require_unrotated()
     way = min(how.train_way or job.episodes.way, len(dataset.splits["train"]))
     return EpisodeSampler(
         ImagePool(dataset, "train", device),

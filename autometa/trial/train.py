@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,9 +13,11 @@ from autometa.learning.checkpoint_facts import exists
 from autometa.records import Accuracy, Budget, TrialRecord
 from autometa.trial.check import check_config
 from autometa.trial.measured import Measured, models_in, seed_folder, together
-from autometa.trial.opened import at
+from autometa.trial.opened import at, open_dataset
 from autometa.trial.recipe import Recipe, read_recipes
 from autometa.trial.run import OnRung, OnStep, measure_checkpoint, run
+
+_log = logging.getLogger(__name__)
 
 
 def train(
@@ -54,6 +57,9 @@ def train(
     places = {"dataset": at(dataset, job.dataset), "pretrain": job.pretrain and at(pretrain_dataset, job.pretrain)}
     job = job.model_copy(update=places)
     check_config(job.config, where="recipe: config")
+    for ref in (job.dataset, *([job.pretrain] if job.pretrain else [])):
+        for note in open_dataset(ref).notes:
+            _log.warning(note)
     return run(job, on_rung=on_rung, on_step=on_step)
 
 

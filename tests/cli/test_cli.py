@@ -80,6 +80,7 @@ def test_help_answers_within_a_second_and_loads_neither_torch_nor_ray() -> None:
         (["search", "--pruner", "halvin"], "unknown pruner 'halvin'; did you mean 'halving'"),
         (["search", "--workers", "no"], "--workers"),
         (["search", "--space", "peeking.toml"], "prototypical.transduction = 'knn' is transductive"),
+        (["search", "--space", "regularized"], "the classes of digits are rotations already"),
         (["search", "--pretrain-dataset", "./one"], "one class only"),
         (["serch"], "serch"),
         (["export", "nothing"], "no studies yet"),

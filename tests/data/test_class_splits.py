@@ -21,8 +21,8 @@ NAMES = [f"class{number}" for number in range(20)]
 
 @pytest.fixture(autouse=True)
 def records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("AUTOMETA_SPLITS", str(tmp_path / "splits"))
-    return tmp_path / "splits"
+    monkeypatch.setenv("AUTOMETA_HOME", str(tmp_path / "home"))
+    return tmp_path / "home" / "splits"
 
 
 def split_of(root: Path) -> dict[str, str]:
@@ -142,9 +142,9 @@ def test_a_damaged_record_is_named_and_nothing_is_split_anew(tmp_path: Path, rec
 
 def test_a_split_that_cannot_be_written_down_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("")
-    monkeypatch.setenv("AUTOMETA_SPLITS", str(tmp_path / "file" / "splits"))
+    monkeypatch.setenv("AUTOMETA_HOME", str(tmp_path / "file" / "home"))
     root = image_folder(tmp_path / "photos", classes=6, images=1)
-    with pytest.raises(DataError, match=r"cannot be written down: .*; set AUTOMETA_SPLITS"):
+    with pytest.raises(DataError, match=r"cannot be written down: .*; set AUTOMETA_HOME"):
         split_of(root)
 
 

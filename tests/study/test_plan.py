@@ -11,24 +11,36 @@ import optuna
 import pytest
 from PIL import Image
 
-from autometa.errors import ConfigError, StudyError
+from autometa.errors import ConfigError, DataError, StudyError
 from autometa.priors.features import compute
 from autometa.priors.folders import check_name
-from autometa.records import Budget
+from autometa.records import Accuracy, Budget, RungReport
 from autometa.space.files import load_space
 from autometa.study import settings
+from autometa.study.export import best_recipes
 from autometa.study.plan import Plan, existing_record, make_plan, study_record, with_features
+from tests.data.test_load import image_folder
 
 BUDGET = Budget(steps=30)
 
 
-def plan(folder: Path, dataset: str = "digits", *, study: str | None = "t", seed: int = 3) -> Plan:
+def plan(
+    folder: Path,
+    dataset: str = "digits",
+    *,
+    study: str | None = "t",
+    seed: int = 3,
+    space: str = "few_shot",
+    episodes: tuple[int | None, int | None, int | None] | None = None,
+    skip_unreadable: bool = False,
+    pretrain_dataset: str | None = None,
+) -> Plan:
     return make_plan(
         dataset,
-        space=load_space("few_shot"),
+        space=load_space(space),
         is_shipped=True,
         study=study,
-        episodes=(None if dataset == "digits" else 2, 2, None),
+        episodes=episodes or (None if dataset == "digits" else 2, 2, None),
         trials=4,
         budget=BUDGET,
         deadline=None,
@@ -38,7 +50,8 @@ def plan(folder: Path, dataset: str = "digits", *, study: str | None = "t", seed
         seed=seed,
         data_root=None,
         image_size=None,
-        pretrain_dataset=None,
+        skip_unreadable=skip_unreadable,
+        pretrain_dataset=pretrain_dataset,
         transductive=False,
         runs=folder / "runs",
         validation_episodes=20,
@@ -130,3 +143,63 @@ def test_a_study_from_before_names_were_checked_is_continued(tmp_path: Path, stu
     again = plan(tmp_path, folder, study=study)
     assert again.name == old
     assert existing_record(again) == record
+
+
+def test_a_space_with_rotations_is_refused_where_the_classes_are_rotations(tmp_path: Path) -> None:
+    says = (
+        r"regularized.*: rotations = true: the classes of digits are rotations already \(0@0, 0@90\), so that one class"
+    )
+    with pytest.raises(ConfigError, match=says):
+        plan(tmp_path, space="regularized")
+    photos = str(image_folder(tmp_path / "photos", classes=12))
+    assert plan(tmp_path, photos, space="regularized", episodes=(2, 1, 3)).space.name == "regularized"
+    for number in range(0, 12, 2):
+        (tmp_path / "photos" / f"class{number}").rename(tmp_path / "photos" / f"class{number + 1}@90")
+        (tmp_path / "photos" / f"class{number + 1}").rename(tmp_path / "photos" / f"class{number + 1}@0")
+    with pytest.raises(ConfigError, match="the classes of photos are rotations already"):
+        plan(tmp_path, photos, space="regularized", episodes=(2, 1, 3))
+
+
+def test_what_is_trained_on_counts_for_rotations(tmp_path: Path) -> None:
+    upright = {f"{number}": f"new{number}" for number in range(6)}
+    photos = image_folder(tmp_path / "photos", classes=6)
+    rotated = image_folder(tmp_path / "rotated", classes=12, seed=1)
+    for number in range(6):
+        (rotated / f"class{number}").rename(rotated / f"{upright[str(number)]}@0")
+        (rotated / f"class{number + 6}").rename(rotated / f"{upright[str(number)]}@180")
+    with pytest.raises(ConfigError, match="the classes of rotated are rotations already"):
+        plan(tmp_path, str(photos), space="regularized", episodes=(2, 1, 3), pretrain_dataset=str(rotated))
+
+
+def test_a_study_remembers_how_many_files_were_left_out(tmp_path: Path) -> None:
+    photos = image_folder(tmp_path / "photos", classes=12)
+    others = image_folder(tmp_path / "others", classes=6, seed=1)
+    for file in ("photos/class1/a.png", "photos/class7/b.jpg", "others/class3/c.gif"):
+        (tmp_path / file).write_bytes(b"no image")
+    for number in range(6):
+        (others / f"class{number}").rename(others / f"other{number}")
+    with pytest.raises(DataError, match="2 files cannot be read"):
+        plan(tmp_path, str(photos), episodes=(2, 1, 3))
+    made = plan(tmp_path, str(photos), episodes=(2, 1, 3), skip_unreadable=True, pretrain_dataset=str(others))
+    assert made.ref.skip_unreadable
+    assert made.pretrain is not None
+    assert made.pretrain.skip_unreadable
+    facts = study_record(made, BUDGET).dataset_facts
+    assert (facts["images"], facts["unreadable"], facts["pretrain_unreadable"]) == (48, 2, 1)
+
+
+@pytest.mark.parametrize("left_out", [0, 3])
+def test_a_recipe_leaves_out_what_its_search_did(tmp_path: Path, left_out: int) -> None:
+    made = plan(tmp_path)
+    record = study_record(made, BUDGET)
+    facts = record.dataset_facts | ({"unreadable": left_out} if left_out else {})
+    study = optuna.create_study(study_name="t", storage=made.storage, direction="maximize")
+    settings.write(study, record.model_copy(update={"dataset_facts": facts}))
+    trial = study.ask()
+    report = RungReport(rung=1, accuracy=Accuracy(mean=0.5, half_width=0.1, episodes=9, seed=0), steps=4, seconds=1)
+    for name, value in {"seed": 3, "curve": [report.model_dump()]}.items():
+        trial.set_user_attr(name, value)
+    study.tell(trial, 0.5)
+    (recipe,) = best_recipes(study, 1)
+    job = recipe.job(tmp_path / "m")
+    assert job.dataset.skip_unreadable is bool(left_out)

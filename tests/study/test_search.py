@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,8 +22,10 @@ import autometa
 from autometa.errors import ConfigError, StudyError
 from autometa.priors import archive
 from autometa.records import parse_budget
+from autometa.study.events import Event, Warned
 from autometa.study.ledger import ended
 from autometa.study.storage import open_storage
+from tests.data.test_load import image_folder
 
 Start = Callable[[list[str]], subprocess.Popen]
 
@@ -131,6 +134,29 @@ def test_a_search_from_the_first_proposal_to_the_archive(folder: Path) -> None:
         autometa.search(space=folder / "tiny.toml", study="t", trials=8, seed=6)
     with pytest.raises(StudyError, match=r"exists with another (dataset|episodes)"):
         autometa.search(space=folder / "tiny.toml", study="t", trials=8, seed=5, way=4)
+
+
+def test_a_folder_with_faults_is_searched_and_the_faults_are_told(folder: Path) -> None:
+    photos = image_folder(folder / "photos", classes=12)
+    (photos / "class5" / "note.png").write_text("not an image")
+    shutil.copy(photos / "class4" / "0.png", photos / "class4" / "again.png")
+    told: list[Event] = []
+    result = autometa.search(
+        str(photos),
+        space=folder / "tiny.toml",
+        way=2,
+        query=2,
+        trials=1,
+        budget=parse_budget("3"),
+        skip_unreadable=True,
+        validation_episodes=10,
+        on_event=told.append,
+    )
+    assert [trial.state for trial in result.trials] == ["complete"], "its worker leaves out the same file"
+    assert result.study.dataset_facts["unreadable"] == 1
+    assert result.study.dataset_facts["image_size"] == 12
+    notes = [event.message for event in told if isinstance(event, Warned)]
+    assert f"{photos}: 1 image is twice in a class" in notes[0]
 
 
 def test_the_same_seed_and_one_worker_give_the_same_search(folder: Path) -> None:

@@ -10,11 +10,14 @@ import pytest
 import torch
 from PIL import Image
 
+from autometa.data.dataset import SPLITS
 from autometa.errors import DataError
 from autometa.learning import native
 from autometa.records import Accuracy, Budget, EpisodeSpec, RungReport, Scalar, TrialConfig
 from autometa.trial.job import DatasetRef, Job, is_transductive
+from autometa.trial.recipe import Recipe
 from autometa.trial.run import evaluate_checkpoint, open_dataset, prepare, run
+from autometa.trial.train import train
 
 
 def job(folder: Path, *, dataset: str = "digits", pretrain: str | None = None, **values: Scalar) -> Job:
@@ -83,7 +86,9 @@ def test_a_map_of_one_pixel_is_no_obstacle(tmp_path: Path) -> None:
 
 def test_train_classes_that_are_tested_are_refused(tmp_path: Path) -> None:
     same = photographs(tmp_path / "same", 10, 1)
-    other = photographs(tmp_path / "other", 12, 2)
+    for seed, split in enumerate(SPLITS, 2):  # by hash alone a class is mostly in the same split of both
+        photographs(tmp_path / "other" / split, 10, seed, prefix="class" if split == "train" else split)
+    other = str(tmp_path / "other")
     with pytest.raises(DataError, match=r"other trains on .* by which same is validated or tested"):
         prepare(job(tmp_path / "m", dataset=same, pretrain=other))
 
@@ -115,10 +120,35 @@ def test_validation_costs_no_more_than_its_share_of_a_budget_of_operations(
 
 
 def test_rotations_make_four_classes_of_one(tmp_path: Path) -> None:
-    asked = job(tmp_path / "m", learner="pretrain", rotations=True, pretrain__batch_size=8)
+    photos = photographs(tmp_path / "photos", classes=10, seed=2)
+    asked = job(tmp_path / "m", dataset=photos, learner="pretrain", rotations=True, pretrain__batch_size=8)
     training = prepare(asked)
-    assert training.learner.setting.train_classes == 4 * 24
+    assert training.learner.setting.train_classes == 4 * 6
     assert run(asked).state == "complete"
+    assert evaluate_checkpoint(tmp_path / "m", episodes=10).episodes == 10
+
+
+@pytest.mark.parametrize("learner", ["pretrain", "prototypical"])
+def test_rotated_classes_are_not_rotated_again(tmp_path: Path, learner: str) -> None:
+    recipe = Recipe(
+        dataset="digits",
+        episodes=EpisodeSpec(way=2),
+        budget=Budget(steps=1),
+        config={"learner": learner, "rotations": True, "conv.width": 8},
+    )
+    with pytest.raises(DataError, match=r"rotations = true: the classes of digits are rotations already \(0@0, 0@90\)"):
+        train(recipe, tmp_path / "m")
+    assert not (tmp_path / "m").exists()
+
+
+def test_a_trial_sees_the_images_that_the_search_did(tmp_path: Path) -> None:
+    photos = photographs(tmp_path / "photos", classes=6, seed=5)
+    (tmp_path / "photos" / "class2" / "note.png").write_text("not an image")
+    asked = job(tmp_path / "m", dataset=photos)
+    with pytest.raises(DataError, match=r"1 file cannot be read: class2/note\.png"):
+        run(asked)
+    ref = asked.dataset.model_copy(update={"skip_unreadable": True})
+    assert run(asked.model_copy(update={"dataset": ref})).state == "complete"
     assert evaluate_checkpoint(tmp_path / "m", episodes=10).episodes == 10
 
 
