@@ -13,7 +13,9 @@ import typer
 from autometa.cli.options import Storage
 
 if TYPE_CHECKING:
-    from autometa.records import Accuracy
+    from autometa.records import EpisodeSpec, TrialRecord
+    from autometa.trial.measured import Measured
+    from autometa.trial.train import TrainedSeeds
 
 Opt = typer.Option
 Dataset = Annotated[str | None, Opt(metavar="DIR", help="Where the image folder is now, if it was moved.")]
@@ -60,6 +62,7 @@ def train(
     rank: Annotated[int, Opt(min=1, help="Which recipe in the file, the first is the best.")] = 1,
     budget: Annotated[str | None, Opt(help="Steps (4000) or time (30m). [default: the recipe's]")] = None,
     seed: Annotated[int | None, Opt(min=0, help="[default: the recipe's]")] = None,
+    seeds: Annotated[int, Opt(min=1, help="Train this many models, with seeds from --seed on.")] = 1,
     data_root: Annotated[Path | None, Opt(help="Where archives lie. [default: $AUTOMETA_DATA]")] = None,
     dataset: Dataset = None,
     pretrain_dataset: Annotated[
@@ -70,40 +73,61 @@ def train(
 ) -> None:
     """Train a recipe in full; the same command again goes on from its last checkpoint."""
     from autometa.cli.progress import training_progress
-    from autometa.cli.words import percent, size
     from autometa.errors import ConfigError
     from autometa.records import parse_budget
     from autometa.trial.recipe import read_recipes
     from autometa.trial.train import train as run_training
+    from autometa.trial.train import train_seeds
 
     recipes = read_recipes(recipe)
     if rank > len(recipes):
         raise ConfigError(f"--rank {rank}: {recipe} has {len(recipes)}")
-    folder = output or Path("runs/models") / recipe.stem
+    folder = output or Path("runs/models") / (recipe.stem if seeds == 1 else f"{recipe.stem}-seeds")
+    chosen = recipes[rank - 1]
+    how: dict[str, Any] = {"budget": parse_budget(budget) if budget else None, "seed": seed}
     with training_progress(quiet=as_json) as progress:
-        record = run_training(
-            recipes[rank - 1],
-            folder,
-            budget=parse_budget(budget) if budget else None,
-            seed=seed,
-            data_root=data_root,
-            dataset=dataset,
-            pretrain_dataset=pretrain_dataset,
-            use_gpu=gpu,
-            on_rung=progress.on_rung,
-            on_step=progress.on_step,
-        )
+        how |= {"data_root": data_root, "dataset": dataset, "pretrain_dataset": pretrain_dataset, "use_gpu": gpu}
+        how |= {"on_rung": progress.on_rung, "on_step": progress.on_step}
+        if seeds == 1:
+            record = run_training(chosen, folder, **how)
+        else:
+            trained = train_seeds(chosen, folder, seeds, on_seed=progress.on_seed, **how)
+    if seeds == 1:
+        _print_trained(record, folder, as_json)
+    else:
+        _print_trained_seeds(trained, folder, as_json)
+
+
+def _print_trained(record: TrialRecord, folder: Path, as_json: bool) -> None:
+    from autometa.cli.words import certain, size
+    from autometa.errors import ConfigError
+
     if as_json:
         print(record.model_dump_json())
     if record.state == "fail":
         raise ConfigError(f"training failed: {record.reason}")
     if not as_json:
         assert record.last is not None
-        steps, accuracy = record.last.steps, percent(record.last.accuracy)
         marked = " (transductive)" if record.facts["transductive"] else ""
-        print(f"trained {steps} steps in {record.last.seconds:.0f} s: validation{marked} {accuracy}, saved in {folder}")
+        print(f"trained {record.last.steps} steps in {record.last.seconds:.0f} s, saved in {folder}")
+        print(f"  validation{marked} {certain(record.last.accuracy, 'validation')}")
         print(f"  {size(record.facts)}")
         print(f"next: autometa evaluate {folder}")
+
+
+def _print_trained_seeds(trained: TrainedSeeds, folder: Path, as_json: bool) -> None:
+    from autometa.cli.words import certain
+
+    if as_json:
+        records = {seed: record.model_dump(mode="json") for seed, record in trained.records.items()}
+        print(json.dumps({"seeds": records, "validation": trained.validation.model_dump()}))
+        return
+    print(f"trained {len(trained.records)} models, validated, saved in {folder}")
+    for seed, record in trained.records.items():
+        assert record.last is not None
+        print(f"  seed {seed}: {certain(record.last.accuracy, 'validation')}")
+    print(f"  together: {certain(trained.validation, 'validation')}")
+    print(f"next: autometa evaluate {folder}")
 
 
 def evaluate(
@@ -122,54 +146,96 @@ def evaluate(
     gpu: Annotated[bool | None, Opt("--gpu/--cpu", help="[default: a GPU where there is one]")] = None,
     as_json: Annotated[bool, Opt("--json", help="For machines.")] = False,
 ) -> None:
-    """Measure a trained model on episodes of classes it has never seen: accuracy and its 95 % interval."""
+    """Measure a trained model on episodes of classes it has never seen: accuracy, its 95 % interval, and the look."""
     from autometa.cli.progress import episode_progress
-    from autometa.cli.words import percent
     from autometa.errors import ConfigError
     from autometa.trial.job import is_transductive
+    from autometa.trial.measured import models_in
     from autometa.trial.opened import at
-    from autometa.trial.run import evaluate_checkpoint, job_of
+    from autometa.trial.run import job_of, measure_checkpoint
 
     if split not in ("train", "val", "test"):
         raise ConfigError(f"--split {split}: it may be test, val or train")
-    job = job_of(checkpoint)
+    models = models_in(checkpoint)
+    job = job_of(models[0])
     changes = {k: v for k, v in {"way": way, "shot": shot, "query": query}.items() if v is not None}
     spec = job.episodes.model_copy(update=changes)
     place = at(dataset, job.dataset).model_copy(update={"root": str(data_root)} if data_root else {})
     steps = 1 if attack is _Attack.fgsm else attack_steps
     strength = _fraction(epsilon)
 
-    def measure(under: tuple[float, int] | None) -> Accuracy:
-        with episode_progress(episodes, quiet=as_json) as on_batch:
-            return evaluate_checkpoint(
-                checkpoint,
-                split=split,
-                episodes=episodes,
-                seed=seed,
-                use_gpu=gpu,
-                spec=spec,
-                dataset=place,
-                on_batch=on_batch,
-                attack=under,
-            )
+    def measured(under: tuple[float, int] | None) -> list[Measured]:
+        with episode_progress(episodes * len(models), quiet=as_json) as on_batch:
+            found = [
+                measure_checkpoint(
+                    model,
+                    split=split,
+                    episodes=episodes,
+                    seed=seed,
+                    use_gpu=gpu,
+                    spec=spec,
+                    dataset=place,
+                    on_batch=on_batch,
+                    attack=under,
+                )
+                for model in models
+            ]
+        return [one.noted(warn=_warn) for one in found]
 
-    accuracy = measure(None)
-    robust = measure((strength, steps)) if attack else None
+    shown = measured(None)
+    robust = measured((strength, steps)) if attack else None
     transductive = any(is_transductive(*item) for item in job.config.values.items())
+    marked = " (transductive)" if transductive else ""
+    facts: dict[str, Any] = {"dataset": place.name, "split": split, **spec.model_dump()}
     if as_json:
-        facts: dict[str, Any] = {"dataset": place.name, "split": split, **spec.model_dump()}
-        facts |= {**accuracy.model_dump(), "transductive": transductive}
-        if robust:
-            facts["robust"] = {**robust.model_dump(), "epsilon": strength, "steps": steps}
-        print(json.dumps(facts))
+        print(json.dumps(facts | _evaluated(shown, robust, strength, steps) | {"transductive": transductive}))
         return
     name = {"test": "meta-test", "val": "validation", "train": "meta-train"}[split]
-    marked = " (transductive)" if transductive else ""
-    print(f"{place.name} {spec.way}-way {spec.shot}-shot {name}{marked}: {percent(accuracy)}")
+    print(_headline(f"{place.name} {spec.way}-way {spec.shot}-shot {name}{marked}", shown, split, spec))
     if robust:
-        print(f"  under {attack} with ε = {epsilon}, {steps} steps: {percent(robust)}")
-    over = f"{episodes} episodes of {spec.query} queries a class, seed {seed}"
-    print(f"  95 % interval over {over}; chance {100 * spec.chance:.1f} %")
+        print(_robust_line(f"under {attack} with ε = {epsilon}, {steps} steps", robust))
+    print(f"  {spec.query} queries a class, seed {seed}; chance {100 * spec.chance:.1f} %")
+
+
+def _evaluated(shown: list[Measured], robust: list[Measured] | None, epsilon: float, steps: int) -> dict[str, Any]:
+    """What was measured, for machines; `each` where it was of several models."""
+    from autometa.trial.measured import together
+
+    facts = together(shown).model_dump()
+    if len(shown) > 1:
+        facts["each"] = [together([one]).model_dump() for one in shown]
+    if robust:
+        facts["robust"] = {**together(robust).model_dump(), "epsilon": epsilon, "steps": steps}
+    return facts
+
+
+def _headline(of: str, shown: list[Measured], split: str, spec: EpisodeSpec) -> str:
+    """The accuracy, what its interval is over, and which look it was."""
+    from autometa.cli.words import caution, for_new_classes, look
+    from autometa.trial.measured import together
+
+    kind = {"test": "test", "val": "validation", "train": "train"}[split]
+    found = together(shown)
+    assert found.over_classes is not None
+    each = [f"  model {number}: {for_new_classes(together([one]))}" for number, one in enumerate(shown, 1)]
+    seeds = f", {len(shown)} seeds" if len(shown) > 1 else ""
+    alone = f"± {100 * found.half_width:.2f} over episodes alone"
+    lines = [f"{of}: {for_new_classes(found)}", *(each if len(shown) > 1 else [])]
+    lines.append(f"  95 % over {found.over_classes.classes} {kind} classes{seeds}, {found.episodes} episodes; {alone}")
+    note = caution(found, spec.way, kind)
+    lines += [f"  {note}"] if note else []
+    return "\n".join([*lines, *([f"  {look(found)}"] if split == "test" else [])])
+
+
+def _robust_line(how: str, robust: list[Measured]) -> str:
+    from autometa.cli.words import for_new_classes
+    from autometa.trial.measured import together
+
+    return f"  {how}: {for_new_classes(together(robust))}"
+
+
+def _warn(message: str) -> None:
+    print(f"warning: {message}", file=sys.stderr)
 
 
 def _fraction(text: str) -> float:

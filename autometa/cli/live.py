@@ -19,12 +19,13 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from autometa.cli.words import percent, seconds, summary
+from autometa.cli.words import for_new_classes, percent, seconds, summary
 from autometa.records import Accuracy
 from autometa.study.events import (
     Confirmed,
     Confirming,
     Event,
+    Retraining,
     RungReached,
     SearchStarted,
     TrialEnded,
@@ -124,6 +125,8 @@ class LiveTable(View):
             case Confirming():
                 self._running.clear()
                 self._note = f"measuring the best {len(event.trials)} again on {event.episodes} fresh episodes …"
+            case Retraining():
+                self._note = "training the best again with other seeds …"
         line = None if isinstance(event, RungReached | TrialStarted) else _line(event)
         if line:
             self._lines.append(line)
@@ -212,8 +215,12 @@ def _line(event: Event) -> str:
             return f"measuring the best {len(event.trials)} again on {event.episodes} fresh validation episodes"
         case Confirmed():
             c = event.confirmation
-            test = f", meta-test {percent(c.test)}" if c.test else ""
-            return f"trial {c.trial} confirmed at {percent(c.validation)}{test}"
+            test = f", meta-test {for_new_classes(c.test)}" if c.test else ""
+            seeds = f", {for_new_classes(c.retrained.validation)} with other seeds" if c.retrained else ""
+            return f"trial {c.trial} confirmed at {for_new_classes(c.validation)}{seeds}{test}"
+        case Retraining():
+            models = sum(map(len, event.seeds.values()))
+            return f"training the best {len(event.seeds)} again with other seeds: {models} models"
         case Warned():
             return f"warning: {event.message}"
     return ""

@@ -17,10 +17,11 @@ from autometa.records import RungReport
 
 @dataclass(frozen=True)
 class TrainingProgress:
-    """The two callbacks of a training."""
+    """The callbacks of a training; `on_seed` of one that is one of several."""
 
     on_step: Callable[[int, float, dict[str, Any]], None]
     on_rung: Callable[[RungReport], None]
+    on_seed: Callable[[int], None]
 
 
 @contextmanager
@@ -37,7 +38,11 @@ def training_progress(*, quiet: bool) -> Iterator[TrainingProgress]:
                 line = f"step {report.steps}: validation {percent(report.accuracy)}"
                 bar.console.print(line, highlight=False)
 
-        yield TrainingProgress(on_step, on_rung)
+        def on_seed(seed: int) -> None:
+            if not quiet:
+                bar.console.print(f"seed {seed}", highlight=False)
+
+        yield TrainingProgress(on_step, on_rung, on_seed)
 
 
 @contextmanager

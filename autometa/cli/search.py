@@ -13,6 +13,7 @@ import typer
 from autometa.cli.options import Storage
 
 if TYPE_CHECKING:
+    from autometa.records import Confirmation, StudyRecord
     from autometa.study.search import SearchResult
 
 Opt = typer.Option
@@ -59,6 +60,9 @@ def search(
     prior_report: Annotated[
         bool, Opt("--prior-report", help="Say at the end what each source of configurations was worth.")
     ] = False,
+    confirm_seeds: Annotated[
+        int, Opt(min=0, help="Train the best again with this many other seeds (2 or more), beyond --time-budget.")
+    ] = 0,
     as_json: Annotated[bool, Opt("--json", help="One JSON object a line, for machines.")] = False,
 ) -> None:
     """Search a data set for its best few-shot learner; the same command again continues it."""
@@ -107,6 +111,7 @@ def search(
                 transductive=transductive,
                 cold=cold,
                 prior=prior,
+                confirm_seeds=confirm_seeds,
                 on_event=view,
             )
     _print_result(result, as_json, storage)
@@ -137,21 +142,16 @@ def _print_prior_report(result: SearchResult) -> None:
 
 
 def _print_winner(result: SearchResult, storage: str | None) -> None:
-    from autometa.cli.words import percent, size, storage_option, summary
+    from autometa.cli.words import size, storage_option, summary
 
     trial, won, name = result.winning_trial, result.winner, result.study.name
     assert trial is not None
     assert won is not None
-    chance = 100 * result.study.episodes.chance
     print(f"\n{_count(result)}")
     print(f"winner: trial {trial.number}: {summary(trial.config.values)}")
     if {"parameters", "flops"} <= set(trial.facts):
         print(f"  {size(trial.facts)}")
-    print(
-        f"  validation  {percent(won.validation)} of fresh episodes ({won.validation.episodes}); chance {chance:.1f} %"
-    )
-    if won.test:
-        print(f"  meta-test   {percent(won.test)} of {won.test.episodes} episodes; measured once")
+    _print_accuracies(won, result)
     print(f"archived in {result.archive}\n")
     where = storage_option(storage)
     print("next:")
@@ -161,6 +161,41 @@ def _print_winner(result: SearchResult, storage: str | None) -> None:
     print(f"  autometa dashboard{where}")
     if "***" in where:
         print("  (the password is not shown: set AUTOMETA_STORAGE to the whole URL first)")
+
+
+def _print_accuracies(won: Confirmation, result: SearchResult) -> None:
+    from autometa.cli.words import caution, certain, comparison, look
+
+    print(f"  validation  {certain(won.validation, 'validation')}")
+    if won.retrained:
+        print(f"  other seeds {certain(won.retrained.validation, 'validation')}")
+    if won.test:
+        print(f"  meta-test   {certain(won.test, 'test')}")
+        if won.retrained and won.retrained.test:
+            print(f"  other seeds {certain(won.retrained.test, 'test')}")
+        note = caution(won.test, result.study.episodes.way, "test")
+        print(
+            *([f"  {note}"] if note else []), f"  {look((won.retrained and won.retrained.test) or won.test)}", sep="\n"
+        )
+    chance = 100 * result.study.episodes.chance
+    chosen = f", chosen on {won.selection.episodes} others" if won.selection else ""
+    print(f"  chance {chance:.1f} %; validation is of {won.validation.episodes} fresh episodes{chosen}")
+    for found in result.comparisons:
+        print(f"  {comparison(found)}")
+    _print_looks(result.study)
+
+
+def _print_looks(study: StudyRecord) -> None:
+    """Each winner that the study was extended to, since the best of several looks is better than it is."""
+    tested = [c for c in study.confirmed if c.test]
+    if len(tested) < 2:
+        return
+    from autometa.cli.words import for_new_classes
+
+    print(f"  {len(tested)} winners of this study were measured on the same test episodes:")
+    for c in tested:
+        assert c.test is not None
+        print(f"    trial {c.trial}  {for_new_classes(c.test)}")
 
 
 def _count(result: SearchResult) -> str:
@@ -176,6 +211,8 @@ def _facts(result: SearchResult) -> dict[str, Any]:
         "interrupted": result.interrupted,
         "winner": result.winner.model_dump() if result.winner else None,
         "winning_trial": result.winning_trial.model_dump() if result.winning_trial else None,
+        "comparisons": [{**c.model_dump(), "distinguishable": c.is_distinguishable} for c in result.comparisons],
+        "looks": [look.model_dump(mode="json", exclude_none=True) for look in result.study.looks],
         "trials": len(result.trials),
         "missing": result.missing,
         "origins": {origin: vars(worth) for origin, worth in result.origins.items()},

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from autometa.cli.words import percent, summary
+from autometa.cli.words import certain, for_new_classes, summary
 from autometa.records import Scalar, StudyRecord
 from autometa.trial.job import is_transductive
 
@@ -56,8 +56,11 @@ def _own_facts(about: StudyRecord, past: PastStudy) -> dict[str, str]:
     if won:
         own = next((trial.values for trial in past.trials if trial.number == won.trial), {})
         marked = ", transductive" if any(is_transductive(*item) for item in own.items()) else ""
-        facts["winner"] = f"trial {won.trial}{marked}: validation {percent(won.validation)}"
-        facts["winner"] += f", meta-test {percent(won.test)}" if won.test else ""
+        facts["winner"] = f"trial {won.trial}{marked}"
+        facts["validation"] = certain(won.validation, "validation")
+        facts |= {"meta-test": certain(won.test, "test")} if won.test else {}
+    tested = [f"trial {c.trial} {for_new_classes(c.test)}" for c in about.confirmed if c.test]
+    facts |= {"test looks": f"{', '.join(tested)}, on the same episodes"} if len(tested) > 1 else {}
     return facts | ({"date": about.date} if about.date else {})
 
 

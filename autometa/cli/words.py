@@ -5,13 +5,56 @@ from __future__ import annotations
 import shlex
 from collections.abc import Mapping
 
-from autometa.records import Accuracy, Scalar
+from autometa.records import Accuracy, Comparison, Scalar
 from autometa.trial.job import is_transductive
 
 
 def percent(accuracy: Accuracy) -> str:
-    """`81.20 ± 0.60 %`."""
+    """`81.20 ± 0.60 %`, over episodes alone: for lines of what still runs."""
     return f"{100 * accuracy.mean:.2f} ± {100 * accuracy.half_width:.2f} %"
+
+
+def for_new_classes(accuracy: Accuracy) -> str:
+    """`81.2 ± 3.1 %` over classes and episodes; without ± where that is unknown. ± is the interval's longer side."""
+    mean, interval = 100 * accuracy.mean, accuracy.over_classes
+    if interval is None:
+        return f"{mean:.1f} %"
+    return f"{mean:.1f} ± {max(100 * interval.high - mean, mean - 100 * interval.low):.1f} %"
+
+
+def certain(accuracy: Accuracy, kind: str) -> str:
+    """`81.2 ± 3.1 % (20 test classes; ± 0.6 over episodes alone)`; `kind` is test, validation or train."""
+    interval = accuracy.over_classes
+    alone = f"± {100 * accuracy.half_width:.1f} over episodes alone"
+    if interval is None:
+        of = "classes not known"
+    elif interval.seeds > 1:  # the kind would not fit a line of 80
+        of = f"{interval.classes} classes, {interval.seeds} seeds"
+    else:
+        of = f"{interval.classes} {kind} classes"
+    return f"{for_new_classes(accuracy)} ({of}; {alone})"
+
+
+def caution(accuracy: Accuracy, way: int, kind: str) -> str | None:
+    """What to know of an interval that is too narrow: of classes that belong together, and too few of them."""
+    interval = accuracy.over_classes
+    if interval is None or interval.families == interval.classes or interval.families > way:
+        return None
+    return f"these {interval.classes} {kind} classes are turns of only {interval.families}: take ± for too small"
+
+
+def look(accuracy: Accuracy) -> str:
+    """`look 3 at these test classes`."""
+    return f"look {accuracy.look} at these test classes" if accuracy.look else "a look that was not counted"
+
+
+def comparison(found: Comparison) -> str:
+    """`trial 9 is ahead of trial 13 by 1.8 ± 1.1`, or that they are not distinguishable."""
+    by = f"{abs(100 * found.ahead):.1f} ± {100 * found.half_width:.1f}"
+    if not found.is_distinguishable:
+        return f"trials {found.trial} and {found.other} are not distinguishable ({by})"
+    first, second = (found.trial, found.other) if found.ahead > 0 else (found.other, found.trial)
+    return f"trial {first} is ahead of trial {second} by {by}"
 
 
 def summary(values: Mapping[str, Scalar], limit: int | None = None) -> str:

@@ -26,9 +26,10 @@ from ray.tune.search import Searcher
 from ray.tune.stopper import Stopper
 
 from autometa.errors import AutometaError, StopSearchError, write_trouble
-from autometa.records import Accuracy, RungReport, TrialRecord
+from autometa.records import RungReport, TrialRecord
 from autometa.space.space import SearchSpace
 from autometa.trial.job import Job, is_stackable
+from autometa.trial.measured import Measured
 
 if TYPE_CHECKING:  # a worker imports this file, and starts faster without Optuna
     from autometa.study.ledger import Asked, Ledger
@@ -308,12 +309,21 @@ def _why(error: Exception) -> tuple[str | None, str]:
     return None, f"{type(error).__name__}: {error}"
 
 
-def evaluate_in_worker(**call: Any) -> Accuracy:
-    """`trial.run.evaluate_checkpoint`, in a worker."""
-    from autometa.trial.run import evaluate_checkpoint
+def measure_in_worker(**call: Any) -> Measured:
+    """`trial.run.measure_checkpoint`, in a worker."""
+    from autometa.trial.run import measure_checkpoint
 
     _keep_to_share(call.get("use_gpu"), 1.0)
-    return evaluate_checkpoint(**call)
+    return measure_checkpoint(**call)
+
+
+def train_in_worker(job: str, gpus: float) -> TrialRecord:
+    """One job from its JSON, in a worker, from its checkpoint where there is one."""
+    from autometa.trial.run import run
+
+    asked = Job.model_validate_json(job)
+    _keep_to_share(asked.use_gpu, gpus)
+    return run(asked)
 
 
 def _keep_to_share(use_gpu: bool | None, gpus: float) -> None:

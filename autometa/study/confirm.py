@@ -1,19 +1,27 @@
 """Name the winner honestly: the best of many noisy scores is biased upward, so the best are measured again.
 
+Each is measured on 600 fresh validation episodes, the same for all. The first half chooses the winner; the second half
+is reported, and compares the others with it in pairs. Both halves are of the same validation classes: what the choice
+owes to these stays in the reported accuracy, and only meta-test is free of it.
+
 It says which trials to measure and which of them won; it does not know how they are measured.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
-from autometa.records import Confirmation, TrialRecord
+from autometa.learning import intervals
+from autometa.learning.scores import Scores
+from autometa.records import Comparison, Confirmation, TrialRecord
 
 CANDIDATES = 3
 EPISODES = 600
 
 # Offsets that keep the episodes of the search, of the confirmation and of meta-test apart.
 _CONFIRM, _TEST = 1_000_000, 2_000_000
+# Apart from the seeds of all trials.
+_BETWEEN_SEEDS = 10_000_019
 
 
 def confirm_seed(search_seed: int) -> int:
@@ -32,9 +40,42 @@ def best(trials: Iterable[TrialRecord], count: int = CANDIDATES) -> list[TrialRe
     return sorted(scored, key=_rank, reverse=True)[:count]
 
 
+def other_seeds(trial_seed: int, count: int) -> list[int]:
+    """Seeds to train a trial's configuration again with."""
+    return [trial_seed + _BETWEEN_SEEDS * number for number in range(1, count + 1)]
+
+
+def halves(scores: Scores) -> tuple[Scores, Scores]:
+    """The episodes that choose, and those that are reported."""
+    middle = len(scores) // 2
+    return scores.part(slice(middle)), scores.part(slice(middle, None))
+
+
 def winner(confirmed: Iterable[Confirmation]) -> Confirmation | None:
-    """The confirmed trial with the highest accuracy on fresh validation episodes."""
-    return max(confirmed, key=lambda c: c.validation.mean, default=None)
+    """The confirmed trial with the highest accuracy on the episodes that choose.
+
+    Where some were trained again with other seeds, it is one of them: the seed of the others was chosen as well.
+    """
+    return max(confirmed, key=rank, default=None)
+
+
+def rank(confirmed: Confirmation) -> tuple[bool, float]:
+    """Sorts confirmed trials, the winner last."""
+    return confirmed.retrained is not None, confirmed.chosen_by.mean
+
+
+def compared(won: int, scores: Mapping[int, Scores]) -> list[Comparison]:
+    """The winner with each other trial on the episodes that are reported, where both have the same."""
+    if won not in scores:
+        return []
+    _, best_half = halves(scores[won])
+    found = []
+    for trial, others in scores.items():
+        _, half = halves(others)
+        if trial != won and best_half.has_same_episodes(half):
+            ahead, half_width = intervals.difference(best_half, half)
+            found.append(Comparison(trial=won, other=trial, ahead=ahead, half_width=half_width))
+    return found
 
 
 def _rank(trial: TrialRecord) -> tuple[bool, int, float]:

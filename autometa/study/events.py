@@ -81,6 +81,13 @@ class Confirming(Event):
 
 
 @dataclass(frozen=True)
+class Retraining(Event):
+    """The best trials' configurations are being trained again, each with these seeds."""
+
+    seeds: dict[int, list[int]]
+
+
+@dataclass(frozen=True)
 class Confirmed(Event):
     """One of the best was measured again, on validation episodes it was not chosen by, or on meta-test."""
 

@@ -34,9 +34,9 @@ def best_recipes(study: optuna.Study, top: int) -> list[Recipe]:
 
 
 def _ranked(trials: list[TrialRecord], about: StudyRecord) -> list[TrialRecord]:
-    fresh = {c.trial: c.validation.mean for c in about.confirmed}
+    fresh = {c.trial: confirm.rank(c) for c in about.confirmed}
     ordered = confirm.best(trials, len(trials))
-    return sorted(ordered, key=lambda t: (t.number in fresh, fresh.get(t.number, 0.0)), reverse=True)
+    return sorted(ordered, key=lambda t: (t.number in fresh, fresh.get(t.number, (False, 0.0))), reverse=True)
 
 
 def _recipe(about: StudyRecord, trial: TrialRecord, seed: int) -> Recipe:
@@ -68,7 +68,7 @@ def _provenance(about: StudyRecord, trial: TrialRecord) -> dict[str, Any]:
         "search_budget": str(about.budget),
         "search_seed": about.seed,
         "dataset_fingerprint": about.dataset_fingerprint,
-        "validation": trial.last.accuracy.model_dump(),
+        "validation": trial.last.accuracy.model_dump(exclude_none=True),
         "versions": about.versions,
     }
     return facts | _confirmed_facts(confirmed) | ({"date": about.date} if about.date else {})
@@ -77,5 +77,5 @@ def _provenance(about: StudyRecord, trial: TrialRecord) -> dict[str, Any]:
 def _confirmed_facts(confirmed: Confirmation | None) -> dict[str, Any]:
     if confirmed is None:
         return {}
-    facts = {"confirmed_validation": confirmed.validation.model_dump()}
-    return facts | ({"meta_test": confirmed.test.model_dump()} if confirmed.test else {})
+    facts = {"confirmed_validation": confirmed.validation.model_dump(exclude_none=True)}
+    return facts | ({"meta_test": confirmed.test.model_dump(exclude_none=True)} if confirmed.test else {})

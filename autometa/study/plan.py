@@ -22,13 +22,13 @@ from autometa.data.load import load_dataset
 from autometa.errors import ConfigError, DataError
 from autometa.priors.features import features
 from autometa.priors.folders import check_name, is_folder_name, safe_name
-from autometa.records import Budget, EpisodeSpec, Scalar, StudyRecord
+from autometa.records import Budget, EpisodeSpec, Scalar, StudyRecord, TrialConfig
 from autometa.space.space import SearchSpace
 from autometa.study import settings
 from autometa.study.cluster import Share, require_local_gpus
 from autometa.study.pruning import make_pruner
 from autometa.study.storage import damage_told, open_storage, reading, storage_exists
-from autometa.trial.job import DatasetRef, is_transductive
+from autometa.trial.job import DatasetRef, Job, is_transductive
 
 # With halving about half of all budgets is trained in a long search; the first trials of each worker have
 # nobody to be compared with and run to their end. Validation comes on top.
@@ -73,6 +73,21 @@ class Plan:
     @property
     def trials_folder(self) -> Path:
         return (self.folder / "trials").resolve()
+
+    def job(self, values: dict[str, Scalar], seed: int, folder: Path, *, budget: Budget, use_gpu: bool) -> Job:
+        """The job of training these values into a folder."""
+        return Job(
+            config=TrialConfig(values=values),
+            dataset=self.ref,
+            pretrain=self.pretrain,
+            episodes=self.episodes,
+            budget=budget,
+            seed=seed,
+            folder=str(folder),
+            validation_episodes=self.validation_episodes,
+            validation_seed=self.seed,
+            use_gpu=use_gpu,
+        )
 
 
 def make_plan(

@@ -17,23 +17,21 @@ import filelock
 import optuna
 
 from autometa.errors import ConfigError, StopSearchError, StudyError
-from autometa.learning.checkpoint_facts import exists
 from autometa.priors import archive
 from autometa.priors.past import PastStudy
 from autometa.records import (
-    Accuracy,
     Budget,
+    Comparison,
     Confirmation,
     StudyRecord,
-    TrialConfig,
     TrialRecord,
 )
 from autometa.space.files import load_space, shipped_spaces
 from autometa.space.space import SearchSpace
-from autometa.study import confirm, settings, warm
+from autometa.study import confirm, finals, settings, warm
 from autometa.study.bounded import Bounded
 from autometa.study.cluster import Cluster, Share
-from autometa.study.events import Confirmed, Confirming, OnEvent, SearchStarted, Warned, ignore
+from autometa.study.events import OnEvent, SearchStarted, Warned, ignore
 from autometa.study.ledger import Asked, Ledger, ended, record_of
 from autometa.study.one_writer import OneWriter
 from autometa.study.plan import (
@@ -61,6 +59,7 @@ class SearchResult:
     `winner` is None when no trial has an accuracy yet; `interrupted` says that Ctrl-C ended it early;
     `missing` trials have not ended, because the time budget did. `origins` is what each source of
     configurations was worth, if a prior was asked: how many trials, and the best accuracy of one in full.
+    `comparisons` are of the winner with each other confirmed trial, on common episodes.
     """
 
     study: StudyRecord
@@ -71,6 +70,7 @@ class SearchResult:
     archive: Path | None
     storage: str = field(repr=False)  # may hold a password
     origins: Mapping[str, warm.Worth]
+    comparisons: tuple[Comparison, ...] = ()
 
     @property
     def winning_trial(self) -> TrialRecord | None:
@@ -107,6 +107,7 @@ def search(
     runs: str | Path = RUNS,
     archives: str | Path = archive.ARCHIVES,
     validation_episodes: int = VALIDATION_EPISODES,
+    confirm_seeds: int = 0,
     on_event: OnEvent = ignore,
 ) -> SearchResult:
     """Search a data set for its best backbone and learner; call it again to continue an interrupted search.
@@ -132,6 +133,8 @@ def search(
         transductive: let the space hold transductive candidates, ranked among the inductive ones.
         cold: learn nothing from past studies.
         prior: an archived study, or a folder of them, to learn from in place of all archives there are.
+        confirm_seeds: train each of the best again with this many other seeds, 2 or more, after `time_budget`; the
+            winner is then the best configuration by these, and its intervals are over seeds as well.
 
     Raises:
         AutometaError: anything that is wrong with the arguments, the data, the storage or the study;
@@ -139,6 +142,8 @@ def search(
     """
     if vectorise < 1:
         raise ConfigError(f"--vectorise {vectorise}: at least one trial is needed")
+    if confirm_seeds < 0 or confirm_seeds == 1:
+        raise ConfigError(f"--confirm-seeds {confirm_seeds}: one seed has no spread; give 2 or more, or 0 for none")
     started = time.monotonic()
     with nullcontext(cluster) if cluster else Cluster(address, workers=workers) as ray_cluster:
         plan = make_plan(
@@ -170,7 +175,7 @@ def search(
         share = ray_cluster.share_out(gpus_per_trial, fitting, together=vectorise)
         with _locked(plan), storage_failures(plan.url):
             opened, line = _open_study(plan, share, time_budget, past)
-            return _run(plan, opened, share, Path(archives), line, on_event)
+            return _run(plan, opened, share, Path(archives), line, confirm_seeds, on_event)
 
 
 def _trials_at_once(plan: Plan) -> int:
@@ -225,7 +230,15 @@ def _open_study(
     return study, start.line
 
 
-def _run(plan: Plan, study: optuna.Study, share: Share, archives: Path, prior: str, on_event: OnEvent) -> SearchResult:
+def _run(
+    plan: Plan,
+    study: optuna.Study,
+    share: Share,
+    archives: Path,
+    prior: str,
+    confirm_seeds: int,
+    on_event: OnEvent,
+) -> SearchResult:
     record = settings.read(study)
     ledger = Ledger(
         study,
@@ -241,7 +254,7 @@ def _run(plan: Plan, study: optuna.Study, share: Share, archives: Path, prior: s
     if ledger.hopeless_reason:
         raise StudyError(f"study {plan.name!r}: every trial so far failed, the last one: {ledger.hopeless_reason}")
     trials = tuple(record_of(t) for t in ended(study))
-    won = None if interrupted else _confirm(plan, study, trials, share, on_event)
+    won = None if interrupted else finals.run(plan, study, trials, share, seeds=confirm_seeds, on_event=on_event)
     where = archive.write(archives, settings.read(study), trials) if won else None
     return SearchResult(
         settings.read(study),
@@ -252,6 +265,7 @@ def _run(plan: Plan, study: optuna.Study, share: Share, archives: Path, prior: s
         where,
         plan.url,
         warm.worth(study) if prior else {},
+        tuple(confirm.compared(won.trial, finals.kept_scores(plan, settings.read(study)))) if won else (),
     )
 
 
@@ -278,18 +292,8 @@ def _run_trials(plan: Plan, ledger: Ledger, record: StudyRecord, share: Share) -
         return False
 
     def make_job(asked: Asked) -> Job:
-        return Job(
-            config=TrialConfig(values=asked.values),
-            dataset=plan.ref,
-            pretrain=plan.pretrain,
-            episodes=plan.episodes,
-            budget=record.budget,
-            seed=asked.seed,
-            folder=str(plan.trials_folder / asked.folder),
-            validation_episodes=plan.validation_episodes,
-            validation_seed=plan.seed,
-            use_gpu=share.gpus > 0,
-        )
+        folder = plan.trials_folder / asked.folder
+        return plan.job(asked.values, asked.seed, folder, budget=record.budget, use_gpu=share.gpus > 0)
 
     from autometa.study import bridge  # Ray Tune takes a second to import, and must not while Ray starts in its thread
 
@@ -308,48 +312,3 @@ def _run_trials(plan: Plan, ledger: Ledger, record: StudyRecord, share: Share) -
         raise StopSearchError(f"{error}; nothing is lost: when that is put right, the same command continues") from None
     ledger.recover(died=False)
     return interrupted
-
-
-def _confirm(
-    plan: Plan, study: optuna.Study, trials: tuple[TrialRecord, ...], share: Share, on_event: OnEvent
-) -> Confirmation | None:
-    """Measure the best again on fresh validation episodes, then the winner once on meta-test."""
-    names = {t.number: t.user_attrs["folder"] for t in ended(study)}
-    folders = {t.number: plan.trials_folder / names[t.number] for t in confirm.best(trials)}
-    known = {c.trial for c in settings.read(study).confirmed}
-    todo = [number for number in folders if number not in known and exists(folders[number])]
-    if todo:
-        on_event(Confirming(todo, confirm.EPISODES))
-    for number, accuracy in _measure(plan, [(n, folders[n]) for n in todo], "val", share):
-        result = Confirmation(trial=number, validation=accuracy)
-        settings.add_confirmation(study, result)
-        on_event(Confirmed(result))
-    won = confirm.winner(settings.read(study).confirmed)
-    if won is None:
-        on_event(Warned("no trial has a model to confirm: nothing can be named as winner"))
-        return None
-    if won.test is None:
-        _, accuracy = next(iter(_measure(plan, [(won.trial, plan.trials_folder / names[won.trial])], "test", share)))
-        won = won.model_copy(update={"test": accuracy})
-        settings.add_confirmation(study, won)
-    on_event(Confirmed(won))
-    return won
-
-
-def _measure(plan: Plan, models: list[tuple[int, Path]], split: str, share: Share) -> Iterator[tuple[int, Accuracy]]:
-    seed = confirm.test_seed(plan.seed) if split == "test" else confirm.confirm_seed(plan.seed)
-    calls = [
-        {
-            "folder": folder,
-            "split": split,
-            "episodes": confirm.EPISODES,
-            "seed": seed,
-            "use_gpu": share.gpus > 0,
-            "dataset": plan.ref,
-        }
-        for _, folder in models
-    ]
-    from autometa.study import bridge
-
-    for index, accuracy in bridge.run_everywhere(bridge.evaluate_in_worker, calls, share):
-        yield models[index][0], accuracy

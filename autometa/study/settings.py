@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 
@@ -17,7 +18,7 @@ import optuna
 import autometa
 from autometa.data import catalog
 from autometa.errors import StudyError
-from autometa.records import Confirmation, DataIdentity, Scalar, StudyRecord, checked
+from autometa.records import Confirmation, DataIdentity, Look, Scalar, StudyRecord, checked
 
 _KEY = "autometa"
 _MUST_AGREE = (
@@ -74,12 +75,16 @@ def write(study: optuna.Study, record: StudyRecord) -> None:
     study.set_user_attr(_KEY, record.model_dump_json())
 
 
-def add_confirmation(study: optuna.Study, confirmation: Confirmation) -> StudyRecord:
-    """Add (or replace) what one of the best trials showed on fresh episodes."""
+def add_confirmation(study: optuna.Study, confirmation: Confirmation, looks: Sequence[Look] = ()) -> StudyRecord:
+    """Add (or replace) what one of the best trials showed on fresh episodes, and add the looks that this took."""
     record = read(study)
     others = [c for c in record.confirmed if c.trial != confirmation.trial]
     record = record.model_copy(
-        update={"confirmed": [*others, confirmation], "date": datetime.now(UTC).date().isoformat()}
+        update={
+            "confirmed": [*others, confirmation],
+            "looks": [*record.looks, *looks],
+            "date": datetime.now(UTC).date().isoformat(),
+        }
     )
     write(study, record)
     return record

@@ -228,3 +228,54 @@ def test_the_dashboard_answers_on_loopback(folder: Path) -> None:
         assert "Optuna Dashboard" in urllib.request.urlopen(url, timeout=10).read().decode()
     finally:
         process.kill()
+
+
+def test_seeds_of_a_recipe_are_trained_and_measured_together(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AUTOMETA_HOME", str(folder / "home"))
+    (folder / "best.toml").write_text(
+        'format = "autometa-recipe/1"\n[[recipe]]\ndataset = "digits"\nvalidation_episodes = 30\nseed = 4\n'
+        "episodes = { way = 3, shot = 1, query = 5 }\nbudget = { steps = 4, rungs = 2 }\n"
+        '[recipe.config]\nlearner = "prototypical"\nconv = { width = 4, depth = 1 }\n'
+    )
+    code, out, _ = run(capsys, monkeypatch, "train", "best.toml", "-o", "models", "--seeds", "2")
+    assert code == 0
+    assert [path.name for path in sorted((folder / "models").iterdir())] == ["seed-4", "seed-5"]
+    assert "together: " in out
+    assert "(8 classes, 2 seeds; ± " in out
+    code, again, _ = run(capsys, monkeypatch, "train", "best.toml", "-o", "models", "--seeds", "2", "--json")
+    trained = json.loads(again)
+    assert list(trained["seeds"]) == ["4", "5"]
+    means = [trained["seeds"][seed]["curve"][-1]["accuracy"]["mean"] for seed in ("4", "5")]
+    assert trained["validation"]["mean"] == pytest.approx(sum(means) / 2), "on the episodes that each was validated on"
+
+    code, out, _ = run(capsys, monkeypatch, "evaluate", "models", "--episodes", "40", "--json")
+    tested = json.loads(out)
+    assert (tested["over_classes"]["seeds"], tested["over_classes"]["classes"]) == (2, 8)
+    assert [each["look"] for each in tested["each"]] == [1, 2]
+    code, out, err = run(capsys, monkeypatch, "evaluate", "models/seed-5", "--episodes", "30")
+    assert "look 2 at these test classes" in out, "the same model is the same look"
+    assert "95 % over 8 test classes, 30 episodes; ± " in out
+    assert max(map(len, out.splitlines())) <= 80
+    for arguments in (["-o", "models"], ["-o", "models/seed-4", "--seeds", "2"]):
+        code, _, err = run(capsys, monkeypatch, "train", "best.toml", *arguments)
+        assert code == 2
+        assert "choose another folder" in err
+
+
+def test_a_record_of_looks_that_cannot_be_written_stops_no_evaluation(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "best.toml").write_text(
+        'format = "autometa-recipe/1"\n[[recipe]]\ndataset = "digits"\nvalidation_episodes = 10\n'
+        "episodes = { way = 2, shot = 1, query = 3 }\nbudget = { steps = 1, rungs = 1 }\n"
+        '[recipe.config]\nlearner = "prototypical"\nconv = { width = 4, depth = 1 }\n'
+    )
+    assert run(capsys, monkeypatch, "train", "best.toml", "-o", "model")[0] == 0
+    monkeypatch.setenv("AUTOMETA_HOME", str(folder / "best.toml"))
+    code, out, err = run(capsys, monkeypatch, "evaluate", "model", "--episodes", "5")
+    assert code == 0
+    assert "a look that was not counted" in out
+    assert err.startswith("warning: the record of test looks cannot be written")
+    assert err.count("\n") == 1

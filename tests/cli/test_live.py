@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console, RenderableType
 
 from autometa.cli.live import JsonLines, LiveTable, PlainLines
-from autometa.records import Accuracy, Confirmation, RungReport
+from autometa.records import Accuracy, ClassInterval, Confirmation, RungReport
 from autometa.study.events import (
     Confirmed,
     Confirming,
@@ -23,7 +23,8 @@ from autometa.study.events import (
 
 
 def accuracy(mean: float) -> Accuracy:
-    return Accuracy(mean=mean, half_width=0.0123, episodes=100, seed=0)
+    interval = ClassInterval(low=mean - 0.04, high=mean + 0.03, classes=8, families=8)
+    return Accuracy(mean=mean, half_width=0.0123, episodes=100, seed=0, over_classes=interval)
 
 
 def report(rung: int, mean: float) -> RungReport:
@@ -100,7 +101,7 @@ def test_a_log_has_a_line_an_event(capsys: pytest.CaptureFixture[str]) -> None:
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == len(RUNNING + ENDING)
     assert lines[2].endswith("trial 4 started (continues trial 2 from rung 5): pretrain · resnet12")
-    assert lines[-1].endswith("trial 3 confirmed at 64.00 ± 1.23 %, meta-test 66.00 ± 1.23 %")
+    assert lines[-1].endswith("trial 3 confirmed at 64.0 ± 4.0 %, meta-test 66.0 ± 4.0 %")
 
 
 def test_every_event_is_one_json_object(capsys: pytest.CaptureFixture[str]) -> None:

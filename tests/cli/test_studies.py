@@ -234,7 +234,8 @@ def test_show_says_what_a_study_is(autometa: Command, tmp_path: Path) -> None:
     assert out.index("trial 4") < out.index("trial 5")
     assert "trial 5" not in autometa("studies", "show", "studies/losses", "--top", "1")[1]
     code, out, _ = autometa("studies", "show", "digits-5w1s")
-    assert "winner      trial 10: validation 74.47 ± 0.67 %" in out
+    assert "winner      trial 10\n" in out
+    assert "validation  74.5 % (classes not known; ± 0.7 over episodes alone)" in out, "as old archives have it"
     for words in ("5-way 1-shot", "few_shot, version", "300 steps or 0.5 TFLOP", "meta-test", "came with autometa"):
         assert words in out
     interrupted_search("sqlite:///runs/autometa.db")
@@ -252,7 +253,7 @@ def test_a_transductive_winner_is_marked(autometa: Command, tmp_path: Path) -> N
     won = TRIALS[0].model_copy(update={"config": TrialConfig(values={"prototypical.transduction": "knn"})})
     archive.write(tmp_path / "studies", STUDY, [won])
     _, out, _ = autometa("studies", "show", "digits-5w1s")
-    assert "winner      trial 1, transductive: validation 61.00 ± 2.00 %" in out
+    assert "winner      trial 1, transductive\n" in out
 
 
 def test_a_study_of_many_rungs_is_shown_at_nine_of_them(autometa: Command, tmp_path: Path) -> None:

@@ -114,9 +114,20 @@ def test_a_search_from_the_first_proposal_to_the_archive(folder: Path) -> None:
     assert "pruned" in states
     assert result.winner is not None
     assert result.winner.validation.low > 0.2, "clearly above chance"
-    assert result.winner.validation.episodes == 600
+    assert result.winner.selection is not None
+    assert result.winner.selection.episodes + result.winner.validation.episodes == 600
     assert result.winner.test is not None
-    assert result.winner.validation.mean == max(c.validation.mean for c in result.study.confirmed)
+    assert result.winner.selection.mean == max(c.chosen_by.mean for c in result.study.confirmed)
+    for measured in (result.winner.validation, result.winner.test):
+        assert measured.over_classes is not None
+        assert (measured.over_classes.classes, measured.over_classes.families) == (8, 2), "two digits, four turns each"
+    assert {(c.trial, c.other) for c in result.comparisons} == {
+        (result.winner.trial, c.trial) for c in result.study.confirmed if c.trial != result.winner.trial
+    }
+    assert [(look.what, look.number) for look in result.study.looks] == [
+        (f"search t, trial {result.winner.trial}", result.winner.test.look)
+    ]
+    assert result.study.looks[0] in autometa.test_looks("digits")
     assert [c.test is not None for c in result.study.confirmed].count(True) == 1, "meta-test is touched once"
 
     past = archive.read(folder / "studies" / "t")
@@ -157,6 +168,29 @@ def test_a_folder_with_faults_is_searched_and_the_faults_are_told(folder: Path) 
     assert result.study.dataset_facts["image_size"] == 12
     notes = [event.message for event in told if isinstance(event, Warned)]
     assert f"{photos}: 1 image is twice in a class" in notes[0]
+
+
+def test_a_search_that_is_extended_counts_each_winner_that_was_tested(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AUTOMETA_HOME", str(folder / "home"))
+    how = {"space": folder / "tiny.toml", "study": "t", "budget": parse_budget("18"), "workers": 1, "seed": 2}
+    before = autometa.search(trials=1, validation_episodes=20, **how)
+    found = autometa.search(trials=3, validation_episodes=20, confirm_seeds=2, **how)
+    assert before.winner is not None
+    assert found.winner is not None
+    again = found.winner.retrained
+    assert again is not None
+    assert again.test is not None
+    assert again.test.over_classes is not None
+    assert again.test.over_classes.seeds == len(again.seeds) == 2
+    assert all(c.retrained for c in found.study.confirmed), "all finalists get other seeds"
+    models = {look.model for look in found.study.looks}
+    assert models == {look.model for look in autometa.test_looks("digits")}
+    assert len(models) == again.test.look == 3 + (found.winner.trial != before.winner.trial)
+    same = autometa.search(trials=3, confirm_seeds=2, **how)
+    assert same.winner == found.winner, "nothing is trained or tested again"
+    assert len(autometa.test_looks("digits")) == len(found.study.looks)
 
 
 def test_the_same_seed_and_one_worker_give_the_same_search(folder: Path) -> None:

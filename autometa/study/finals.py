@@ -1,0 +1,174 @@
+"""The end of a search: the best trials are measured again, the winner named and measured once on test classes.
+
+Answers of each episode are kept in the study's folder, so that any two finalists can be compared later. `confirm.py`
+says who is measured and who won; this file has it done, writes it into the study, and goes on where a dead search was.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import optuna
+
+from autometa.learning import intervals, scores
+from autometa.learning.checkpoint_facts import exists
+from autometa.learning.scores import Scores
+from autometa.records import Accuracy, Confirmation, Look, Retrained, StudyRecord, TrialRecord
+from autometa.study import confirm, settings
+from autometa.study.cluster import Share
+from autometa.study.events import Confirmed, Confirming, OnEvent, Retraining, Warned
+from autometa.study.ledger import ended, record_of
+from autometa.study.plan import Plan
+from autometa.trial.measured import Measured, together
+
+
+def run(
+    plan: Plan, study: optuna.Study, trials: Sequence[TrialRecord], share: Share, *, seeds: int, on_event: OnEvent
+) -> Confirmation | None:
+    """Confirm the best and return the winner; what is in the study or on disk already is not done again.
+
+    Args:
+        seeds: with how many other seeds each of the best is trained again.
+    """
+    finals = _Finals(plan, study, share, on_event)
+    best = [trial.number for trial in confirm.best(trials) if exists(finals.folder(trial.number))]
+    finals.validate(best)
+    if seeds:
+        finals.train_again(best, seeds)
+    won = confirm.winner(finals.confirmed)
+    if won is None:
+        on_event(Warned("no trial has a model to confirm: nothing can be named as winner"))
+        return None
+    won = finals.tested(won)
+    on_event(Confirmed(won))
+    return won
+
+
+def kept_scores(plan: Plan, record: StudyRecord) -> dict[int, Scores]:
+    """What each confirmed trial answered on the fresh episodes, where its file is there."""
+    files = {c.trial: _file(plan, f"trial-{c.trial}") for c in record.confirmed}
+    return {trial: scores.read(file) for trial, file in files.items() if file.is_file()}
+
+
+@dataclass(frozen=True)
+class _Finals:
+    plan: Plan
+    study: optuna.Study
+    share: Share
+    on_event: OnEvent
+
+    @property
+    def confirmed(self) -> list[Confirmation]:
+        return settings.read(self.study).confirmed
+
+    def of(self, trial: int) -> Confirmation | None:
+        """What is known of a trial."""
+        return next((c for c in self.confirmed if c.trial == trial), None)
+
+    def folder(self, trial: int) -> Path:
+        """Where a trial's checkpoint is."""
+        return self.plan.trials_folder / str(self._attribute(trial, "folder"))
+
+    def seed_folder(self, trial: int, seed: int) -> Path:
+        """Where the checkpoint of a trial's configuration with another seed is."""
+        return (self.plan.folder / "seeds" / f"trial-{trial}" / f"seed-{seed}").resolve()
+
+    def validate(self, best: Sequence[int]) -> None:
+        """Measure trials that were not yet, on fresh validation episodes."""
+        todo = [trial for trial in best if self.of(trial) is None]
+        if todo:
+            self.on_event(Confirming(todo, confirm.EPISODES))
+        for index, found in self._measured([self.folder(trial) for trial in todo], "val"):
+            scores.write(_file(self.plan, f"trial-{todo[index]}"), found.scores)
+            selection, validation = _both_halves([found])
+            result = Confirmation(trial=todo[index], selection=selection, validation=validation)
+            settings.add_confirmation(self.study, result)
+            self.on_event(Confirmed(result))
+
+    def train_again(self, best: Sequence[int], count: int) -> None:
+        """Train the configurations of trials with `count` other seeds each, and measure these models."""
+        wanted = {t: confirm.other_seeds(int(self._attribute(t, "seed")), count) for t in best}
+        todo = {t: seeds for t, seeds in wanted.items() if not self._has_seeds(t, seeds)}
+        if not todo:
+            return
+        self.on_event(Retraining(todo))
+        self._train([(trial, seed) for trial, seeds in todo.items() for seed in seeds])
+        for trial, seeds in todo.items():
+            trained = [seed for seed in seeds if exists(self.seed_folder(trial, seed))]
+            if len(trained) < 2:
+                self.on_event(Warned(f"trial {trial}: fewer than two of its other seeds could be trained"))
+                continue
+            measured = dict(self._measured([self.seed_folder(trial, seed) for seed in trained], "val"))
+            for index, seed in enumerate(trained):
+                scores.write(_file(self.plan, f"trial-{trial}-seed-{seed}"), measured[index].scores)
+            selection, validation = _both_halves([measured[index] for index in range(len(trained))])
+            again = Retrained(seeds=trained, selection=selection, validation=validation)
+            before = self.of(trial)
+            assert before is not None
+            result = before.model_copy(update={"retrained": again})
+            settings.add_confirmation(self.study, result)
+            self.on_event(Confirmed(result))
+
+    def tested(self, won: Confirmation) -> Confirmation:
+        """The winner with its accuracy on test classes, and that of its other seeds; each model is a look."""
+        if won.test is None:
+            test, looks = self._test(won.trial, [self.folder(won.trial)])
+            won = won.model_copy(update={"test": test})
+            settings.add_confirmation(self.study, won, looks)
+        again = won.retrained
+        if again and again.test is None:
+            test, looks = self._test(won.trial, [self.seed_folder(won.trial, seed) for seed in again.seeds])
+            won = won.model_copy(update={"retrained": again.model_copy(update={"test": test})})
+            settings.add_confirmation(self.study, won, looks)
+        return won
+
+    def _has_seeds(self, trial: int, seeds: Sequence[int]) -> bool:
+        known = self.of(trial)
+        return bool(known and known.retrained and len(known.retrained.seeds) >= len(seeds))
+
+    def _train(self, models: Sequence[tuple[int, int]]) -> None:
+        from autometa.study import bridge
+
+        budget, gpus = settings.read(self.study).budget, self.share.gpus
+        values = {t.number: record_of(t).config.values for t in ended(self.study)}
+        calls = []
+        for trial, seed in models:
+            folder = self.seed_folder(trial, seed)
+            job = self.plan.job(values[trial], seed, folder, budget=budget, use_gpu=gpus > 0)
+            calls.append({"job": job.model_dump_json(), "gpus": gpus})
+        for index, record in bridge.run_everywhere(bridge.train_in_worker, calls, self.share):
+            if record.state == "fail":
+                trial, seed = models[index]
+                self.on_event(Warned(f"trial {trial} trained again with seed {seed} failed: {record.reason}"))
+
+    def _test(self, trial: int, models: list[Path]) -> tuple[Accuracy, list[Look]]:
+        measured = dict(self._measured(models, "test"))
+        what = f"search {self.plan.name}, trial {trial}"
+        warn = functools.cache(lambda message: self.on_event(Warned(message)))
+        noted = [measured[index].noted(what, warn=warn) for index in range(len(models))]
+        return together(noted), [found.look for found in noted if found.look]
+
+    def _measured(self, models: Sequence[Path], split: str) -> Iterator[tuple[int, Measured]]:
+        seed = (confirm.test_seed if split == "test" else confirm.confirm_seed)(self.plan.seed)
+        how: dict[str, Any] = {"split": split, "episodes": confirm.EPISODES, "seed": seed}
+        how |= {"use_gpu": self.share.gpus > 0, "dataset": self.plan.ref}
+        from autometa.study import bridge
+
+        return bridge.run_everywhere(bridge.measure_in_worker, [{"folder": m, **how} for m in models], self.share)
+
+    def _attribute(self, trial: int, name: str) -> Any:
+        return next(t.user_attrs[name] for t in ended(self.study) if t.number == trial)
+
+
+def _both_halves(models: Sequence[Measured]) -> tuple[Accuracy, Accuracy]:
+    halves = zip(*(confirm.halves(model.scores) for model in models), strict=True)
+    first, second = (intervals.accuracy_of_seeds(half, models[0].seed) for half in halves)
+    return first, second
+
+
+def _file(plan: Plan, name: str) -> Path:
+    return plan.folder / "answers" / f"{name}.safetensors"
