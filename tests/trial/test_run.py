@@ -103,17 +103,6 @@ def test_another_data_set_gives_the_train_classes(tmp_path: Path) -> None:
     assert accuracy.episodes == 10
 
 
-@pytest.mark.parametrize(("teraflops", "episodes"), [(1.0, [10, 40]), (0.0002, [10, 20])])
-def test_validation_costs_no_more_than_its_share_of_a_budget_of_operations(
-    tmp_path: Path, teraflops: float, episodes: list[int]
-) -> None:
-    asked = job(tmp_path / "m", learner="reptile", reptile__norm="group").model_copy(
-        update={"budget": Budget(steps=2, teraflops=teraflops, rungs=2), "validation_episodes": 40}
-    )
-    curve = run(asked).curve
-    assert [report.accuracy.episodes for report in curve] == episodes
-
-
 def test_rotations_make_four_classes_of_one(tmp_path: Path) -> None:
     asked = job(tmp_path / "m", learner="pretrain", rotations=True, pretrain__batch_size=8)
     training = prepare(asked)
