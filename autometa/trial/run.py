@@ -137,7 +137,8 @@ def open_dataset(ref: DatasetRef) -> FewShotDataset:
 def new_learner(job: Job, dataset: FewShotDataset, train_classes: int) -> Learner:
     """The job's learner with fresh weights."""
     setting = build.setting_of(job.config, way=job.episodes.way, train_classes=train_classes)
-    return build.build_learner(job.config, image_shape=dataset.image_shape, setting=setting)
+    config = build.in_parts(job.config, job.budget.steps)
+    return build.build_learner(config, image_shape=dataset.image_shape, setting=setting)
 
 
 def evaluate_checkpoint(

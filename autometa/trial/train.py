@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from autometa.records import Budget, TrialRecord
+from autometa.trial.build import in_parts
 from autometa.trial.check import check_config
 from autometa.trial.recipe import Recipe, read_recipes
 from autometa.trial.run import OnRung, OnStep, run
@@ -36,5 +37,5 @@ def train(
     job = chosen.model_copy(update=changes).job(
         Path(folder), data_root=str(data_root) if data_root else None, use_gpu=use_gpu
     )
-    check_config(job.config, where="recipe: config")
+    check_config(in_parts(job.config, job.budget.steps), where="recipe: config")
     return run(job, on_rung=on_rung, on_step=on_step)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 from pathlib import Path
 
@@ -9,9 +11,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from autometa.errors import DataError
 from autometa.learning import native
+from autometa.learning.checkpoint_facts import FACTS
 from autometa.records import Accuracy, Budget, EpisodeSpec, RungReport, Scalar, TrialConfig
 from autometa.trial.job import DatasetRef, Job, is_transductive
 from autometa.trial.run import evaluate_checkpoint, open_dataset, prepare, run
@@ -152,3 +156,23 @@ def test_one_that_grew_too_large_keeps_its_curve(tmp_path: Path) -> None:
     record = run(asked, on_rung=fill_memory)
     assert record.state == "fail"
     assert [report.rung for report in record.curve] == [1]
+
+
+def test_an_earlier_checkpoint_of_maml_is_continued_and_evaluated(tmp_path: Path) -> None:
+    """It counts the outer steps, and its job says over how many of them the loss is annealed."""
+    values: dict[str, Scalar] = {"learner": "maml", "norm": "support", "maml.inner_steps": 2, "maml.multi_step_loss": 3}
+    asked = job(tmp_path / "m", **values).model_copy(update={"budget": Budget(steps=6, rungs=3)})
+
+    def die(report: RungReport) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(asked, on_rung=die)
+    facts = json.loads((tmp_path / "m" / FACTS).read_text())
+    tensors = tmp_path / "m" / facts["tensors"]
+    save_file(load_file(tensors) | {"learner/outer_steps": torch.tensor(2)}, tensors)
+    facts["sha256"] = hashlib.sha256(tensors.read_bytes()).hexdigest()
+    (tmp_path / "m" / FACTS).write_text(json.dumps(facts))
+    assert prepare(asked).learner.phases == [0.5]
+    assert [report.steps for report in run(asked).curve] == [2, 4, 6]
+    assert evaluate_checkpoint(tmp_path / "m", episodes=4).episodes == 4
