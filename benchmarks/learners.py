@@ -47,7 +47,7 @@ RECIPES: dict[str, Values] = {
     "maml": taskwise("maml", inner_rate=0.1, inner_steps=3),
     "maml, first order": taskwise("maml", inner_rate=0.1, inner_steps=3, first_order=True),
     "maml++": taskwise(
-        "maml", inner_rate=0.1, inner_steps=3, learned_rates=True, rates_per_step=True, multi_step_loss=100
+        "maml", inner_rate=0.1, inner_steps=3, learned_rates=True, rates_per_step=True, multi_step_loss=0.15
     ),
     "anil": {"learner": "anil", **TASKWISE, "norm": "support", "anil.inner_rate": 0.3},
     "boil": taskwise("boil", inner_rate=0.2, inner_steps=2),

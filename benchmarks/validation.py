@@ -1,4 +1,4 @@
-"""What part of a trial's seconds goes into validation: three learners, at a search's default budget and a small one.
+"""What part of a trial goes into validation, in seconds and in operations: three learners, at two budgets each.
 
     python benchmarks/validation.py digits prototypical pretrain maml
     python benchmarks/validation.py omniglot prototypical --data-root ../shared/data
@@ -6,7 +6,7 @@
 
 The recipes are the starts of the default space, trained to their end on one thread. What is measured joins what the
 file of results holds from before. Seconds are the process's own, of one thread, so that other work on the machine does
-not count. The bar is a tenth.
+not count. Operations are those that a budget of operations counts, of all outer steps and of all validation episodes.
 """
 
 from __future__ import annotations
@@ -20,13 +20,16 @@ from typing import Any
 from end_to_end import RESULTS, machine
 
 from autometa.data import catalog
+from autometa.data.episodes import ImagePool, fixed_episodes
 from autometa.learning.device import limit_threads
+from autometa.learning.evaluation import evaluate
+from autometa.learning.operations import operations_counter, operations_of
 from autometa.learning.training import Training
 from autometa.records import Accuracy, Budget, EpisodeSpec, TrialConfig
 from autometa.space.files import load_space
 from autometa.study.search import VALIDATION_EPISODES
 from autometa.trial.job import DatasetRef, Job
-from autometa.trial.run import prepare
+from autometa.trial.run import open_dataset, prepare
 
 FILE = RESULTS / "validation.json"
 
@@ -79,12 +82,15 @@ def measured(asked: Job) -> dict[str, Any]:
     started = time.process_time()
     curve = list(training.rungs())
     last = validated[-1] - validated[-2]
+    episodes = [report.accuracy.episodes for report in curve]
+    validation = sum(episodes) * operations_of_an_episode(training, asked)
     return {
-        "episodes": [report.accuracy.episodes for report in curve],
+        "episodes": episodes,
         "steps": training.steps,
         "training_seconds": round(trained[-1], 2),
         "validation_seconds": round(validated[-1], 2),
         "share": share(validated[-1], trained[-1]),
+        "share_of_operations": share(validation, operations_of(training.phases(), training.steps)),
         "share_to_rung_2": share(validated[2], trained[2]),
         "share_of_last_rung": share(last, trained[-1]),
         "share_with_all_episodes_at_each": share(len(curve) * last, trained[-1]),
@@ -92,8 +98,15 @@ def measured(asked: Job) -> dict[str, Any]:
     }
 
 
+def operations_of_an_episode(training: Training, asked: Job) -> float:
+    pool = ImagePool(open_dataset(asked.dataset), "val")
+    with operations_counter() as counter:
+        evaluate(training.learner, fixed_episodes(pool, asked.episodes, count=2, seed=0, batch=2), seed=0)
+    return counter.get_total_flops() / 2
+
+
 def share(validation: float, training: float) -> float:
-    """Of the trial's seconds; checkpoints are not counted."""
+    """Of the trial; checkpoints are not counted."""
     return round(validation / (validation + training), 3)
 
 

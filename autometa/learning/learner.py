@@ -6,7 +6,7 @@ Symbols: B episodes in a batch, N way, K shot, Q query images a class; C, H, W o
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -51,6 +51,7 @@ class Learner(nn.Module, ABC):
 
     trains_on_episodes = True  # whether `outer_step` takes episodes, not plain images
     averages_over_episodes = False  # whether its gradient is that mean over a batch that parts of it give, too
+    progress = 0.0  # part of its training that is spent, in [0, 1]: the training loop says so before each outer step
     # Whether every outer step does the same operations on the device, whatever came before and whatever their results
     # are, so that one can be recorded and replayed. A learner says so itself: a check cannot see what comes later.
     is_capturable = False
@@ -73,6 +74,14 @@ class Learner(nn.Module, ABC):
 
         The caller says whether with gradient: an attack needs the one in the query images.
         """
+
+    @property
+    def phases(self) -> Sequence[float]:
+        """Where outer steps begin to cost something else: values of `progress` between 0 and 1, ascending.
+
+        All outer steps between two of them do as many operations.
+        """
+        return ()
 
     @property
     def transductive(self) -> bool:

@@ -6,6 +6,7 @@ episodes come from, or who asked for it.
 
 from __future__ import annotations
 
+import copy
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -16,11 +17,11 @@ from torch import Tensor, nn
 
 from autometa.errors import ConfigError, DivergedError, did_you_mean
 from autometa.learning.captured import Captured, CudaGraphs, Recorder
-from autometa.learning.device import random_states
+from autometa.learning.device import random_states, replayed
 from autometa.learning.fitting import Fitting
 from autometa.learning.learner import Learner, TrainingSource
 from autometa.learning.objective import Objective
-from autometa.learning.operations import operations_counter
+from autometa.learning.operations import Phase, affordable_steps, operations_counter
 from autometa.learning.optimization import SCHEDULES, make_optimizer, rate_factor, set_rate, take_step
 from autometa.records import Accuracy, Budget, RungReport
 
@@ -76,8 +77,8 @@ class Training:
     Attributes:
         curve: a report for each rung so far.
         steps, seconds: outer steps taken, and time spent in them, over all resumes.
-        last_step: the step at which the budget's steps and teraflops end, None where only seconds do.
-        step_operations: floating-point operations of the first outer step; None before it, and after a resume.
+        last_step: the step at which the budget's steps and teraflops end, None where only seconds do. What teraflops
+            pay for is counted before the first step.
         on_gpu: where the learner is.
     """
 
@@ -105,7 +106,6 @@ class Training:
         self.steps = 0
         self.seconds = 0.0
         self.last_step = budget.steps
-        self.step_operations: int | None = None
         self._fitting = Fitting()
         self.on_gpu = next(learner.parameters()).is_cuda
         self._captured: Captured | None = None
@@ -118,11 +118,6 @@ class Training:
         by_steps = self.steps / self.last_step if self.last_step else 0.0
         by_seconds = self.seconds / self.budget.seconds if self.budget.seconds else 0.0
         return min(1.0, max(by_steps, by_seconds))
-
-    @property
-    def operations(self) -> int | None:
-        """Floating-point operations of the whole training; None where its last step or their number is not known."""
-        return self.step_operations * self.last_step if self.step_operations and self.last_step else None
 
     def rungs(self, on_step: OnStep | None = None) -> Iterator[RungReport]:
         """Train to the end of the budget; yields each rung's report when it is reached.
@@ -166,6 +161,8 @@ class Training:
 
     def _train_until(self, progress: float, on_step: OnStep | None) -> None:
         self.learner.train()
+        if self.steps == 0:
+            self.last_step = self.end()
         started, before = time.perf_counter(), self.seconds
         if self._captured is not None:
             self._captured.check()
@@ -192,19 +189,19 @@ class Training:
 
     def _step(self) -> dict[str, Tensor]:
         set_rate(self.optimizer, self.rate)
-        replayed = self._captured is not None and self.steps > 0  # the first step is counted
-        metrics = self._captured() if self._captured is not None and replayed else self._gradient()
+        self.learner.progress = self.progress
+        metrics = self._captured() if self._captured is not None else self._gradient()
         self.steps += 1
         if self.must_check:
             self.check_finite(metrics)
-        if not replayed:
+        if self._captured is None:
             take_step(self.optimizer)
         return metrics
 
     def _gradient(self) -> dict[str, Tensor]:
         """Leave the clipped gradient of an outer step in the parameters; returns its metrics."""
         self.optimizer.zero_grad(set_to_none=True)
-        metrics = self.counted_outer_step() if self.steps == 0 else self._outer_step()
+        metrics = self._outer_step(self.learner)
         norm = torch.nn.utils.clip_grad_norm_(self.learner.parameters(), self.options.clip_norm)
         return metrics | {"gradient_norm": norm.detach()}
 
@@ -225,24 +222,38 @@ class Training:
                     found.setdefault(name, []).append(value)
         return found
 
-    def _outer_step(self) -> dict[str, Tensor]:
-        return self._fitting.outer_step(self._whole_step, self.learner, self.source)
+    def _outer_step(self, learner: Learner) -> dict[str, Tensor]:
+        def whole(source: TrainingSource) -> dict[str, Tensor]:
+            return self.objective.outer_step(learner, source) if self.objective else learner.outer_step(source)
 
-    def _whole_step(self, source: TrainingSource) -> dict[str, Tensor]:
-        if self.objective is None:
-            return self.learner.outer_step(source)
-        return self.objective.outer_step(self.learner, source)
+        return self._fitting.outer_step(whole, learner, self.source)
 
-    def counted_outer_step(self) -> dict[str, Tensor]:
-        """The first step, counting its operations, to find the last one: the same number on every machine."""
-        with operations_counter() as counter:
-            metrics = self._outer_step()
-        self.step_operations = max(1, counter.get_total_flops())
-        if self.budget.teraflops is not None:
-            affordable = int(self.budget.teraflops * 1e12 / self.step_operations)
-            steps = max(self.budget.rungs, affordable)
-            self.last_step = min(steps, self.budget.steps or steps)
-        return metrics
+    def end(self) -> int | None:
+        """The outer step at which the budget's steps and teraflops end: the same one on every machine.
+
+        At least as many as there are rungs, whatever they cost.
+        """
+        if self.budget.teraflops is None:
+            return self.budget.steps
+        steps = max(self.budget.rungs, affordable_steps(self.phases(), self.budget.teraflops * 1e12))
+        return min(steps, self.budget.steps or steps)
+
+    def phases(self) -> list[Phase]:
+        """The operations of an outer step in each phase of the learner's training.
+
+        They are those of steps of a copy, from data that is drawn again afterwards: nothing that training depends on
+        is changed.
+        """
+        learner = copy.deepcopy(self.learner)
+        drawn = [*random_states(next(learner.parameters()).device), (self.generator, self.generator.get_state())]
+        found = []
+        for start in (0.0, *learner.phases):
+            learner.progress = start
+            learner.zero_grad(set_to_none=True)
+            with replayed(drawn), operations_counter() as counter:
+                self._outer_step(learner)
+            found.append(Phase(start, counter.get_total_flops()))
+        return found
 
     @property
     def must_check(self) -> bool:

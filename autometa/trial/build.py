@@ -101,6 +101,23 @@ COMMON = (TrainingOptions, Sampling, Loss, ObjectiveOptions)
 # gets under that learner.
 OF_BACKBONES = ("norm",)
 
+# Options that count outer steps in earlier recipes and checkpoints, and what has taken their place: parts of training.
+_ONCE_IN_STEPS = {"maml.multi_step_loss": "maml.multi_step_loss", "maml.first_order_steps": "maml.first_order_share"}
+
+
+def in_parts(config: TrialConfig, steps: int | None) -> TrialConfig:
+    """The configuration with parts of a training of so many outer steps where earlier ones have a number of them.
+
+    Where nobody knows how many steps there are, it is all of training.
+    """
+    values = dict(config.values)
+    for before, now in _ONCE_IN_STEPS.items():
+        count = values.get(before)
+        if isinstance(count, int | float) and (before != now or count > 1):
+            del values[before]
+            values[now] = min(1.0, count / steps) if steps else float(count > 0)
+    return TrialConfig(values=values)
+
 
 def build_learner(config: TrialConfig, *, image_shape: Shape, setting: Setting) -> Learner:
     """The learner a configuration describes, with fresh weights from torch's global generator.

@@ -48,7 +48,9 @@ def step_bytes(config: TrialConfig, *, spec: EpisodeSpec, image_shape: Shape, tr
         weights = sum(p.nbytes for p in learner.parameters())
         with torch.autograd.graph.saved_tensors_hooks(kept.keep, kept.give):
             try:
-                learner.outer_step(source)
+                for start in (0.0, *learner.phases):
+                    learner.progress = start
+                    learner.outer_step(source)
             except (NotImplementedError, RuntimeError):  # reads a value, of which there is none on this device
                 learner.backbone(source.all_images()).sum()
     return _COPIES_OF_WEIGHTS * weights + kept.peak + _LARGEST_AT_ONCE * kept.largest

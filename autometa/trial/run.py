@@ -74,7 +74,7 @@ def _run(job: Job, on_rung: OnRung | None, on_step: OnStep | None, number: int) 
 def begin(job: Job) -> Training:
     """A job's training, from its checkpoint in `job.folder` where there is one; raises as `run` does."""
     folder = Path(job.folder)
-    training = prepare(job, _validation(job, folder))
+    training = prepare(job)
     if exists(folder):
         _check_same(_as_trained(job, training), folder)
         checkpoints.load(folder, training)
@@ -83,11 +83,9 @@ def begin(job: Job) -> Training:
 
 def keep(training: Training, job: Job) -> None:
     """Write the job's checkpoint."""
-    assert isinstance(training.validate, Validation)
     extra = {
         "job": _as_trained(job, training).model_dump(mode="json"),
         "train_classes": training.learner.setting.train_classes,
-        "validation_counts": training.validate.counts,
     }
     checkpoints.save(Path(job.folder), training, extra=extra)
 
@@ -128,7 +126,7 @@ def _without_memory(job: Job, number: int, error: Exception) -> TrialRecord:
     )
 
 
-def prepare(job: Job, validation: Validation | None = None) -> Training:
+def prepare(job: Job) -> Training:
     """Data, learner and optimiser of a job, not yet trained; the same seed gives the same weights."""
     device = pick_device(job.use_gpu)
     seed_everything(job.seed)
@@ -141,7 +139,7 @@ def prepare(job: Job, validation: Validation | None = None) -> Training:
         source,
         options=build.training_options(job.config),
         budget=job.budget,
-        validate=validation or Validation(ImagePool(dataset, "val", device), job),
+        validate=Validation(ImagePool(dataset, "val", device), job),
         generator=generator,
         objective=_objective(job, train_on, device, generator),
     )
@@ -150,7 +148,8 @@ def prepare(job: Job, validation: Validation | None = None) -> Training:
 def new_learner(job: Job, dataset: FewShotDataset, train_classes: int) -> Learner:
     """The job's learner with fresh weights."""
     setting = build.setting_of(job.config, way=job.episodes.way, train_classes=train_classes)
-    return build.build_learner(job.config, image_shape=dataset.image_shape, setting=setting)
+    config = build.in_parts(job.config, job.budget.steps)
+    return build.build_learner(config, image_shape=dataset.image_shape, setting=setting)
 
 
 def evaluate_checkpoint(
@@ -258,12 +257,6 @@ def job_of(folder: Path) -> Job:
 def _train_classes(folder: Path, data: FewShotDataset) -> int:
     """How many classes the model in the folder was trained on; the data of its training need not be here."""
     return int(read_facts(folder)["extra"].get("train_classes", len(data.splits["train"])))
-
-
-def _validation(job: Job, folder: Path) -> Validation:
-    """On as many episodes as were decided on before, if the folder has a checkpoint that says so."""
-    counts = read_facts(folder).get("extra", {}).get("validation_counts") if exists(folder) else None
-    return Validation(ImagePool(open_dataset(job.dataset), "val", pick_device(job.use_gpu)), job, counts)
 
 
 def _train(training: Training, job: Job, on_rung: OnRung | None, on_step: OnStep | None) -> str | None:

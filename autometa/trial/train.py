@@ -11,6 +11,7 @@ from typing import Any
 from autometa.errors import CheckpointError, ConfigError
 from autometa.learning.checkpoint_facts import exists
 from autometa.records import Accuracy, Budget, TrialRecord
+from autometa.trial.build import in_parts
 from autometa.trial.check import check_config
 from autometa.trial.measured import Measured, models_in, seed_folder, together
 from autometa.trial.opened import at, open_dataset
@@ -56,7 +57,7 @@ def train(
     )
     places = {"dataset": at(dataset, job.dataset), "pretrain": job.pretrain and at(pretrain_dataset, job.pretrain)}
     job = job.model_copy(update=places)
-    check_config(job.config, where="recipe: config")
+    check_config(in_parts(job.config, job.budget.steps), where="recipe: config")
     for ref in (job.dataset, *([job.pretrain] if job.pretrain else [])):
         for note in open_dataset(ref).notes:
             _log.warning(note)

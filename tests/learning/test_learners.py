@@ -48,7 +48,7 @@ LEARNERS: list[tuple[type[Learner], dict[str, Any]]] = [
     (Cnaps, {"head": "mahalanobis"}),
     (Maml, {"inner_steps": 2}),
     (Maml, {"inner_steps": 1, "first_order": True, "learned_rates": True}),
-    (Maml, {"inner_steps": 2, "learned_rates": True, "rates_per_step": True, "multi_step_loss": 9}),
+    (Maml, {"inner_steps": 2, "learned_rates": True, "rates_per_step": True, "multi_step_loss": 0.9}),
     (Anil, {"inner_steps": 3}),
     (Boil, {}),
     (MetaSgd, {}),

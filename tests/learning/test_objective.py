@@ -97,7 +97,7 @@ def test_the_gradient_penalty_mixes_in_the_gradient_uphill() -> None:
 
 def test_a_gradient_penalty_leaves_weights_and_statistics_as_they_were() -> None:
     torch.manual_seed(7)
-    learners = [Maml(Conv((2, 8, 8), depth=2, width=8, norm="running"), SETTING, multi_step_loss=5) for _ in range(2)]
+    learners = [Maml(Conv((2, 8, 8), depth=2, width=8, norm="running"), SETTING, multi_step_loss=0.5) for _ in range(2)]
     learners[1].load_state_dict(learners[0].state_dict())
     step(learners[0])
     step(learners[1], gradient_penalty=0.5)

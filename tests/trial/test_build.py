@@ -126,3 +126,24 @@ def test_another_package_adds_a_learner_that_a_search_uses(tmp_path: Path) -> No
     assert done.returncode == 0, done.stderr
     assert "nearest" in done.stdout
     assert "winner" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("earlier", "steps", "expected"),
+    [
+        ({"maml.multi_step_loss": 300}, 2000, {"maml.multi_step_loss": 0.15}),
+        ({"maml.multi_step_loss": 300}, 200, {"maml.multi_step_loss": 1.0}),
+        ({"maml.multi_step_loss": 300}, None, {"maml.multi_step_loss": 1.0}),
+        ({"maml.multi_step_loss": 0}, 200, {"maml.multi_step_loss": 0}),
+        ({"maml.multi_step_loss": 0.4}, 200, {"maml.multi_step_loss": 0.4}),
+        ({"maml.first_order_steps": 50}, 200, {"maml.first_order_share": 0.25}),
+        ({"maml.first_order_steps": 0}, None, {"maml.first_order_share": 0.0}),
+    ],
+)
+def test_steps_of_earlier_recipes_become_parts_of_training(
+    earlier: dict[str, Scalar], steps: int | None, expected: dict[str, Scalar]
+) -> None:
+    assert build.in_parts(TrialConfig(values={"learner": "maml", **earlier}), steps).values == {
+        "learner": "maml",
+        **expected,
+    }

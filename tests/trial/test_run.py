@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 from pathlib import Path
 
@@ -9,10 +11,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from autometa.data.dataset import SPLITS
 from autometa.errors import DataError
 from autometa.learning import native
+from autometa.learning.checkpoint_facts import FACTS
 from autometa.records import Accuracy, Budget, EpisodeSpec, RungReport, Scalar, TrialConfig
 from autometa.trial.job import DatasetRef, Job, is_transductive
 from autometa.trial.recipe import Recipe
@@ -108,17 +112,6 @@ def test_another_data_set_gives_the_train_classes(tmp_path: Path) -> None:
     assert accuracy.episodes == 10
 
 
-@pytest.mark.parametrize(("teraflops", "episodes"), [(1.0, [10, 40]), (0.0002, [10, 20])])
-def test_validation_costs_no_more_than_its_share_of_a_budget_of_operations(
-    tmp_path: Path, teraflops: float, episodes: list[int]
-) -> None:
-    asked = job(tmp_path / "m", learner="reptile", reptile__norm="group").model_copy(
-        update={"budget": Budget(steps=2, teraflops=teraflops, rungs=2), "validation_episodes": 40}
-    )
-    curve = run(asked).curve
-    assert [report.accuracy.episodes for report in curve] == episodes
-
-
 def test_rotations_make_four_classes_of_one(tmp_path: Path) -> None:
     photos = photographs(tmp_path / "photos", classes=10, seed=2)
     asked = job(tmp_path / "m", dataset=photos, learner="pretrain", rotations=True, pretrain__batch_size=8)
@@ -193,3 +186,23 @@ def test_one_that_grew_too_large_keeps_its_curve(tmp_path: Path) -> None:
     record = run(asked, on_rung=fill_memory)
     assert record.state == "fail"
     assert [report.rung for report in record.curve] == [1]
+
+
+def test_an_earlier_checkpoint_of_maml_is_continued_and_evaluated(tmp_path: Path) -> None:
+    """It counts the outer steps, and its job says over how many of them the loss is annealed."""
+    values: dict[str, Scalar] = {"learner": "maml", "norm": "support", "maml.inner_steps": 2, "maml.multi_step_loss": 3}
+    asked = job(tmp_path / "m", **values).model_copy(update={"budget": Budget(steps=6, rungs=3)})
+
+    def die(report: RungReport) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(asked, on_rung=die)
+    facts = json.loads((tmp_path / "m" / FACTS).read_text())
+    tensors = tmp_path / "m" / facts["tensors"]
+    save_file(load_file(tensors) | {"learner/outer_steps": torch.tensor(2)}, tensors)
+    facts["sha256"] = hashlib.sha256(tensors.read_bytes()).hexdigest()
+    (tmp_path / "m" / FACTS).write_text(json.dumps(facts))
+    assert prepare(asked).learner.phases == [0.5]
+    assert [report.steps for report in run(asked).curve] == [2, 4, 6]
+    assert evaluate_checkpoint(tmp_path / "m", episodes=4).episodes == 4

@@ -1,4 +1,4 @@
-"""Validation: more episodes from rung to rung, the first of one list, within a tenth of training, and resumable."""
+"""Validation: more episodes from rung to rung, the first of one list, and as many for every trial."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from autometa.data.episodes import ImagePool, fixed_episodes
 from autometa.learning.checkpoint_facts import FACTS
 from autometa.learning.evaluation import interval, score
 from autometa.records import Budget, EpisodeSpec, RungReport, Scalar, TrialConfig
+from autometa.trial.group import run_group
 from autometa.trial.job import DatasetRef, Job
 from autometa.trial.run import open_dataset, prepare, run
 from autometa.trial.validation import growing
@@ -30,26 +31,49 @@ def job(folder: Path, budget: Budget, **values: Scalar) -> Job:
     )
 
 
-def test_episodes_grow_by_one_factor_a_rung_and_the_last_has_all() -> None:
-    assert growing(100, 9, most=None) == [20, 24, 29, 36, 44, 54, 66, 81, 100]
-    assert growing(7, 1, most=0) == [7]
+# Steps of all weights for each task against small batches in training, and the other way round.
+SLOW_TO_VALIDATE: dict[str, Scalar] = {
+    "learner": "pretrain",
+    "pretrain.head": "finetune",
+    "pretrain.adapt": "all",
+    "pretrain.finetune_steps": 10,
+    "pretrain.tune_steps": 8,
+    "pretrain.batch_size": 8,
+}
+SLOW_TO_TRAIN: dict[str, Scalar] = {"learner": "prototypical", "episodes_per_step": 8, "conv.width": 16}
 
 
-@pytest.mark.parametrize("most", [250, 330, 10_000])
-def test_all_together_keep_to_what_they_may_cost(most: int) -> None:
-    counts = growing(100, 9, most=most)
-    assert sum(counts) <= most
-    assert counts == sorted(counts)
-    assert counts[-1] == 100
+def episodes(curve: list[RungReport]) -> list[int]:
+    return [report.accuracy.episodes for report in curve]
 
 
-def test_the_fewest_episodes_are_measured_whatever_they_cost() -> None:
-    assert growing(100, 3, most=90) == [10, 10, 100]
-    assert growing(6, 3, most=90) == [6, 6, 6]
+@pytest.mark.parametrize(
+    ("last", "rungs", "counts"),
+    [
+        (100, 9, [5, 7, 11, 15, 22, 33, 47, 69, 100]),
+        (200, 9, [5, 8, 13, 20, 32, 50, 80, 126, 200]),
+        (20, 2, [5, 20]),
+        (70, 1, [70]),
+        (3, 4, [3, 3, 3, 3]),
+    ],
+)
+def test_episodes_grow_by_one_factor_a_rung_from_five_to_what_is_wanted(
+    last: int, rungs: int, counts: list[int]
+) -> None:
+    assert growing(last, rungs) == counts
+
+
+@pytest.mark.parametrize("budget", [Budget(steps=1000, teraflops=5e-5, rungs=3), Budget(seconds=0.1, rungs=3)], ids=str)
+def test_candidates_of_any_cost_see_the_same_episodes_at_a_rung(tmp_path: Path, budget: Budget) -> None:
+    for name, values in (("a", SLOW_TO_VALIDATE), ("b", SLOW_TO_TRAIN)):
+        curve = run(job(tmp_path / name, budget, norm="group", **values)).curve
+        found = {report.rung: report.accuracy.episodes for report in curve}
+        assert found.items() <= {1: 5, 2: 16, 3: 50}.items()
+        assert found[3] == 50
 
 
 def test_a_rung_takes_the_first_of_the_common_episodes(tmp_path: Path) -> None:
-    asked = job(tmp_path, Budget(steps=300, rungs=4), episodes_per_step=4)
+    asked = job(tmp_path, Budget(steps=40, rungs=4), episodes_per_step=4)
     training = prepare(asked)
     pool = ImagePool(open_dataset(asked.dataset), "val")
     for report in training.rungs():
@@ -58,42 +82,45 @@ def test_a_rung_takes_the_first_of_the_common_episodes(tmp_path: Path) -> None:
         assert report.accuracy.mean == pytest.approx(alone.mean)
         assert report.accuracy.half_width == pytest.approx(alone.half_width)
         assert (report.accuracy.over_classes is not None) == (report.rung == asked.budget.rungs)
-    assert [r.accuracy.episodes for r in training.curve] == [10, 17, 29, 50]
+    assert episodes(training.curve) == [5, 11, 23, 50]
 
 
-def test_a_learner_that_adapts_at_length_is_validated_on_fewer(tmp_path: Path) -> None:
-    """Fifty steps a task against one in training: the low rungs get the fewest, the last still has all."""
-    slow: dict[str, Scalar] = {"learner": "pretrain", "pretrain.head": "finetune", "pretrain.adapt": "all"}
-    curve = run(job(tmp_path, Budget(steps=9, rungs=3), norm="group", **slow)).curve
-    assert [r.accuracy.episodes for r in curve] == [10, 10, 50]
+def test_candidates_trained_together_see_the_same_episodes_too(tmp_path: Path) -> None:
+    budget = Budget(steps=6, rungs=3)
+    jobs = {number: job(tmp_path / str(number), budget, outer_rate=10.0**-number) for number in (2, 3)}
+    seen: dict[int, list[int]] = {2: [], 3: []}
+
+    def report(number: int, report: RungReport) -> bool:
+        seen[number].append(report.accuracy.episodes)
+        return False
+
+    run_group(jobs, on_start=lambda number: None, on_rung=report, on_end=lambda record: None)
+    assert seen == {2: [5, 16, 50], 3: [5, 16, 50]}
 
 
 def test_a_killed_trial_goes_on_with_the_same_episodes(tmp_path: Path) -> None:
     budget = Budget(steps=24, rungs=4)
     straight = run(job(tmp_path / "straight", budget)).curve
-
-    def die(report: RungReport) -> None:
-        if report.rung == 2:
-            raise KeyboardInterrupt
-
-    asked = job(tmp_path / "killed", budget)
-    with pytest.raises(KeyboardInterrupt):
-        run(asked, on_rung=die)
-    resumed = run(asked).curve
+    killed(job(tmp_path / "killed", budget), at=2)
+    resumed = run(job(tmp_path / "killed", budget)).curve
     assert [(r.rung, r.steps, r.accuracy) for r in resumed] == [(r.rung, r.steps, r.accuracy) for r in straight]
 
 
-def test_a_checkpoint_that_does_not_say_how_many_episodes_is_continued(tmp_path: Path) -> None:
-    asked = job(tmp_path, Budget(steps=6, rungs=3))
-
+def killed(asked: Job, *, at: int) -> None:
     def die(report: RungReport) -> None:
-        raise KeyboardInterrupt
+        if report.rung == at:
+            raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         run(asked, on_rung=die)
+
+
+def test_a_checkpoint_that_says_how_many_episodes_is_continued(tmp_path: Path) -> None:
+    """Earlier ones do, since a trial had a number of its own."""
+    asked = job(tmp_path, Budget(steps=6, rungs=3))
+    killed(asked, at=1)
     facts = json.loads((tmp_path / FACTS).read_text())
-    del facts["extra"]["validation_counts"]
+    assert "validation_counts" not in facts["extra"]
+    facts["extra"]["validation_counts"] = [10, 10, 50]
     (tmp_path / FACTS).write_text(json.dumps(facts))
-    curve = run(asked).curve
-    assert [r.rung for r in curve] == [1, 2, 3]
-    assert curve[-1].accuracy.episodes == 50
+    assert episodes(run(asked).curve) == [5, 16, 50]

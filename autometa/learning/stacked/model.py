@@ -53,6 +53,10 @@ class Stack:
         self.constants = _stacked_constants(learners)
         self._call = _Call(copy.deepcopy(first))
 
+    def tell(self, progress: float) -> None:
+        """How much of their training is spent, before its next step."""
+        self._call.learner.progress = progress
+
     def losses(self, batch: tuple[Any, ...]) -> tuple[Tensor, Tensor, Tensors]:
         """Losses [G], the gradient [G, P] of each in its learner's own weights, and metrics, [G] each.
 

@@ -21,6 +21,7 @@ from autometa.learning.learner import Learner
 # What `nn.Module` itself keeps among a module's attributes.
 _OF_MODULES = frozenset(vars(nn.Module()))
 _SETTING = "setting"
+_TOLD = "progress"  # before each step, the same to all
 
 
 def differing(learners: Sequence[Learner]) -> dict[str, Tensor]:
@@ -60,7 +61,7 @@ def _facts(learner: Learner) -> Iterator[tuple[str, Any]]:
     for path, module in learner.named_modules():
         yield f"the kind of {path}", type(module)
         for name, value in vars(module).items():
-            if name not in _OF_MODULES and name != _SETTING:
+            if name not in _OF_MODULES and name not in (_SETTING, _TOLD):
                 yield f"{path}.{name}", value
     for field in dataclasses.fields(learner.setting):
         yield f"{_SETTING}.{field.name}", getattr(learner.setting, field.name)

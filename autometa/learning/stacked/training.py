@@ -7,7 +7,6 @@ of kernels, of which G candidates need hardly more than one.
 
 from __future__ import annotations
 
-import copy
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -82,6 +81,10 @@ class StackedTraining:
     def _train_to_next_rung(self, on_step: Callable[[int, float], None] | None) -> Mapping[int, Reached]:
         """Returns early, with their errors, where candidates diverge."""
         first = self._first
+        if first.steps == 0:
+            last_step = first.end()  # they are alike, so one is counted for all
+            for training in self._live.values():
+                training.last_step = last_step
         goal, started, before = first.next_rung, time.perf_counter(), first.seconds
         diverged: Mapping[int, Reached] = {}
         while first.progress < goal - 1e-9:
@@ -99,8 +102,7 @@ class StackedTraining:
 
     def _step(self) -> tuple[Tensor, Tensor, Mapping[int, Reached]]:
         """One outer step of all; losses and lengths of gradients [G], and the errors of those that diverged."""
-        if self._first.steps == 0:
-            self._count()
+        self._stack.tell(self._first.progress)
         rates = self._for_each([training.rate for training in self._live.values()])
         losses, gradient, _ = self._stack.losses(self._draw())
         self._optimizer.spare(self._stack.idle)
@@ -139,17 +141,6 @@ class StackedTraining:
             self._optimizer.keep(rows)
             self._live = {index: training for index, training in self._live.items() if index not in gone}
         return rows
-
-    def _count(self) -> None:
-        """Find the last step as a candidate alone does, on a copy, from data that is drawn again afterwards."""
-        first = self._first
-        state = first.generator.get_state()
-        twin = copy.copy(first)
-        twin.learner = copy.deepcopy(first.learner)
-        twin.counted_outer_step()
-        first.generator.set_state(state)
-        for training in self._live.values():
-            training.last_step, training.step_operations = twin.last_step, twin.step_operations
 
     def _set_clocks(self, seconds: float) -> None:
         for training in self._live.values():

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from autometa.errors import ConfigError
 from autometa.learning.learners.boil import Boil
 from autometa.learning.learners.maml import Maml
 from autometa.learning.learners.meta_sgd import MetaSgd
@@ -74,11 +75,11 @@ def test_tasks_are_adapted_to_in_training_as_in_evaluation(kind: type[Maml | Met
 
 
 def test_shares_of_the_loss_sum_to_one_and_move_to_the_last_step() -> None:
-    learner = Maml(Smooth(), SETTING, inner_steps=4, multi_step_loss=10)
+    learner = Maml(Smooth(), SETTING, inner_steps=4, multi_step_loss=0.5)
     assert learner.loss_shares() == pytest.approx([0.25] * 4)
     last = []
     for step in range(13):
-        learner.outer_steps.fill_(step)
+        learner.progress = step / 20
         shares = learner.loss_shares()
         assert sum(shares) == pytest.approx(1)
         assert shares[0] == shares[1] == shares[2]
@@ -91,7 +92,7 @@ def test_shares_of_the_loss_sum_to_one_and_move_to_the_last_step() -> None:
 
 def test_multi_step_loss_starts_as_the_mean_of_the_query_losses_after_each_step() -> None:
     torch.manual_seed(7)
-    learner = Maml(Smooth(), SETTING, inner_rate=0.25, inner_steps=3, multi_step_loss=2).double()
+    learner = Maml(Smooth(), SETTING, inner_rate=0.25, inner_steps=3, multi_step_loss=0.5).double()
     task = double(make_episodes(batch=1))
     plain = nn.Sequential(Smooth(), nn.Linear(5, 3)).double()
     plain[0].load_state_dict(learner.backbone.state_dict())
@@ -104,7 +105,10 @@ def test_multi_step_loss_starts_as_the_mean_of_the_query_losses_after_each_step(
         F.cross_entropy(plain(task.support_x[0]), task.support_y[0]).backward()
         optimizer.step()
         losses.append(float(F.cross_entropy(plain(task.query_x[0]), task.query_y[0]).detach()))
-    reported = [float(learner.outer_step(Fixed(task))["loss"]) for _ in range(4)]  # no optimiser: weights stay
+    reported = []
+    for progress in (0.0, 0.25, 0.5, 0.75):  # no optimiser: weights stay
+        learner.progress = progress
+        reported.append(float(learner.outer_step(Fixed(task))["loss"]))
     assert reported[0] == pytest.approx(sum(losses) / 3)
     assert reported[1] == pytest.approx((losses[0] + losses[1]) / 6 + losses[2] * 4 / 6)
     assert reported[2:] == pytest.approx([losses[2]] * 2)
@@ -113,11 +117,11 @@ def test_multi_step_loss_starts_as_the_mean_of_the_query_losses_after_each_step(
 def test_gradients_in_rates_per_step_agree_with_finite_differences() -> None:
     torch.manual_seed(8)
     learner = Maml(
-        Smooth(), SETTING, inner_rate=0.3, inner_steps=3, learned_rates=True, rates_per_step=True, multi_step_loss=9
+        Smooth(), SETTING, inner_rate=0.3, inner_steps=3, learned_rates=True, rates_per_step=True, multi_step_loss=0.9
     ).double()
     task = double(make_episodes(batch=1))
+    learner.progress = 0.2
     learner.outer_step(Fixed(task))
-    learner.outer_steps.zero_()
     gradient = learner.rates.grad
     assert gradient is not None
     for index in range(len(learner.rates)):
@@ -139,9 +143,9 @@ def test_each_step_has_its_own_rates_and_none_of_them_decays() -> None:
     assert [learner.rates_of_step(learner.rates, step).tolist() for step in (0, 2)] == [[*range(6)], [*range(12, 18)]]
 
 
-def test_second_derivatives_come_after_the_first_order_steps() -> None:
+def test_second_derivatives_come_after_the_first_order_share() -> None:
     torch.manual_seed(9)
-    warm = Maml(Smooth(), SETTING, inner_rate=0.3, inner_steps=3, first_order_steps=2).double()
+    warm = Maml(Smooth(), SETTING, inner_rate=0.3, inner_steps=3, first_order_share=0.5).double()
     source = Fixed(double(make_episodes()))
     expected = {}
     for first_order in (True, False):
@@ -150,19 +154,21 @@ def test_second_derivatives_come_after_the_first_order_steps() -> None:
         plain.outer_step(source)
         expected[first_order] = plain.backbone.first.weight.grad
     assert not torch.allclose(expected[True], expected[False])
-    for step in range(4):
+    for progress in (0.0, 0.4999, 0.5, 1.0):
         warm.zero_grad()
+        warm.progress = progress
         warm.outer_step(source)
-        torch.testing.assert_close(warm.backbone.first.weight.grad, expected[step < 2])
+        torch.testing.assert_close(warm.backbone.first.weight.grad, expected[progress < 0.5])
 
 
-def test_the_count_of_outer_steps_is_part_of_the_state() -> None:
-    learner = Maml(Smooth(), SETTING, inner_steps=2, multi_step_loss=4)
-    for _ in range(2):
-        learner.outer_step(Fixed(make_episodes()))
-    other = Maml(Smooth(), SETTING, inner_steps=2, multi_step_loss=4)
-    other.load_state_dict(learner.state_dict())
-    assert int(other.outer_steps) == 2
-    assert other.loss_shares() == learner.loss_shares() == pytest.approx([0.25, 0.75])
-    other.eval().query_logits(make_episodes())
-    assert int(other.outer_steps) == 2
+def test_a_state_with_a_count_of_outer_steps_is_read() -> None:
+    learner, other = (Maml(Smooth(), SETTING, inner_steps=2, multi_step_loss=0.4) for _ in range(2))
+    other.load_state_dict({**learner.state_dict(), "outer_steps": torch.tensor(7)})
+    torch.testing.assert_close(other.state_dict(), learner.state_dict())
+
+
+@pytest.mark.parametrize("option", ["multi_step_loss", "first_order_share"])
+@pytest.mark.parametrize("value", [-0.1, 1.5, 300])
+def test_annealing_is_a_part_of_training(option: str, value: float) -> None:
+    with pytest.raises(ConfigError, match=rf"maml.{option} = {value}: it is a part of training, in \[0, 1\]"):
+        Maml(Smooth(), SETTING, **{option: value})  # type: ignore[arg-type]
