@@ -21,7 +21,7 @@ from autometa.priors.past import PastStudy
 from autometa.priors.surrogates import Learned, Surrogates, learn
 from autometa.priors.threads import one_thread
 
-_VERSION = 3  # of the fit: to be raised when the same studies would give other functions
+_VERSION = 4  # of the fit: to be raised when the same studies would give other functions
 _MOST_FILES = 20
 
 Fit = tuple[Surrogates | None, dict[str, str]]

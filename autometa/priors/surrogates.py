@@ -1,8 +1,8 @@
 """What past studies say about any configuration: one function a study, fitted once, predicted together.
 
 Each is a ridge regression of rank scores on shared features: what all studies have in common, and on top what
-this one showed. A study whose own results cannot be predicted from it says nothing, and is left out. It does
-not know the target study.
+this one showed. A study whose results might as well be chance says nothing, and is left out (`informative.py`).
+It does not know the target study.
 
 Symbols: n trials, S studies, D columns of the encoding, M features.
 """
@@ -17,20 +17,15 @@ from typing import Any
 
 import numpy as np
 from scipy.linalg import cho_factor, cho_solve, solve_triangular
-from scipy.special import ndtri
 
 from autometa.priors.domain import Domain
+from autometa.priors.informative import uninformative
 from autometa.priors.kernel import Kernel, Nystroem, fitted
 from autometa.priors.past import PastStudy
 from autometa.priors.scores import Results, ranks, scored
 
 # Share of a study's function that all studies have, before any is seen.
 _SHARED = 0.5
-# The chance that studies of noise alone pass for informative, all of them together. A search is led astray by large
-# ones; small ones weigh little, and a first search has no others.
-_FALSE_ALARM, _FALSE_ALARM_OF_SMALL = 0.005, 0.05
-# A study of fewer trials is too small to show skill of its own, and stands or falls with the others like it.
-_SMALL = 50
 _LEAST_TRIALS = 3
 
 
@@ -91,15 +86,11 @@ def learn(domain: Domain, past: Sequence[PastStudy], seed: int = 0) -> tuple[Sur
             dropped[study.name] = data
         else:
             usable.append(data)
-    while usable:
-        found, skill = _fit(domain, usable, seed)
-        silent = _without_skill(usable, skill)
-        if not silent:
-            return found, dropped
-        # Once more without them: they must not shape the kernel and the common part either.
-        dropped |= {usable[i].name: "its results do not follow from its parameters" for i in silent}
-        usable = [study for i, study in enumerate(usable) if i not in silent]
-    return None, dropped
+    # Before the fit: they must not shape the kernel and the common part either.
+    silent = uninformative([(domain.encode(study.codes), study.scores) for study in usable], seed)
+    dropped |= {usable[i].name: "its results do not follow from its parameters" for i in silent}
+    usable = [study for i, study in enumerate(usable) if i not in silent]
+    return (_fit(domain, usable, seed) if usable else None), dropped
 
 
 def _learned(domain: Domain, study: PastStudy) -> Learned | str:
@@ -137,8 +128,7 @@ def results_of(study: PastStudy) -> Results:
     return Results(values, widths)
 
 
-def _fit(domain: Domain, studies: Sequence[Learned], seed: int) -> tuple[Surrogates, np.ndarray]:
-    """The functions, and each study's skill: the correlation of its scores with predictions made without them."""
+def _fit(domain: Domain, studies: Sequence[Learned], seed: int) -> Surrogates:
     generator = np.random.default_rng(seed)
     rows = [domain.encode(study.codes) for study in studies]
     kernel = fitted([(r, s.scores) for r, s in zip(rows, studies, strict=True)], generator)
@@ -148,13 +138,11 @@ def _fit(domain: Domain, studies: Sequence[Learned], seed: int) -> tuple[Surroga
         return (_Part(features(r), s, kernel) for r, s in zip(rows, studies, strict=True))
 
     common = _Common.of(parts(), kernel)
-    weights, skill = [], []
+    weights = []
     for part in parts():
         shared = common.without(part)
-        own, errors = part.ridge(part.scores - part.features @ shared)
-        weights.append(shared + own)
-        skill.append(_correlation(part.scores, part.scores - errors))
-    return Surrogates(domain, features, tuple(studies), np.array(weights).T, _cost(parts(), kernel)), np.array(skill)
+        weights.append(shared + part.ridge(part.scores - part.features @ shared))
+    return Surrogates(domain, features, tuple(studies), np.array(weights).T, _cost(parts(), kernel))
 
 
 class _Part:
@@ -172,12 +160,10 @@ class _Part:
         """To the common function, a study's own is noise that all its trials share: they count as a few."""
         return float(1 / (1 + self.variance * self.precision.mean()))
 
-    def ridge(self, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Weights [M] of the study's own function, and each trial's error [n] when it is left out itself."""
+    def ridge(self, targets: np.ndarray) -> np.ndarray:
+        """Weights [M] of the study's own function."""
         factor = cho_factor(self.gram + np.eye(len(self.gram)) / self.variance, lower=True)
-        weights = cho_solve(factor, self.features.T @ (targets * self.precision))
-        leverage = (self.features * cho_solve(factor, self.features.T).T).sum(1) * self.precision
-        return weights, (targets - self.features @ weights) / np.maximum(1 - leverage, 1e-3)
+        return cho_solve(factor, self.features.T @ (targets * self.precision))
 
 
 @dataclass(frozen=True)
@@ -215,18 +201,3 @@ def _cost(parts: Iterable[_Part], kernel: Kernel) -> np.ndarray | None:
     if not np.any(moment):
         return None
     return cho_solve(cho_factor(gram + np.eye(len(gram)), lower=True), moment)
-
-
-def _without_skill(studies: Sequence[Learned], skill: np.ndarray) -> set[int]:
-    """Studies whose skill could be chance; small ones pass together, if together their skill is none."""
-    sizes = np.array([len(study.scores) for study in studies])
-    evidence = skill * np.sqrt(sizes)
-    doubtful = evidence < -ndtri(_FALSE_ALARM / len(studies))
-    small = sizes < _SMALL
-    if small.any() and evidence[small].sum() / math.sqrt(small.sum()) > -ndtri(_FALSE_ALARM_OF_SMALL):
-        doubtful &= ~small
-    return set(np.flatnonzero(doubtful))
-
-
-def _correlation(a: np.ndarray, b: np.ndarray) -> float:
-    return float(np.corrcoef(a, b)[0, 1]) if a.std() > 0 and b.std() > 0 else 0.0
