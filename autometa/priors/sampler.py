@@ -75,8 +75,14 @@ class PriorSampler(BaseSampler):
         self.dropped: dict[str, str] = {}
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        """The cold sampler's, which is asked whenever the prior may turn out to have nothing to say."""
-        if self._is_warm(study, trial) and self._knows_domain(study):
+        """The cold sampler's, which is asked whenever the prior may turn out to have nothing to say.
+
+        A trial that is asked for a second time gets a cold proposal: the prior's would be the same again.
+        """
+        if trial._trial_id in self._proposals:
+            self._proposals[trial._trial_id] = None
+            _note_origin(study, trial, "cold")
+        elif self._is_warm(study, trial) and self._knows_domain(study):
             return {}
         return self._cold.infer_relative_search_space(study, trial)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -45,6 +45,10 @@ class Parameter(ABC):
         """The value as `width` numbers in [0, 1]."""
 
     @abstractmethod
+    def each(self) -> Iterable[Scalar] | None:
+        """All its values in order; None where there is no end of them."""
+
+    @abstractmethod
     def allowed(self) -> str:
         """What it may take, for people."""
 
@@ -76,6 +80,9 @@ class Choice(Parameter):
 
     def encode(self, value: Any) -> list[float]:
         return [1.0 if same(value, choice) else 0.0 for choice in self.choices]
+
+    def each(self) -> Iterable[Scalar]:
+        return self.choices
 
     def allowed(self) -> str:
         return " | ".join(str(choice).lower() if isinstance(choice, bool) else str(choice) for choice in self.choices)
@@ -115,6 +122,16 @@ class Range(Parameter):
         at = math.log if self.log else float
         span = at(self.high) - at(self.low)
         return [(at(value) - at(self.low)) / span if span else 0.0]
+
+    def each(self) -> Iterable[Scalar] | None:
+        if self.integer:
+            return range(int(self.low), int(self.high) + 1, int(self.step or 1))
+        if self.low == self.high:
+            return (self.low,)
+        if self.step is None:
+            return None
+        steps = math.floor((self.high - self.low) / self.step + 1e-6)
+        return (min(self.low + self.step * count, self.high) for count in range(steps + 1))
 
     def allowed(self) -> str:
         extra = " log" if self.log else f" step {self.step:g}" if self.step else ""

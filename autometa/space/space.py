@@ -15,7 +15,7 @@ from functools import cached_property
 from typing import Any
 
 from autometa.errors import ConfigError, SpaceError, did_you_mean
-from autometa.space.parameters import Parameter, Range, Scalar
+from autometa.space.parameters import Parameter, Range, Scalar, same
 
 
 @dataclass(frozen=True)
@@ -123,8 +123,36 @@ class SearchSpace:
             vector.extend(numbers)
         return vector
 
+    def key(self, values: Mapping[str, Scalar]) -> tuple[object, ...]:
+        """Equal for equal configurations: numbers are compared to nine digits of their range, since what comes by way
+        of a logarithm differs in the last ones.
+        """
+        by_name = {p.name: p for p in self.parameters}
+        return tuple((name, _rounded(by_name.get(name), value)) for name, value in sorted(values.items()))
+
+    def distance(self, one: Mapping[str, Scalar], other: Mapping[str, Scalar]) -> float:
+        """The greatest difference of a number, in parts of its range on its scale; 1 where anything else differs."""
+        found = 0.0
+        for name in one.keys() | other.keys():
+            if name not in one or name not in other:
+                return 1.0
+            parameter, values = self[name], (one[name], other[name])
+            if isinstance(parameter, Range):
+                a, b = (parameter.encode(value)[0] for value in values)
+                found = max(found, abs(a - b))
+            elif not same(*values):
+                return 1.0
+        return found
+
     def _names(self) -> list[str]:
         return [p.name for p in self.parameters]
+
+
+def _rounded(parameter: Parameter | None, value: Scalar) -> object:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if isinstance(parameter, Range) and is_number and (float(value) > 0 or not parameter.log):
+        return round(parameter.encode(value)[0], 9)
+    return type(value), value  # `true` is not 1
 
 
 def _condition(parameter: Parameter) -> str:

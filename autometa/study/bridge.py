@@ -181,7 +181,7 @@ class _Propose(Searcher):
         self.numbers: dict[str, list[int]] = {}
 
     def suggest(self, trial_id: str) -> Any:
-        if self.ledger.hopeless_reason or self._left <= 0 or self.stop.error:
+        if self.stop.error or self._left <= 0 or self.ledger.hopeless_reason or self.ledger.is_exhausted:
             return Searcher.FINISHED
         with self.stop.on_error():
             group = self._ask()
@@ -196,8 +196,10 @@ class _Propose(Searcher):
         group = [self.ledger.ask()]
         count = min(self._share.together, self._left)
         first = group[0]
-        if count > 1 and not first.rung and is_stackable(first.values) and self.ledger.has_others_like(first):
-            group += [self.ledger.ask_like(first) for _ in range(count - 1)]
+        if first.rung or not is_stackable(first.values):
+            return group
+        while len(group) < count and self.ledger.has_others_like(first):
+            group.append(self.ledger.ask_like(first))
         return group
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:

@@ -24,6 +24,7 @@ from autometa.space.space import SearchSpace
 from autometa.study import settings
 from autometa.study.events import OnEvent, RungReached, TrainingStarted, TrialEnded, TrialStarted, Warned, ignore
 from autometa.study.one_writer import together
+from autometa.study.tried import Tried, values_of
 
 # A trial that was running in three drivers that died is more likely their cause than their victim.
 MAX_ATTEMPTS = 3
@@ -78,6 +79,7 @@ class Ledger:
         self._seed = seed
         self._folder = folder
         self._emit = on_event
+        self._tried = Tried(study, space)
         self._live: dict[int, _Live] = {}
         self._failed_in_a_row: list[str] = []
         self._kernels: set[str] = set()
@@ -93,6 +95,11 @@ class Ledger:
         if len(self._failed_in_a_row) < 6 or any(t.state == TrialState.COMPLETE for t in trials_of(self.study)):
             return None
         return self._failed_in_a_row[-1]
+
+    @property
+    def is_exhausted(self) -> bool:
+        """Whether there is nothing left to ask for: each configuration of the space is a trial, and none waits."""
+        return not trials_of(self.study, TrialState.WAITING) and self._tried.is_all
 
     def ask(self) -> Asked:
         """The next trial: one that was interrupted, with the curve it had; else from the queue; else a proposal."""
@@ -114,8 +121,9 @@ class Ledger:
         return None
 
     def has_others_like(self, first: Asked) -> bool:
-        """Whether the space has trials that differ from this one in continuous values only."""
-        return len(self._space.discrete(first.values)) < len(first.values)
+        """Whether the space has configurations, not tried yet, that differ from this one in continuous values only."""
+        fixed = self._space.discrete(first.values)
+        return len(fixed) < len(first.values) and self._tried.has_others(fixed)
 
     def ask_like(self, first: Asked) -> Asked:
         """Propose a trial that differs from this one in its continuous values only, past whatever waits in the queue.
@@ -218,8 +226,7 @@ class Ledger:
         again = self._seed_and_folder(old.number, old.user_attrs)
         again |= {k: v for k, v in old.user_attrs.items() if k == "origin"}
         # A driver that died before it had written them leaves the values of an entry of the queue in that alone.
-        values = {**old.system_attrs.get("fixed_params", {}), **old.params}
-        self.study.enqueue_trial(values, user_attrs={**again, "continues": old.number, "attempts": attempts})
+        self.study.enqueue_trial(values_of(old), user_attrs={**again, "continues": old.number, "attempts": attempts})
 
     def _seed_and_folder(self, number: int, known: Mapping[str, Any]) -> dict[str, Any]:
         """A continuation keeps those of the trial it began as."""

@@ -33,6 +33,7 @@ from autometa.study.bounded import Bounded
 from autometa.study.cluster import Cluster, Share
 from autometa.study.events import OnEvent, SearchStarted, Warned, ignore
 from autometa.study.ledger import Asked, Ledger, ended, record_of
+from autometa.study.never_twice import NeverTwice
 from autometa.study.one_writer import OneWriter
 from autometa.study.plan import (
     PART_FOR_TRIALS,
@@ -46,6 +47,7 @@ from autometa.study.plan import (
 )
 from autometa.study.pruning import make_pruner
 from autometa.study.storage import RUNS, default_url, masked, storage_failures
+from autometa.study.tried import Tried
 from autometa.trial.job import Job
 
 DEFAULT_TRIALS = 16
@@ -57,7 +59,8 @@ class SearchResult:
     """What a search found.
 
     `winner` is None when no trial has an accuracy yet; `interrupted` says that Ctrl-C ended it early;
-    `missing` trials have not ended, because the time budget did. `origins` is what each source of
+    `missing` trials have not ended, because the time budget did; none is missing where the space has no more
+    configurations. `origins` is what each source of
     configurations was worth, if a prior was asked: how many trials, and the best accuracy of one in full.
     `comparisons` are of the winner with each other confirmed trial, on common episodes.
     """
@@ -219,14 +222,12 @@ def _open_study(
     )
     so_far = len(study.get_trials(deepcopy=False))
     start = warm.start(record, plan.space, past, trials=plan.trials, trials_so_far=so_far)
-    study.sampler = Bounded(start.sampler)
+    study.sampler = NeverTwice(Bounded(start.sampler), Tried(study, plan.space), seed=plan.seed)
     if record != existing:
         settings.write(study, record)  # before any trial: a study without settings is nobody's to continue
     if not so_far:
-        for pick, why in start.portfolio:
-            study.enqueue_trial(dict(pick), user_attrs={"origin": why})
-        for number, values in enumerate(plan.space.start, 1):
-            study.enqueue_trial(dict(values), user_attrs={"origin": f"start {number} of {plan.space.name}"})
+        for values, why in start.first(plan.space):
+            study.enqueue_trial(dict(values), user_attrs={"origin": why})
     return study, start.line
 
 
@@ -251,6 +252,8 @@ def _run(
     ledger.recover(died=True)
     on_event(_started(plan, study, share, record, prior))
     interrupted = _run_trials(plan, ledger, record, share)
+    if ledger.is_exhausted and len(ended(study)) < plan.trials:
+        on_event(Warned(_all_tried(plan, len(ended(study)))))
     if ledger.hopeless_reason:
         raise StudyError(f"study {plan.name!r}: every trial so far failed, the last one: {ledger.hopeless_reason}")
     trials = tuple(record_of(t) for t in ended(study))
@@ -261,12 +264,16 @@ def _run(
         trials,
         won,
         interrupted,
-        max(0, plan.trials - len(trials)),
+        0 if ledger.is_exhausted else max(0, plan.trials - len(trials)),
         where,
         plan.url,
         warm.worth(study) if prior else {},
         tuple(confirm.compared(won.trial, finals.kept_scores(plan, settings.read(study)))) if won else (),
     )
+
+
+def _all_tried(plan: Plan, over: int) -> str:
+    return f"the space {plan.space.name} has no configuration that was not tried: the search ends with {over} trials"
 
 
 def _started(plan: Plan, study: optuna.Study, share: Share, record: StudyRecord, prior: str) -> SearchStarted:
@@ -288,7 +295,7 @@ def _started(plan: Plan, study: optuna.Study, share: Share, record: StudyRecord,
 def _run_trials(plan: Plan, ledger: Ledger, record: StudyRecord, share: Share) -> bool:
     """Run what is missing; returns whether it was interrupted."""
     missing = plan.trials - len(ended(ledger.study))
-    if missing <= 0:
+    if missing <= 0 or ledger.is_exhausted:
         return False
 
     def make_job(asked: Asked) -> Job:

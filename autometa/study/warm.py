@@ -6,7 +6,7 @@ people. It does not run trials.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +26,10 @@ from autometa.study.pruning import make_sampler
 # The first batch: no more than a third of all trials, since a space's own starts have their say too.
 _PORTFOLIO, _PART = 4, 3
 _SHOWN = 3
+# Configurations that differ in nothing but numbers, and in these by no more than this part of their range, are one to
+# the first proposals. It is the finest step with which the prior moves a number when it looks for a better one: a rate
+# that may vary over three decades differs by 15 %.
+_NEAR = 0.02
 
 
 @dataclass(frozen=True)
@@ -39,8 +43,17 @@ class Start:
     """
 
     sampler: BaseSampler
-    portfolio: Sequence[tuple[dict[str, Scalar], str]] = ()
+    portfolio: Sequence[tuple[Mapping[str, Scalar], str]] = ()
     line: str = ""
+
+    def first(self, space: SearchSpace) -> list[tuple[Mapping[str, Scalar], str]]:
+        """All that is enqueued: the portfolio, and of the space's own starts those that are not in it, each once."""
+        found = list(self.portfolio)
+        for number, values in enumerate(space.start, 1):
+            is_picked = any(space.distance(values, pick) <= _NEAR for pick, _ in self.portfolio)
+            if not is_picked and all(space.key(values) != space.key(other) for other, _ in found):
+                found.append((values, f"start {number} of {space.name}"))
+        return found
 
 
 def comparable(name: str, folder: str | Path | None, warn: Callable[[str], None]) -> list[PastStudy]:
@@ -80,7 +93,8 @@ def start(
     names = sorted(sampler.weights, key=lambda name: -sampler.weights[name])
     shown = ", ".join(f"{name} {sampler.weights[name]:.2f}" for name in names[:_SHOWN])
     more = ", …" if len(names) > _SHOWN else ""
-    picks = [(dict(pick.values), pick.why) for pick in proposer.portfolio(min(_PORTFOLIO, trials // _PART))]
+    size = min(_PORTFOLIO, trials // _PART)
+    picks = _thinned(space, [(pick.values, pick.why) for pick in proposer.portfolio(2 * size)])[:size]
     line = f"prior: {_count(past)}, {len(names)} informative: {shown}{more}; portfolio of {len(picks)}"
     return Start(sampler, picks, line)
 
@@ -103,6 +117,17 @@ def worth(study: optuna.Study) -> dict[str, Worth]:
         origin: Worth(len(found), max((value for value in found if value is not None), default=None))
         for origin, found in values.items()
     }
+
+
+def _thinned(
+    space: SearchSpace, picks: Sequence[tuple[Mapping[str, Scalar], str]]
+) -> list[tuple[Mapping[str, Scalar], str]]:
+    """Without those that nearly are an earlier one."""
+    kept: list[tuple[Mapping[str, Scalar], str]] = []
+    for values, why in picks:
+        if all(space.distance(values, other) > _NEAR for other, _ in kept):
+            kept.append((values, why))
+    return kept
 
 
 def _count(past: Sequence[PastStudy]) -> str:

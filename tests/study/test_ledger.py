@@ -16,7 +16,9 @@ from autometa.space.space import SearchSpace
 from autometa.study import settings
 from autometa.study.events import Event, RungReached, TrialEnded, TrialStarted, Warned
 from autometa.study.ledger import MAX_ATTEMPTS, Ledger, ended, record_of
+from autometa.study.never_twice import NeverTwice
 from autometa.study.pruning import make_pruner
+from autometa.study.tried import Tried
 
 SPACE = SearchSpace("s", (Choice("learner", ("a", "b")), Range("a.rate", 0.1, 1.0, when={"learner": ("a",)})))
 
@@ -254,3 +256,38 @@ def test_the_study_says_whether_workers_used_compiled_kernels(study: optuna.Stud
     ]
     make_ledger(study, tmp_path).ran_with("used")  # a continuation
     assert settings.read(study).versions["kernels"] == "not used: no compiler | used"
+
+
+DEPTH = Range("a.depth", 1, 3, integer=True, when={"learner": ("a",)})
+FINITE = SearchSpace("f", (Choice("learner", ("a", "b")), DEPTH))
+
+
+def test_a_ledger_is_exhausted_when_each_configuration_is_a_trial_and_none_waits(
+    study: optuna.Study, tmp_path: Path
+) -> None:
+    study.sampler = NeverTwice(study.sampler, Tried(study, FINITE), seed=2)
+    ledger = Ledger(study, FINITE, rungs=3, seed=100, folder=tmp_path)
+    study.enqueue_trial({"learner": "a", "a.depth": 2})
+    asked = []
+    while not ledger.is_exhausted:
+        asked.append(ledger.ask().values)
+    assert len(asked) == 4
+    assert len({FINITE.key(values) for values in asked}) == 4
+    study.enqueue_trial({"learner": "b"})
+    assert not ledger.is_exhausted, "who asks for it gets it again"
+    assert ledger.ask().values == {"learner": "b"}
+    assert ledger.is_exhausted
+    ledger.recover(died=False)
+    assert not ledger.is_exhausted, "what was interrupted is still to be run, and is no repetition"
+    assert FINITE.key(ledger.ask().values) == FINITE.key(asked[0])
+
+
+def test_no_more_others_are_like_a_trial_than_there_are(study: optuna.Study, tmp_path: Path) -> None:
+    stepped = SearchSpace("s", (Choice("learner", ("a", "b")), Range("rate", 0.1, 0.3, step=0.1)))
+    study.sampler = NeverTwice(study.sampler, Tried(study, stepped), seed=2)
+    ledger = Ledger(study, stepped, rungs=3, seed=100, folder=tmp_path)
+    group = [ledger.ask()]
+    while ledger.has_others_like(group[0]):
+        group.append(ledger.ask_like(group[0]))
+    assert sorted(round(asked.values["rate"], 6) for asked in group) == [0.1, 0.2, 0.3]
+    assert len({asked.values["learner"] for asked in group}) == 1

@@ -382,6 +382,22 @@ def test_a_full_disk_under_the_checkpoints_stops_the_search_and_the_same_command
     assert [t.state for t in after].count(TrialState.COMPLETE) == 4
 
 
+def test_a_search_ends_when_all_of_a_small_space_was_tried_and_says_so(folder: Path) -> None:
+    (folder / "two.toml").write_text(
+        'name = "two"\n[parameters.backbone]\nchoices = ["conv"]\n[parameters."conv.depth"]\nchoices = [1]\n'
+        '[parameters."conv.width"]\nchoices = [4, 8]\n'
+    )
+    arguments = command("--space", "two.toml", "--trials", "5", "--budget", "9", "--cold")
+    for _ in range(2):
+        done = subprocess.run(arguments, cwd=folder, env=environment(), capture_output=True, text=True, timeout=400)
+        assert done.returncode == 0, done.stderr
+        said = [line for line in done.stdout.splitlines() if "no configuration that was not tried" in line]
+        assert len(said) == 1
+        assert said[0].endswith("the space two has no configuration that was not tried: the search ends with 2 trials")
+        assert "wait for more time" not in done.stdout
+        assert sorted(trial.params["conv.width"] for trial in trials(folder)) == [4, 8]
+
+
 def test_a_second_driver_is_turned_away(folder: Path) -> None:
     (folder / "runs" / "t").mkdir(parents=True)
     with filelock.FileLock(folder / "runs" / "t" / "lock"), pytest.raises(StudyError, match="another process"):

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 from pathlib import Path
 
 import optuna
 import pytest
 
+from autometa import shipped
+from autometa.data.dataset import FewShotDataset
 from autometa.errors import StudyError
 from autometa.priors import archive
+from autometa.priors.features import features
 from autometa.records import Accuracy, Budget, EpisodeSpec, RungReport, StudyRecord, TrialConfig, TrialRecord
+from autometa.space.files import load_space
 from autometa.space.parameters import Choice, Range
 from autometa.space.space import SearchSpace
 from autometa.study import warm
@@ -75,9 +81,44 @@ def test_a_warm_start_begins_with_what_did_best_and_says_so(archives: Path) -> N
     values, why = start.portfolio[0]
     assert values["kind"] == "a"
     assert why.startswith("portfolio 1: from ")
-    assert len(start.portfolio) == 4
+    assert len(start.portfolio) == 3, "the best three of both archives are the same"
     assert "2 past studies, 2 informative: " in start.line
-    assert "portfolio of 4" in start.line
+    assert "portfolio of 3" in start.line
+
+
+def test_nearly_equal_picks_of_a_portfolio_are_thinned_out_and_others_take_their_places(tmp_path: Path) -> None:
+    """Each past study has the same best ones but for 1 % of the rate's range, and some of its own."""
+    for place, name in enumerate(("one", "two", "three")):
+        shifted = [trial(n) for n in range(30)]
+        for n in (24, 26, 28):
+            values = {"kind": "a", "rate": shifted[n].config.values["rate"] * 1000 ** (0.005 * place)}
+            shifted[n] = shifted[n].model_copy(update={"config": TrialConfig(values=values)})
+        archive.write(tmp_path / "studies", record(name), shifted)
+    past = warm.comparable("new", tmp_path / "studies", ignore)
+    picks = [values for values, _ in warm.start(record("new"), SPACE, past, trials=12, trials_so_far=0).portfolio]
+    assert len(picks) >= 3
+    assert min(SPACE.distance(a, b) for a, b in itertools.combinations(picks, 2)) > 0.02
+
+
+def test_a_start_that_the_portfolio_has_nearly_or_the_space_twice_is_enqueued_once() -> None:
+    starts = tuple({"kind": "a", "rate": rate} for rate in (0.01, 0.0101, 0.3, 0.3, 0.302))
+    space = dataclasses.replace(SPACE, start=starts)
+    pick = {"kind": "a", "rate": 0.01 * (1 + 1e-15)}
+    start = warm.Start(optuna.samplers.RandomSampler(), [(pick, "portfolio 1: from x")])
+    assert [why for _, why in start.first(space)] == ["portfolio 1: from x", "start 3 of s", "start 5 of s"]
+    cold = warm.Start(optuna.samplers.RandomSampler())
+    assert [why for _, why in cold.first(space)] == [f"start {number} of s" for number in (1, 2, 3, 5)]
+
+
+def test_the_default_search_on_digits_proposes_nothing_twice(digits: FewShotDataset) -> None:
+    space = load_space("few_shot")
+    about = record("digits-5w1s").model_copy(update={"features": features(digits)})
+    past = warm.comparable("digits-5w1s", shipped.folder("studies"), ignore)
+    start = warm.start(about, space, past, trials=16, trials_so_far=0)
+    first = [values for values, _ in start.first(space)]
+    assert len(start.portfolio) >= 2
+    assert len(first) > len(space.start)
+    assert min(space.distance(a, b) for a, b in itertools.combinations(first, 2)) > 0.02
 
 
 def test_without_past_studies_the_start_is_cold_and_says_nothing() -> None:
