@@ -59,6 +59,25 @@ def logistic(features: Tensor, targets: Tensor, *, steps: int, penalty: float) -
     return lambda query: torch.baddbmm(bias[:, None], query, weight.mT)
 
 
+def cosine_classifier(features: Tensor, targets: Tensor, *, steps: int, scale: float) -> Head:
+    """Softmax regression on `scale` times cosines (Baseline++, Chen et al. 2019), for features of length one.
+
+    Each class has a direction, which starts as that of its mean and takes gradient steps on the sphere, so with no
+    steps this is `nearest_mean`. Length means nothing to a cosine, so an L2 penalty would neither.
+    """
+    counts = targets.sum(-1, keepdim=True)  # what each image counts for
+    total = counts.sum(1, keepdim=True)
+    # The loss bends by at most scale² / 2 along the features and scale across them, so these steps go downhill.
+    rate = 1 / (scale**2 / 2 + scale)
+    directions = F.normalize(targets.mT @ features, dim=-1)  # (B, N, D)
+    for _ in range(steps):
+        error = (counts * (scale * features @ directions.mT).softmax(-1) - targets) / total
+        uphill = scale * error.mT @ features
+        along = (uphill * directions).sum(-1, keepdim=True)
+        directions = F.normalize(directions - rate * (uphill - along * directions), dim=-1)
+    return lambda query: scale * F.normalize(query, dim=-1) @ directions.mT
+
+
 def ridge(features: Tensor, targets: Tensor, *, penalty: float | Tensor, scale: float | Tensor = 1.0) -> Head:
     """Ridge regression of the targets without intercept, through the smaller of two equal systems; times `scale`.
 

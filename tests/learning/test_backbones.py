@@ -46,6 +46,8 @@ def blocks_of(kind: str) -> Make:
 SMALL: dict[str, Make] = {
     "conv": lambda shape, **more: Conv(shape, depth=4, width=8, **more),
     "conv mean": lambda shape, **more: Conv(shape, depth=3, width=8, pooling="mean", readout="mean", **more),
+    "conv R2-D2": lambda shape, **more: Conv(shape, widths="8-16-24", joined_blocks=2, **more),
+    "conv relation": lambda shape, **more: Conv(shape, depth=3, width=8, pooled_blocks=2, **more),
     "resnet12": lambda shape, **more: ResNet12(shape, width=4, wide=True, drop_rate=0.2, drop_block=3, **more),
     "resnet18": lambda shape, **more: ResNet18(shape, width=4, drop_rate=0.2, **more),
     "wrn": lambda shape, **more: WideResNet(shape, depth=16, factor=1, drop_rate=0.3, **more),
@@ -173,6 +175,11 @@ def test_dropout_ends_with_training(name: str) -> None:
     ("make", "says"),
     [
         (lambda s: Conv(s, pooling="avg"), "conv.pooling = 'avg': it may be max | mean"),
+        (lambda s: Conv(s, widths="16-x"), "conv.widths = '16-x': 1 … 8 numbers of 1 … 1024 are needed"),
+        (lambda s: Conv(s, widths="16--32"), "conv.widths = '16--32': 1 … 8 numbers"),
+        (lambda s: Conv(s, widths=16), "conv.widths = 16: 1 … 8 numbers"),
+        (lambda s: Conv(s, widths="8-8", joined_blocks=3), "conv.joined_blocks = 3: it may be 1 … 2, the blocks"),
+        (lambda s: Conv(s, pooled_blocks=5), "conv.pooled_blocks = 5: it may be 0 … 4, the blocks there are"),
         (lambda s: ResNet18(s, width=0), "resnet18.width = 0: it may be 1 … 512"),
         (lambda s: ResNet18(s, drop_rate=1.0), "resnet18.drop_rate = 1.0: it must be in [0, 1)"),
         (lambda s: WideResNet(s, depth=27), "wrn.depth = 27: it must be 6n + 4"),
@@ -199,6 +206,46 @@ def test_an_option_out_of_range_is_named(make: Make, says: str) -> None:
     with pytest.raises(ConfigError) as caught:
         make((1, 8, 8))
     assert str(caught.value).startswith(says)
+
+
+def conv_by_hand(conv: Conv, images: Tensor, halving: int) -> list[Tensor]:
+    """The maps of every block, of torch's own layers, of which the first `halving` pool."""
+    maps = []
+    for number, block in enumerate(conv.blocks):
+        images = F.conv2d(images, block.conv.weight, padding=1)
+        images = F.relu(F.batch_norm(images, None, None, block.norm.weight, block.norm.bias, training=True))
+        images = F.max_pool2d(images, 2) if number < halving else images
+        maps.append(images)
+    return maps
+
+
+@pytest.mark.parametrize("width", [6, 16])  # those of sixteen take the compiled kernels where there are any
+def test_the_features_of_r2d2_are_those_of_the_last_two_blocks(width: int) -> None:
+    conv = Conv((3, 32, 32), widths=f"{width}-{2 * width}-{4 * width}-{5 * width}", joined_blocks=2)
+    images = torch.randn(4, 3, 32, 32)
+    _, _, third, fourth = conv_by_hand(conv, images, 4)
+    assert third.shape[1:] == (4 * width, 4, 4)
+    features = conv(images)
+    torch.testing.assert_close(features, torch.cat([third.flatten(1), fourth.flatten(1)], 1), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(conv.maps(images), fourth, rtol=1e-4, atol=1e-5)
+    mean = Conv((3, 32, 32), widths="4-6", joined_blocks=2, readout="mean")
+    assert mean(images).shape == (4, 10)
+
+
+@pytest.mark.parametrize("width", [6, 16])
+def test_a_relation_networks_maps_are_halved_twice(width: int) -> None:
+    conv = Conv((3, 32, 32), depth=4, width=width, pooled_blocks=2)
+    images = torch.randn(4, 3, 32, 32)
+    assert conv.map_shape == (width, 8, 8)
+    torch.testing.assert_close(conv.maps(images), conv_by_hand(conv, images, 2)[-1], rtol=1e-4, atol=1e-5)
+
+
+def test_r2d2s_network_has_the_channels_of_the_paper() -> None:
+    """Bertinetto et al. 2019: 96, 192, 384 and 512 filters, the last two blocks flattened and put together."""
+    with torch.device("meta"):
+        conv = Conv((1, 28, 28), widths="96-192-384-512", joined_blocks=2)
+    assert [block.conv.out_channels for block in conv.blocks] == [96, 192, 384, 512]
+    assert conv.features == 384 * 3 * 3 + 512 * 1 * 1
 
 
 def test_mean_pooling_comes_after_relu() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -10,7 +12,7 @@ from torch.nn import functional as F
 
 from autometa.errors import ConfigError
 from autometa.learning.backbones.conv import Conv
-from autometa.learning.heads import logistic, nearest_mean, ridge
+from autometa.learning.heads import cosine_classifier, logistic, nearest_mean, ridge
 from autometa.learning.learner import Learner
 from autometa.learning.learners.pretrain import Pretrain
 from autometa.learning.learners.prototypical import Prototypical
@@ -45,6 +47,7 @@ def test_an_image_that_counts_twice_is_an_image_given_twice() -> None:
     for fit in (
         lambda f, t: logistic(f, t, steps=50, penalty=1.0),
         lambda f, t: nearest_mean(f, t, metric="cosine", temperature=1.0),
+        lambda f, t: cosine_classifier(f, t, steps=50, scale=10.0),
     ):
         torch.testing.assert_close(fit(unit, weighted)(unit), fit(*twice)(unit))
 
@@ -138,3 +141,42 @@ def test_a_transductive_start_helps_where_classes_are_clusters() -> None:
 def test_an_unknown_kind_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"x\.transduction = 'kmeans': it may be none | soft_kmeans"):
         check_kind("x.transduction", "kmeans")
+
+
+def test_the_cosine_classifier_is_what_another_optimiser_finds() -> None:
+    """Chen et al. 2019: softmax regression on scaled cosines with the classes' weights, whatever their length."""
+    features, targets = labelled(60, width=4)
+    unit, labels = F.normalize(features[0], dim=-1), targets[0].argmax(-1)
+
+    def loss(directions: torch.Tensor) -> torch.Tensor:
+        return F.cross_entropy(2 * unit @ F.normalize(directions, dim=-1).T, labels)
+
+    weight = (targets[0].T @ unit).requires_grad_()
+    optimizer = torch.optim.LBFGS([weight], max_iter=500, tolerance_grad=1e-12, line_search_fn="strong_wolfe")
+
+    def closure() -> torch.Tensor:
+        optimizer.zero_grad()
+        found = loss(weight)
+        found.backward()
+        return found
+
+    optimizer.step(closure)
+    query = labelled(7, width=4, seed=3)[0]
+    theirs = 2 * F.normalize(query[0], dim=-1) @ F.normalize(weight.detach(), dim=-1).T
+    ours = cosine_classifier(unit[None], targets, steps=500, scale=2.0)(query)[0]
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-3)
+    means = nearest_mean(unit[None], targets, metric="cosine", temperature=0.5)(query)[0]
+    assert (means - theirs).abs().max() > 0.1  # so class means are another classifier
+    torch.testing.assert_close(cosine_classifier(unit[None], targets, steps=0, scale=2.0)(query)[0], means)
+
+
+def test_every_step_of_the_cosine_classifier_goes_downhill() -> None:
+    features, targets = labelled(30, width=8, seed=4)
+    unit = F.normalize(features, dim=-1)
+
+    def loss(steps: int) -> float:
+        scores = cosine_classifier(unit, targets, steps=steps, scale=10.0)(unit)[0]
+        return float(F.cross_entropy(scores, targets[0].argmax(-1)))
+
+    losses = [loss(steps) for steps in range(40)]
+    assert all(after < before for before, after in itertools.pairwise(losses))

@@ -50,6 +50,7 @@ def assert_alike(learner: Maml) -> None:
         {"first_order": True},
         {"learned_rates": True},
         {"learned_rates": True, "rates_per_step": True, "multi_step_loss": 0.5},
+        {"per_step_norm": True, "multi_step_loss": 0.5},
     ],
 )
 def test_options_of_maml_do_not_matter(options: dict[str, Any]) -> None:

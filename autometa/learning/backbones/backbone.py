@@ -47,14 +47,19 @@ class Backbone(nn.Module, ABC):
     def maps(self, images: Tensor, layout: Layout | None = None) -> Tensor:
         """Feature maps [M, *map_shape] of images [M, C, H, W]."""
 
+    def maps_to_read(self, images: Tensor, layout: Layout | None = None) -> list[Tensor]:
+        """The maps that features are made of: by default the last one alone."""
+        return [self.maps(images, layout)]
+
     def forward(self, images: Tensor, layout: Layout | None = None) -> Tensor:
         """Feature vectors [M, D] of images [M, C, H, W]."""
         if self.trains_in_bfloat16 and self.training:
             with torch.autocast(images.device.type, torch.bfloat16):
-                maps = self.maps(images, layout).to(images.dtype)
+                read = [maps.to(images.dtype) for maps in self.maps_to_read(images, layout)]
         else:
-            maps = self.maps(images, layout)
-        return maps.mean((2, 3)) if self.readout == "mean" else maps.flatten(1)
+            read = self.maps_to_read(images, layout)
+        vectors = [maps.mean((2, 3)) if self.readout == "mean" else maps.flatten(1) for maps in read]
+        return vectors[0] if len(vectors) == 1 else torch.cat(vectors, 1)
 
 
 def pooled_sides(height: int, width: int, times: int) -> tuple[int, int]:

@@ -24,9 +24,14 @@ class Conv(Backbone):
         image_shape: (channels, height, width).
         depth: blocks, 1 to 8.
         width: channels of every block, 1 to 1024.
+        widths: channels of each block in the place of `depth` and `width`, for example "96-192-384-512" (R2-D2,
+            Bertinetto et al. 2019).
+        pooled_blocks: how many blocks halve, the first ones; 0 is all. Relation networks have 2 (Sung et al. 2018).
+        joined_blocks: of how many blocks, the last ones, features are put together; R2-D2 has 2. Maps are those of
+            the last.
         pooling: how a block halves, "max" (as in the papers) or "mean" of 2×2 pixels.
         norm: a mode of `normalization.Norm`.
-        readout: features are the last map, "flatten" (as in the papers), or its spatial "mean".
+        readout: features are maps, "flatten" (as in the papers), or their spatial "mean".
     """
 
     def __init__(
@@ -35,27 +40,73 @@ class Conv(Backbone):
         *,
         depth: int = 4,
         width: int = 64,
+        widths: str = "",
+        pooled_blocks: int = 0,
+        joined_blocks: int = 1,
         pooling: str = "max",
         norm: str = "running",
         readout: str = "flatten",
     ) -> None:
-        if not 1 <= depth <= 8:
-            raise ConfigError(f"conv.depth = {depth}: it may be 1 … 8")
-        if not 1 <= width <= 1024:
-            raise ConfigError(f"conv.width = {width}: it may be 1 … 1024")
+        channels = _channels(depth, width, widths)
+        if not 0 <= pooled_blocks <= len(channels):
+            raise ConfigError(
+                f"conv.pooled_blocks = {pooled_blocks}: it may be 0 … {len(channels)}, the blocks there are"
+            )
+        if not 1 <= joined_blocks <= len(channels):
+            raise ConfigError(
+                f"conv.joined_blocks = {joined_blocks}: it may be 1 … {len(channels)}, the blocks there are"
+            )
         if pooling not in POOLINGS:
             raise ConfigError(f"conv.pooling = {pooling!r}: it may be {' | '.join(POOLINGS)}")
-        channels, height, side = image_shape
-        super().__init__(image_shape, (width, *pooled_sides(height, side, depth)), readout)
-        sizes = [channels, *[width] * depth]
-        self.blocks = nn.ModuleList(_Block(i, o, pooling, norm) for i, o in itertools.pairwise(sizes))
+        halving = pooled_blocks or len(channels)
+        shapes = _map_shapes(image_shape, channels, halving)
+        super().__init__(image_shape, shapes[-1], readout)
+        self.joined_blocks = joined_blocks
+        self.features = sum(c if readout == "mean" else c * h * w for c, h, w in shapes[-joined_blocks:])
+        sizes = itertools.pairwise([image_shape[0], *channels])
+        self.blocks = nn.ModuleList(
+            _Block(i, o, pooling if number < halving else "none", norm) for number, (i, o) in enumerate(sizes)
+        )
 
     def maps(self, images: Tensor, layout: Layout | None = None) -> Tensor:
+        return self._of_blocks(images, layout)[-1]
+
+    def maps_to_read(self, images: Tensor, layout: Layout | None = None) -> list[Tensor]:
+        return self._of_blocks(images, layout)[-self.joined_blocks :]
+
+    def _of_blocks(self, images: Tensor, layout: Layout | None) -> list[Tensor]:
+        """The maps of the blocks whose maps are read."""
         # channels-last is 1.4 times as fast for 3 × 32 × 32 on a CPU, and what tensor cores want on a GPU.
         x = channels_last(images)
+        read: list[Tensor] = []
         for block in self.blocks:
             x = block(x, layout)
-        return x
+            read = [*read, x][-self.joined_blocks :]
+        return read
+
+
+def _channels(depth: int, width: int, widths: str) -> list[int]:
+    """Channels of each block.
+
+    Raises:
+        ConfigError: too many or too few blocks or channels, or `widths` is not whole numbers between hyphens.
+    """
+    if not 1 <= depth <= 8:
+        raise ConfigError(f"conv.depth = {depth}: it may be 1 … 8")
+    if not 1 <= width <= 1024:
+        raise ConfigError(f"conv.width = {width}: it may be 1 … 1024")
+    if not widths:
+        return [width] * depth
+    parts = widths.split("-") if isinstance(widths, str) else []
+    if not 1 <= len(parts) <= 8 or not all(p.isascii() and p.isdigit() and 1 <= int(p) <= 1024 for p in parts):
+        raise ConfigError(f'conv.widths = {widths!r}: 1 … 8 numbers of 1 … 1024 are needed, as in "96-192-384-512"')
+    return [int(part) for part in parts]
+
+
+def _map_shapes(image_shape: Shape, channels: list[int], halving: int) -> list[Shape]:
+    """The shape of each block's maps, of which the first `halving` are halved."""
+    _, height, side = image_shape
+    return [(c, *pooled_sides(height, side, min(number, halving))) for number, c in enumerate(channels, 1)]
 
 
 class _Block(nn.Module):
@@ -69,7 +120,8 @@ class _Block(nn.Module):
     def forward(self, x: Tensor, layout: Layout | None) -> Tensor:
         if self.pooling == "max":
             return self.norm.relu_of(self.conv, x, layout, pool=2 if min(x.shape[-2:]) >= 2 else 1)
-        return halved(self.norm.relu_of(self.conv, x, layout), self.pooling)
+        x = self.norm.relu_of(self.conv, x, layout)
+        return x if self.pooling == "none" else halved(x, self.pooling)
 
 
 def halved(x: Tensor, pooling: str) -> Tensor:

@@ -14,6 +14,7 @@ from autometa.errors import ConfigError
 from autometa.learning.backbones.backbone import Backbone
 from autometa.learning.inner_loop import HEAD, TaskLearner, Weights, gradients
 from autometa.learning.learner import Setting, query_loss
+from autometa.learning.normalization import Norm
 from autometa.learning.remade import remade
 
 
@@ -32,6 +33,8 @@ class Maml(TaskLearner):
             equally at first, at its end only after the last. MAML++ takes 0.15, 15 of 100 epochs.
         first_order_share: the first part of training, in [0, 1], that does without second derivatives. MAML++ takes
             0.5.
+        per_step_norm: give each inner step, and the weights after the last, a scale and shift of its own in every
+            norm; they are learned, but not adapted to a task. With norm = "per_step" that is the batch norm of MAML++.
         checkpoint_inner_steps: make each inner step again in the backward pass instead of keeping it: memory is about
             that of one step, and a training step takes longer.
     """
@@ -50,6 +53,7 @@ class Maml(TaskLearner):
         rates_per_step: bool = False,
         multi_step_loss: float = 0.0,
         first_order_share: float = 0.0,
+        per_step_norm: bool = False,
         checkpoint_inner_steps: bool = False,
     ) -> None:
         super().__init__(backbone, setting)
@@ -69,7 +73,9 @@ class Maml(TaskLearner):
         self.checkpoint_inner_steps = checkpoint_inner_steps
         # What depends on progress would stay as it was when it was recorded.
         self.is_capturable = not (multi_step_loss or first_order_share or checkpoint_inner_steps)
-        tensors = len(list(backbone.parameters())) + len(HEAD)
+        self.norms = NormsOfSteps(backbone, inner_steps) if per_step_norm else None
+        kept = len(self.norms.shapes) if self.norms else 0
+        tensors = len(list(backbone.parameters())) - kept + len(HEAD)
         # One vector, since the outer optimiser's weight decay spares vectors only: (steps or 1) · tensors, head last.
         count = tensors * (inner_steps if rates_per_step else 1)
         self.rates = nn.Parameter(torch.full((count,), float(inner_rate)), requires_grad=learned_rates)
@@ -99,18 +105,24 @@ class Maml(TaskLearner):
     def trajectory(self, tasks: EpisodeBatch, *, create_graph: bool) -> Iterator[Weights]:
         weights = self.initial_weights(tasks.way)
         for step in range(self.inner_steps):
+            weights = weights | self.norm_of_step(step)
             make = functools.partial(self.inner_step, tasks, step)
             if create_graph and self.checkpoint_inner_steps:
                 weights = weights | remade(make, weights, self.rates, self.backbone)
             else:
                 weights = weights | make(weights, self.rates, create_graph)
-            yield weights
+            yield weights | self.norm_of_step(step + 1)
+
+    def norm_of_step(self, step: int) -> Weights:
+        """Scale and shift of every norm for weights that have taken `step` inner steps; none where they are adapted."""
+        return self.norms.of_step(step) if self.norms else {}
 
     def inner_step(
         self, tasks: EpisodeBatch, step: int, weights: Weights, rates: Tensor, create_graph: bool
     ) -> Weights:
         """The weights that inner step `step` moves, after it."""
-        names = list(HEAD) if step == 0 else list(weights)
+        kept = self.norms.shapes if self.norms else {}
+        names = list(HEAD) if step == 0 else [name for name in weights if name not in kept]
         weights = self.renewed(weights, names, tasks.batch)
         loss = self.support_loss(weights, tasks, step)
         found = gradients(loss, weights, names, create_graph=create_graph)
@@ -135,3 +147,36 @@ class Maml(TaskLearner):
 def _without_count(learner: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
     """Earlier checkpoints hold a count of outer steps, by which training knew how far it was."""
     state.pop(f"{prefix}outer_steps", None)
+
+
+class NormsOfSteps(nn.Module):
+    """Scale and shift of a backbone's norms for each number of inner steps taken (Antoniou et al. 2019, BNWB).
+
+    They take the place of the backbone's own, which are no longer learned.
+
+    Attributes:
+        shapes: of each scale and shift, by the name that it has among the weights of a task.
+
+    Raises:
+        ConfigError: the backbone has no norm.
+    """
+
+    def __init__(self, backbone: Backbone, steps: int) -> None:
+        super().__init__()
+        norms = {name: module for name, module in backbone.named_modules() if isinstance(module, Norm)}
+        if not norms:
+            raise ConfigError("maml.per_step_norm = true: only with a backbone that has norms")
+        own = {f"backbone.{name}.{part}": p for name, norm in norms.items() for part, p in norm.named_parameters()}
+        self.shapes = {name: parameter.shape for name, parameter in own.items()}
+        # One vector, since the outer optimiser's weight decay spares vectors only: (steps + 1) · scales and shifts.
+        of_one_step = torch.cat([parameter.detach().flatten() for parameter in own.values()])
+        self.values = nn.Parameter(of_one_step.repeat(steps + 1))
+        self.steps = steps
+        for parameter in own.values():
+            parameter.requires_grad_(False)
+
+    def of_step(self, step: int) -> Weights:
+        """Those for weights that have taken `step` inner steps, by name."""
+        row = self.values.unflatten(0, (self.steps + 1, -1))[step]
+        parts = row.split([shape.numel() for shape in self.shapes.values()])
+        return {name: part.view(shape) for (name, shape), part in zip(self.shapes.items(), parts, strict=True)}

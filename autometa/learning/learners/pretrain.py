@@ -13,10 +13,11 @@ from torch.nn import functional as F
 from autometa.data.episodes import EpisodeBatch
 from autometa.data.rotation import rotated
 from autometa.errors import ConfigError
+from autometa.learning.augment import Augment, make_augment
 from autometa.learning.backbones.backbone import Backbone
 from autometa.learning.device import global_generator
 from autometa.learning.finetune import tuned_scores
-from autometa.learning.heads import Fit, logistic, nearest_mean, ridge
+from autometa.learning.heads import Fit, cosine_classifier, logistic, nearest_mean, ridge
 from autometa.learning.learner import LossLearner, Setting, TrainingSource, embed, support_targets
 from autometa.learning.losses import cross_entropy
 from autometa.learning.mixing import Mixed, cutmix, mixed_loss, mixup
@@ -27,6 +28,7 @@ _RIDGE_SCALE = 10.0  # ridge regression of 0 and 1 gives scores of the same flat
 _MIXING_ALPHA = 1.0  # as in both papers on CIFAR
 _TEACHER_DECAY = 0.999
 _DISTILLATION_TEMPERATURE = 4.0  # Tian et al. 2020
+_COPIES_SEED = 0  # of the augmented support copies
 
 
 class Pretrain(LossLearner):
@@ -34,14 +36,18 @@ class Pretrain(LossLearner):
     classification: a good embedding is all you need?
 
     Args:
-        head: how a new task is solved on features of length one: "cosine" (nearest class mean), "finetune"
-            (logistic regression with an L2 penalty) or "ridge", fitted to the support set.
+        head: how a new task is solved on features of length one: "cosine" (nearest class mean),
+            "cosine_classifier" (a cosine classifier fitted to the support set, Baseline++), "finetune" (logistic
+            regression with an L2 penalty) or "ridge", fitted to the support set.
         train_head: the classifier in pre-training, "linear" or "cosine" (Baseline++).
         batch_size: images of an outer step.
-        finetune_steps: gradient steps of the "finetune" head.
-        finetune_penalty: L2 penalty of the fitted heads, relative to one support image; 1 as in scikit-learn.
-        flip_support: give each support image its mirror image as a second one, a plain form of the augmented
-            copies with which Tian et al. evaluate.
+        finetune_steps: gradient steps of the heads "finetune" and "cosine_classifier".
+        finetune_penalty: L2 penalty of the heads "finetune" and "ridge", relative to one support image; 1 as in
+            scikit-learn.
+        flip_support: give each support image its mirror image as a second one.
+        support_copies: fit the head to so many augmented copies of each support image in its place, as Tian et al.
+            do with 5; 1 takes the images as they are.
+        support_augment: how copies are made, a name that `augment` takes.
         adapt: what a new task changes, the "head" alone or "all" weights, by `tune_steps` further gradient
             steps of size `tune_rate` from the fitted "finetune" head.
         rotation_weight: of telling by how many quarter turns an image was rotated (Gidaris et al. 2019).
@@ -64,6 +70,8 @@ class Pretrain(LossLearner):
         finetune_steps: int = 100,
         finetune_penalty: float = 1.0,
         flip_support: bool = False,
+        support_copies: int = 1,
+        support_augment: str = "crop_flip_jitter",
         adapt: str = "head",
         tune_steps: int = 20,
         tune_rate: float = 0.02,
@@ -73,7 +81,7 @@ class Pretrain(LossLearner):
         transduction: str = "none",
     ) -> None:
         super().__init__(backbone, setting)
-        _one_of("head", head, ("cosine", "finetune", "ridge"))
+        _one_of("head", head, ("cosine", "cosine_classifier", "finetune", "ridge"))
         _one_of("train_head", train_head, ("linear", "cosine"))
         _one_of("adapt", adapt, ("head", "all"))
         _one_of("mixing", mixing, ("none", "mixup", "cutmix"))
@@ -81,6 +89,7 @@ class Pretrain(LossLearner):
         _at_least("batch_size", batch_size, 2)
         _at_least("finetune_steps", finetune_steps, 1)
         _at_least("tune_steps", tune_steps, 1)
+        _at_least("support_copies", support_copies, 1)
         _at_least("rotation_weight", rotation_weight, 0)
         if min(finetune_penalty, tune_rate) <= 0:
             raise ConfigError("pretrain.finetune_penalty, pretrain.tune_rate: they must be positive")
@@ -96,6 +105,7 @@ class Pretrain(LossLearner):
         self.head, self.train_head, self.batch_size = head, train_head, batch_size
         self.finetune_steps, self.finetune_penalty = finetune_steps, finetune_penalty
         self.flip_support = flip_support
+        self.support_copies, self.support_augment = support_copies, make_augment(support_augment)
         self.adapt, self.tune_steps, self.tune_rate = adapt, tune_steps, tune_rate
         self.rotation_weight, self.distillation_weight = rotation_weight, distillation_weight
         self.mixing = mixing
@@ -139,6 +149,8 @@ class Pretrain(LossLearner):
         return how(images, global_generator(images.device), _MIXING_ALPHA)
 
     def query_logits(self, episodes: EpisodeBatch) -> Tensor:
+        if self.support_copies > 1 and self.support_augment:
+            episodes = with_copies(episodes, self.support_copies, self.support_augment)
         if self.flip_support:
             mirrored = episodes.support_x.flip(-1)
             images, labels = torch.cat([episodes.support_x, mirrored], 1), episodes.support_y.repeat(1, 2)
@@ -151,6 +163,8 @@ class Pretrain(LossLearner):
     def _fit(self) -> Fit:
         if self.head == "cosine":
             return functools.partial(nearest_mean, metric="cosine", temperature=1 / _COSINE_SCALE)
+        if self.head == "cosine_classifier":
+            return functools.partial(cosine_classifier, steps=self.finetune_steps, scale=_COSINE_SCALE)
         if self.head == "finetune":
             return functools.partial(logistic, steps=self.finetune_steps, penalty=self.finetune_penalty)
         return functools.partial(ridge, penalty=self.finetune_penalty, scale=_RIDGE_SCALE)
@@ -175,6 +189,22 @@ class Pretrain(LossLearner):
         found = (scores / _DISTILLATION_TEMPERATURE).log_softmax(-1)
         divergence = F.kl_div(found, wanted.log_softmax(-1), reduction="batchmean", log_target=True)
         return _DISTILLATION_TEMPERATURE**2 * divergence
+
+
+def with_copies(episodes: EpisodeBatch, copies: int, augment: Augment) -> EpisodeBatch:
+    """The episodes with so many augmented copies of each support image in its place, class-major as before.
+
+    Every class of every episode gets the same draws, so that a score depends neither on how tasks are batched nor on
+    the order of classes, and the same model gives the same scores.
+    """
+    classes = episodes.support_x.unflatten(1, (episodes.way, -1)).flatten(0, 1)  # (B·N, K, C, H, W)
+    repeated = classes.repeat(1, copies, 1, 1, 1)
+    made = torch.stack([augment(images, torch.Generator().manual_seed(_COPIES_SEED)) for images in repeated])
+    return replace(
+        episodes,
+        support_x=made.unflatten(0, (episodes.batch, -1)).flatten(1, 2),
+        support_y=episodes.support_y.repeat_interleave(copies, 1),
+    )
 
 
 def _frozen_copy(*modules: nn.Module) -> nn.ModuleList:

@@ -11,18 +11,19 @@ from autometa.learning.backbones.backbone import Backbone, Shape, pooled_sides
 from autometa.learning.learner import EpisodicLearner, Setting, embed_maps, query_loss
 from autometa.learning.normalization import Norm
 
-_MOST_SIDE = 5  # of a map in a pair
+_USUAL_SIDE = 5  # of a map in a pair
 
 
 class Relation(EpisodicLearner):
     """Sung et al. 2018, Learning to compare: relation network for few-shot learning.
 
     A class is the mean of its support maps (the paper's sum grows with the shots), so that any number of shots
-    can be evaluated. Maps larger than 5 × 5, the paper's of Omniglot, are averaged to that size before they are
-    put side by side, since there are as many pairs as query images times classes: with maps of 16 × 16 they would
-    take ten times the memory.
+    can be evaluated. Maps larger than `side` are averaged to that size before they are put side by side, since there
+    are as many pairs as query images times classes: maps of 16 × 16 take ten times the memory of 5 × 5. The paper's
+    maps come from a network that halves twice: `conv.pooled_blocks = 2`.
 
     Args:
+        side: of a map in a pair at most; 5, the paper's of Omniglot, or up to 19, its of mini-ImageNet.
         hidden: units of the relation module's hidden linear layer.
         width: channels of its two blocks, 1 to 1024.
         loss_kind: "mse", as in the paper, of a sigmoid of each score to 1 for the right class and 0 for the
@@ -39,8 +40,11 @@ class Relation(EpisodicLearner):
         hidden: int = 8,
         width: int = 64,
         loss_kind: str = "mse",
+        side: int = _USUAL_SIDE,
     ) -> None:
         super().__init__(backbone, setting)
+        if not 1 <= side <= 32:
+            raise ConfigError(f"relation.side = {side}: it may be 1 … 32")
         if hidden < 1:
             raise ConfigError(f"relation.hidden = {hidden}: it must be at least 1")
         if not 1 <= width <= 1024:
@@ -48,7 +52,7 @@ class Relation(EpisodicLearner):
         if loss_kind not in ("mse", "cross_entropy"):
             raise ConfigError(f"relation.loss_kind = {loss_kind!r}: it may be mse | cross_entropy")
         self.loss_kind = loss_kind
-        self.relation = RelationModule(backbone.map_shape, hidden, width)
+        self.relation = RelationModule(backbone.map_shape, hidden, width, side)
 
     def scores(self, episodes: EpisodeBatch) -> Tensor:
         support, query = embed_maps(self.backbone, episodes)
@@ -74,10 +78,10 @@ class RelationModule(nn.Module):
     synthetic episodes, where batch norm and statistics of the support pairs alone left it at once.
     """
 
-    def __init__(self, map_shape: Shape, hidden: int, width: int) -> None:
+    def __init__(self, map_shape: Shape, hidden: int, width: int, most_side: int = _USUAL_SIDE) -> None:
         super().__init__()
         channels, height, side = map_shape
-        self.sides = min(height, _MOST_SIDE), min(side, _MOST_SIDE)
+        self.sides = min(height, most_side), min(side, most_side)
         pooled_height, pooled_side = pooled_sides(*self.sides, 2)
         self.first = nn.Conv2d(2 * channels, width, 3, padding=1, bias=False)
         self.first_norm = Norm(width, "running")
@@ -88,7 +92,7 @@ class RelationModule(nn.Module):
 
     def forward(self, classes: Tensor, query: Tensor) -> Tensor:
         """Scores [B, M, N] of M query maps [B, M, C, H, W] with N class maps [B, N, C, H, W]."""
-        pairs = self._first(self._averaged(classes), self._averaged(query))  # (B, M, N, width, ≤ 5, ≤ 5)
+        pairs = self._first(self._averaged(classes), self._averaged(query))  # (B, M, N, width, H, W)
         x = _pooled(self.first_norm(pairs.flatten(0, 2)))
         x = _pooled(self.second_norm(self.second(x)))
         x = F.relu(self.hidden(x.flatten(1)))

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import copy
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
 
+from autometa.data.episodes import EpisodeBatch
 from autometa.errors import ConfigError
+from autometa.learning.backbones.conv import Conv
 from autometa.learning.learners.boil import Boil
 from autometa.learning.learners.maml import Maml
 from autometa.learning.learners.meta_sgd import MetaSgd
+from autometa.learning.normalization import Layout
 from tests.conftest import make_episodes
 from tests.learning.small import SETTING, Fixed, Smooth, double
 
@@ -141,6 +147,92 @@ def test_each_step_has_its_own_rates_and_none_of_them_decays() -> None:
     with torch.no_grad():
         learner.rates.copy_(torch.arange(18.0))
     assert [learner.rates_of_step(learner.rates, step).tolist() for step in (0, 2)] == [[*range(6)], [*range(12, 18)]]
+
+
+def per_step(norm: str = "support", **options: Any) -> Maml:
+    """With scales and shifts that differ from step to step."""
+    torch.manual_seed(18)
+    backbone = Conv((2, 8, 8), depth=2, width=8, norm=norm)
+    options = {"inner_rate": 0.3, "inner_steps": 2, "per_step_norm": True} | options
+    learner = Maml(backbone, SETTING, **options).double()
+    assert learner.norms is not None
+    with torch.no_grad():
+        learner.norms.values += 0.3 * torch.randn_like(learner.norms.values)
+    return learner
+
+
+def test_each_inner_step_has_its_own_scale_and_shift() -> None:
+    """Antoniou et al. 2019, BNWB, by a network that is a step of SGD further and given the step's own norms by hand."""
+    learner = per_step(inner_rate=0.25, learned_rates=True)
+    assert learner.norms is not None
+    task = double(make_episodes(batch=1))
+    plain = copy.deepcopy(learner.backbone).requires_grad_(True)
+    head = nn.Linear(plain.features, 3).double()
+    nn.init.zeros_(head.weight)
+    nn.init.zeros_(head.bias)
+    kept = {name.removeprefix("backbone.") for name in learner.norms.shapes}
+    # Two blocks' scales and shifts of eight channels, for each number of steps taken.
+    rows = learner.norms.values.detach().view(3, 4, 8)
+    for step in range(2):
+        give(plain, rows[step])
+        plain.zero_grad()
+        head.zero_grad()
+        F.cross_entropy(head(plain(task.support_x[0])), task.support_y[0]).backward()
+        with torch.no_grad():
+            for name, weight in (*plain.named_parameters(), *head.named_parameters()):
+                if name not in kept and not (step == 0 and name in dict(plain.named_parameters())):
+                    weight -= 0.25 * weight.grad
+    give(plain, rows[2])
+    both = torch.cat([task.support_x[0], task.query_x[0]])
+    expected = head(plain(both, Layout(tasks=1, support=len(task.support_x[0]))))[len(task.support_x[0]) :]
+    torch.testing.assert_close(learner.query_logits(task)[0], expected.detach())
+
+
+def give(backbone: Conv, parts: torch.Tensor) -> None:
+    for block, scale, shift in zip(backbone.blocks, parts[::2], parts[1::2], strict=True):
+        block.norm.weight.data, block.norm.bias.data = scale.clone(), shift.clone()
+
+
+@pytest.mark.parametrize("norm", ["support", "group", "none"])
+@pytest.mark.parametrize("more", [{}, {"multi_step_loss": 0.9}, {"learned_rates": True, "rates_per_step": True}])
+def test_gradients_in_norms_of_steps_agree_with_finite_differences(norm: str, more: dict[str, Any]) -> None:
+    learner, task = per_step(norm, **more), double(make_episodes(batch=1))
+    assert learner.norms is not None
+    learner.outer_step(Fixed(task))
+    values = learner.norms.values
+    direction = torch.randn_like(values)
+    losses = []
+    for shift in (1e-6, -1e-6):
+        with torch.no_grad():
+            values += shift * direction
+            losses.append(loss_of(learner, task))
+            values -= shift * direction
+    assert values.grad is not None
+    expected = (losses[0] - losses[1]) / 2e-6
+    assert float((values.grad * direction).sum()) == pytest.approx(expected, rel=1e-3, abs=1e-7)
+
+
+def loss_of(learner: Maml, task: EpisodeBatch) -> float:
+    with torch.enable_grad():
+        return float(learner.task_loss(task)[0].detach())
+
+
+def test_norms_of_steps_take_the_place_of_the_backbones_own() -> None:
+    learner, task = per_step(), double(make_episodes())
+    own = {name: p.detach().clone() for name, p in learner.named_parameters() if ".norm." in name}
+    learned = [p for p in learner.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(learned, lr=0.05, weight_decay=0.1)
+    assert learner.norms is not None
+    before = learner.norms.values.detach().clone()
+    learner.outer_step(Fixed(task))
+    assert all(p.grad is not None for p in learned)
+    optimizer.step()
+    after = dict(learner.named_parameters())
+    assert own
+    assert all(torch.equal(after[name], p) for name, p in own.items())
+    assert (learner.norms.values - before).abs().min() > 0  # the norms of each step
+    with pytest.raises(ConfigError, match=r"maml\.per_step_norm = true: only with a backbone that has norms"):
+        Maml(Smooth(), SETTING, per_step_norm=True)
 
 
 def test_second_derivatives_come_after_the_first_order_share() -> None:

@@ -136,6 +136,46 @@ def test_full_context_reads_in_a_random_order_only_while_training() -> None:
     torch.testing.assert_close(trained[:, order], shuffled)  # each image has its own embedding back
 
 
+def with_orders(orders: int) -> Matching:
+    torch.manual_seed(15)
+    options: dict[str, Any] = {"full_context": True, "context_steps": 2, "orders": orders}
+    return Matching(Smooth(), SETTING, **options).double().eval()
+
+
+def test_attention_is_the_mean_over_fixed_random_orders() -> None:
+    learner, task = with_orders(3), double(make_episodes(batch=1, shot=2))
+    generator = torch.Generator().manual_seed(0)
+    one = with_orders(0)
+    expected = torch.zeros_like(one.log_attention(task)[0])
+    for _ in range(3):
+        order = torch.randperm(6, generator=generator)
+        shuffled = EpisodeBatch(task.support_x[:, order], task.support_y[:, order], task.query_x, task.query_y, 3)
+        expected[:, order] += one.log_attention(shuffled)[0].exp().detach() / 3  # given in another order
+    torch.testing.assert_close(learner.log_attention(task)[0].exp().detach(), expected)
+    assert not torch.allclose(one.log_attention(task)[0].exp().detach(), expected)
+
+
+def test_random_orders_are_the_same_each_time_and_for_each_episode() -> None:
+    learner, tasks = with_orders(4), double(make_episodes(batch=3))
+    state = torch.get_rng_state()
+    before = learner.query_logits(tasks)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.equal(learner.query_logits(tasks), before)
+    torch.testing.assert_close(learner.query_logits(tasks.episode(2))[0], before[2])
+
+
+def test_of_many_orders_it_matters_less_which_class_has_which_number() -> None:
+    def moved(orders: int) -> float:
+        learner, task = with_orders(orders), double(make_episodes(batch=20, shot=2))
+        order = torch.tensor([2, 0, 1])
+        support = task.support_x.unflatten(1, (3, 2))[:, order].flatten(1, 2)
+        other = EpisodeBatch(support, task.support_y, task.query_x, task.query_y, 3)
+        change = learner.query_logits(other) - learner.query_logits(task)[..., order]
+        return float(change.detach().square().mean())
+
+    assert moved(64) < moved(0) / 4
+
+
 def test_full_context_learns() -> None:
     learner = Matching(Smooth(), SETTING, full_context=True)
     learner.outer_step(Fixed(make_episodes()))

@@ -13,9 +13,10 @@ from torch.nn import functional as F
 
 from autometa.data.rotation import rotated
 from autometa.errors import ConfigError
+from autometa.learning.augment import color_jitter, crop_flip
 from autometa.learning.backbones.conv import Conv
 from autometa.learning.learner import Setting
-from autometa.learning.learners.pretrain import Pretrain
+from autometa.learning.learners.pretrain import Pretrain, with_copies
 from tests.conftest import make_episodes
 from tests.learning.small import SETTING, Fixed, Identity, Smooth, double
 
@@ -34,7 +35,7 @@ def test_the_finetuned_head_is_a_logistic_regression() -> None:
     np.testing.assert_allclose(ours.detach().numpy(), theirs.predict_proba(query), atol=1e-3)
 
 
-@pytest.mark.parametrize("head", ["cosine", "finetune", "ridge"])
+@pytest.mark.parametrize("head", ["cosine", "cosine_classifier", "finetune", "ridge"])
 def test_a_mirrored_support_is_a_support_of_twice_as_many(head: str) -> None:
     torch.manual_seed(0)
     backbone = Smooth()
@@ -44,6 +45,38 @@ def test_a_mirrored_support_is_a_support_of_twice_as_many(head: str) -> None:
     both = torch.stack([task.support_x, task.support_x.flip(-1)], 2).flatten(1, 2)  # class by class
     given = type(task)(both, task.support_y.repeat_interleave(2, 1), task.query_x, task.query_y, task.way)
     torch.testing.assert_close(flipping.query_logits(task), plain.query_logits(given))
+
+
+def test_augmented_copies_are_what_the_head_is_fitted_to() -> None:
+    """Tian et al. 2020: each support image five times, each time augmented anew, and scikit-learn's regression."""
+    learner = Pretrain(Identity(), SETTING, head="finetune", finetune_steps=2000, support_copies=5).double()
+    task = double(make_episodes(batch=1, shot=2))
+    generator = torch.Generator()
+    copies, labels = [], []
+    for label in range(3):
+        of_class = [image for image, y in zip(task.support_x[0], task.support_y[0], strict=True) if y == label]
+        generator.manual_seed(0)
+        copies += list(crop_flip_jitter(torch.stack(of_class * 5), generator))
+        labels += [label] * 10
+    images = F.normalize(torch.stack(copies).flatten(1), dim=-1).numpy()
+    theirs = LogisticRegression(C=1.0, tol=1e-8, max_iter=1000).fit(images, np.array(labels))
+    query = F.normalize(task.query_x[0].flatten(1), dim=-1).numpy()
+    ours = learner.query_logits(task)[0].softmax(-1).detach().numpy()
+    np.testing.assert_allclose(ours, theirs.predict_proba(query), atol=1e-3)
+
+
+def crop_flip_jitter(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    return color_jitter(crop_flip(images, generator), generator)
+
+
+def test_augmented_copies_differ_from_each_other_and_are_the_same_each_time() -> None:
+    task = double(make_episodes(batch=2, shot=1))
+    made = with_copies(task, 5, crop_flip_jitter)
+    assert made.shot == 5
+    assert made.support_y.tolist() == [[label for label in range(3) for _ in range(5)]] * 2
+    assert len({tuple(image.flatten().tolist()) for image in made.support_x[0, :5]}) == 5
+    torch.testing.assert_close(with_copies(task.episode(1), 5, crop_flip_jitter).support_x[0], made.support_x[1])
+    assert made.query_x is task.query_x
 
 
 def test_plain_pre_training_is_cross_entropy_with_label_smoothing() -> None:

@@ -73,6 +73,30 @@ def test_large_maps_meet_at_five_by_five(shape: Shape, met: tuple[int, int]) -> 
     assert seen == [(15, 6, *met)]
 
 
+@pytest.mark.parametrize(("side", "met"), [(1, 1), (4, 4), (8, 8), (19, 8)])
+def test_the_size_at_which_maps_meet_is_an_option(side: int, met: int) -> None:
+    learner = Relation(Identity(), SETTING, width=6, side=side)
+    seen = []
+    learner.relation.first_norm.register_forward_hook(lambda _m, inputs, _y: seen.append(inputs[0].shape))
+    learner.scores(make_episodes())
+    assert seen[0][-2:] == (met, met)
+
+
+def test_maps_that_are_not_averaged_are_those_of_the_backbone() -> None:
+    learner = Relation(Identity(), SETTING, width=6, side=8).double()
+    episodes = double(make_episodes(batch=1, shot=1, query=1))
+    first = learner.relation.first
+    expected = [
+        F.conv2d(torch.cat([support, query])[None], first.weight, padding=1)
+        for query in episodes.query_x[0]
+        for support in episodes.support_x[0]
+    ]
+    seen = []
+    learner.relation.first_norm.register_forward_hook(lambda _m, inputs, _y: seen.append(inputs[0]))
+    learner.scores(episodes)
+    torch.testing.assert_close(seen[0], torch.cat(expected))
+
+
 @pytest.mark.parametrize("smoothing", [0.0, 0.3])
 def test_the_loss_is_the_mean_squared_error_of_relation_scores(smoothing: float) -> None:
     learner = Relation(Identity(), Setting(way=3, train_classes=6, label_smoothing=smoothing), width=8).double()
