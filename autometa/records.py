@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import re
+import reprlib
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypeVar
 
@@ -176,13 +177,21 @@ class Accuracy(Record):
         return f"{100 * self.mean:.2f} ± {100 * self.half_width:.2f} % ({self.episodes} episodes)"
 
 
+# Of any study; the prior makes matrices of trials and rungs.
+MOST_RUNGS = 100_000
+
+
 class RungReport(Record):
     """What one trial showed at one rung. `seconds` are of training, this trial's own, so far."""
 
-    rung: int = Field(ge=1)
+    rung: int = Field(ge=1, le=MOST_RUNGS)
     accuracy: Accuracy
     steps: int = Field(ge=0)
     seconds: float = Field(ge=0)
+
+
+_GREATEST = 2**63 - 1  # that storages take
+_HALF_PAIR = re.compile("[\ud800-\udfff]")  # JSON may have half of a surrogate pair, and UTF-8 may not
 
 
 class TrialConfig(Record):
@@ -199,6 +208,10 @@ class TrialConfig(Record):
         for name, value in values.items():
             if isinstance(value, float) and not math.isfinite(value):
                 raise ValueError(f"{name} is {value}")
+            if isinstance(value, int) and abs(value) > _GREATEST:
+                raise ValueError(f"{name} is a number of {len(str(abs(value)))} digits")
+            if isinstance(value, str) and _HALF_PAIR.search(value):
+                raise ValueError(f"{name} is no text that can be written")
         return values
 
     def options(self, prefix: str) -> dict[str, Scalar]:
@@ -326,8 +339,15 @@ def explain(error: ValidationError) -> str:
     first = error.errors(include_url=False)[0]
     field = ".".join(str(part) for part in first["loc"]) or "record"
     message = first["msg"].removeprefix("Value error, ")
-    shown = "" if first["type"] in ("missing", "value_error") else f" (got {first['input']!r})"
+    shown = "" if first["type"] in ("missing", "value_error") else f" (got {_short(first['input'])})"
     return f"{field}: {message}{shown}"
+
+
+def _short(value: object) -> str:
+    """As `repr` shows it, but a line of an error message long at most, however deep or long it is."""
+    shortened = reprlib.Repr()
+    shortened.maxstring = shortened.maxother = 200
+    return shortened.repr(value)
 
 
 def checked(kind: type[R], data: Mapping[str, Any], *, where: str) -> R:

@@ -23,6 +23,7 @@ from autometa.errors import ConfigError, StudyError
 HEAD, TRIALS = "study.toml", "trials.jsonl"
 _LONGEST_NAME = 100  # bytes are limited to 255, and a draft's name is longer
 _LONGEST_FOLDER = 200
+_LARGEST = 512 * 2**20  # bytes of a file; a hundred thousand trials of nine rungs have 300 MiB
 
 
 def write(root: Path, name: str, head: Mapping[str, Any], lines: Iterable[str]) -> Path:
@@ -67,10 +68,10 @@ def read_head(folder: Path) -> tuple[str, dict[str, Any]]:
     """The format that a folder says it has, and the other fields of its `study.toml`."""
     file = folder / HEAD
     try:
-        head = tomllib.loads(file.read_text(encoding="utf-8"))
+        head = tomllib.loads(_text(file))
     except OSError:
         raise StudyError(f"{folder}: not an archived study: no readable {HEAD}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # a ValueError of TOML, of UTF-8, or of a number of 5,000 digits
         raise StudyError(f"{file}: not valid TOML: {error}") from None
     return str(head.pop("format", "")), head
 
@@ -79,7 +80,7 @@ def read_lines(folder: Path) -> Iterator[tuple[str, Any]]:
     """Each trial as JSON has it, with its place for messages."""
     file = folder / TRIALS
     try:
-        text = file.read_text(encoding="utf-8")
+        text = _text(file)
     except (OSError, UnicodeDecodeError):
         raise StudyError(f"{file}: cannot be read") from None
     # Not splitlines: a category may hold one of the line breaks that JSON does not escape (U+2028).
@@ -89,6 +90,8 @@ def read_lines(folder: Path) -> Iterator[tuple[str, Any]]:
             yield where, json.loads(line)
         except json.JSONDecodeError as error:
             raise ConfigError(f"{where}: not valid JSON: {error.msg}") from None
+        except ValueError as error:  # Python reads no number of more than 4,300 digits
+            raise ConfigError(f"{where}: {error}") from None
         except RecursionError:
             raise ConfigError(f"{where}: not valid JSON: nested too deeply") from None
 
@@ -125,6 +128,15 @@ def _check_below(root: Path, name: str) -> None:
     """Whoever calls, nothing outside the folder of archives is written, moved or deleted."""
     if not is_folder_name(name):
         raise StudyError(f"{name!r} is no name of an archive in {root}")
+
+
+def _text(file: Path) -> str:
+    """What a file holds; raises `OSError` for a pipe, which may never end, and `StudyError` for one beyond all size."""
+    if not file.is_file():
+        raise FileNotFoundError(file)
+    if file.stat().st_size > _LARGEST:
+        raise StudyError(f"{file}: larger than {_LARGEST // 2**20} MiB")
+    return file.read_text(encoding="utf-8")
 
 
 def _swap(draft: Path, target: Path) -> None:

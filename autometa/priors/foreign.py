@@ -18,7 +18,7 @@ from pydantic import Field, field_validator
 from autometa.errors import StudyError
 from autometa.priors import folders
 from autometa.priors.past import PastReport, PastStudy, PastTrial
-from autometa.records import Record, TrialConfig, TrialState, checked
+from autometa.records import MOST_RUNGS, Record, TrialConfig, TrialState, checked
 
 FORMAT = "autometa-past/1"
 
@@ -26,7 +26,7 @@ FORMAT = "autometa-past/1"
 class ForeignReport(Record):
     """What a trial showed at one rung, in the study's own units."""
 
-    rung: int = Field(ge=1)
+    rung: int = Field(ge=1, le=MOST_RUNGS)
     value: float
     seconds: float | None = Field(None, ge=0)
     half_width: float | None = Field(None, ge=0)
