@@ -34,6 +34,7 @@ def export(
     storage: Annotated[str | None, Opt(help="Optuna storage URL. [default: sqlite:///runs/autometa.db]")] = None,
 ) -> None:
     """Write the best configurations of a study as recipes that `autometa train` takes."""
+    from autometa.cli.words import marked
     from autometa.priors.folders import safe_name
     from autometa.study.export import best_recipes
     from autometa.study.storage import default_url, load_study, open_storage
@@ -44,7 +45,7 @@ def export(
     chosen: Literal["toml", "json"] = "json" if is_json else "toml"
     file = output or Path(f"{safe_name(study)}.{chosen}")
     write_recipes(file, recipes, chosen)
-    trials = ", ".join(str(recipe.provenance["trial"]) for recipe in recipes)
+    trials = ", ".join(f"{recipe.provenance['trial']}{marked(recipe.config, recipe.provenance)}" for recipe in recipes)
     print(f"wrote {file}: trial {trials} of {study}")
     print(f"next: autometa train {file}")
 
@@ -61,7 +62,7 @@ def train(
 ) -> None:
     """Train a recipe in full; the same command again goes on from its last checkpoint."""
     from autometa.cli.progress import training_progress
-    from autometa.cli.words import percent, size
+    from autometa.cli.words import marked, percent, size
     from autometa.errors import ConfigError
     from autometa.records import parse_budget
     from autometa.trial.recipe import read_recipes
@@ -89,8 +90,8 @@ def train(
     if not as_json:
         assert record.last is not None
         steps, accuracy = record.last.steps, percent(record.last.accuracy)
-        marked = " (transductive)" if record.facts["transductive"] else ""
-        print(f"trained {steps} steps in {record.last.seconds:.0f} s: validation{marked} {accuracy}, saved in {folder}")
+        mark = marked(record.config.values, record.facts)
+        print(f"trained {steps} steps in {record.last.seconds:.0f} s: validation{mark} {accuracy}, saved in {folder}")
         print(f"  {size(record.facts)}")
         print(f"next: autometa evaluate {folder}")
 
@@ -112,9 +113,9 @@ def evaluate(
 ) -> None:
     """Measure a trained model on episodes of classes it has never seen: accuracy and its 95 % interval."""
     from autometa.cli.progress import episode_progress
-    from autometa.cli.words import percent
+    from autometa.cli.words import marked, percent
     from autometa.errors import ConfigError
-    from autometa.trial.job import is_transductive
+    from autometa.trial.job import marks
     from autometa.trial.run import evaluate_checkpoint, job_of
 
     if split not in ("train", "val", "test"):
@@ -142,17 +143,17 @@ def evaluate(
 
     accuracy = measure(None)
     robust = measure((strength, steps)) if attack else None
-    transductive = any(is_transductive(*item) for item in job.config.values.items())
+    found = marks(job.config.values)
     if as_json:
         facts: dict[str, Any] = {"dataset": job.dataset.name, "split": split, **spec.model_dump()}
-        facts |= {**accuracy.model_dump(), "transductive": transductive}
+        facts |= {**accuracy.model_dump(), "transductive": "transductive" in found, "external": "external" in found}
         if robust:
             facts["robust"] = {**robust.model_dump(), "epsilon": strength, "steps": steps}
         print(json.dumps(facts))
         return
     name = {"test": "meta-test", "val": "validation", "train": "meta-train"}[split]
-    marked = " (transductive)" if transductive else ""
-    print(f"{job.dataset.name} {spec.way}-way {spec.shot}-shot {name}{marked}: {percent(accuracy)}")
+    mark = marked(job.config.values)
+    print(f"{job.dataset.name} {spec.way}-way {spec.shot}-shot {name}{mark}: {percent(accuracy)}")
     if robust:
         print(f"  under {attack} with ε = {epsilon}, {steps} steps: {percent(robust)}")
     over = f"{episodes} episodes of {spec.query} queries a class, seed {seed}"

@@ -47,6 +47,9 @@ def search(
     transductive: Annotated[
         bool, Opt("--transductive", help="Rank transductive candidates of the space among inductive ones.")
     ] = False,
+    external: Annotated[
+        bool, Opt("--external", help="Rank candidates with weights trained elsewhere (timm) among the others.")
+    ] = False,
     cold: Annotated[bool, Opt("--cold", help="Learn nothing from past studies.")] = False,
     prior: Annotated[
         Path | None, Opt(help="Learn from this archive, or folder of archives. [default: all `autometa studies`]")
@@ -99,6 +102,7 @@ def search(
                 image_size=image_size,
                 pretrain_dataset=pretrain_dataset,
                 transductive=transductive,
+                external=external,
                 cold=cold,
                 prior=prior,
                 on_event=view,

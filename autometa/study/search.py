@@ -103,6 +103,7 @@ def search(
     image_size: int | None = None,
     pretrain_dataset: str | None = None,
     transductive: bool = False,
+    external: bool = False,
     cold: bool = False,
     prior: str | Path | None = None,
     runs: str | Path = RUNS,
@@ -130,6 +131,7 @@ def search(
         seed: trial n trains with seed + n, and all trials see the same validation episodes.
         pretrain_dataset: train on the train classes of this data set in place of `dataset`'s own.
         transductive: let the space hold transductive candidates, ranked among the inductive ones.
+        external: let it hold candidates with weights trained elsewhere, ranked among the others.
         cold: learn nothing from past studies.
         prior: an archived study, or a folder of them, to learn from in place of all archives there are.
 
@@ -158,10 +160,12 @@ def search(
             image_size=image_size,
             pretrain_dataset=pretrain_dataset,
             transductive=transductive,
+            external=external,
             runs=Path(runs),
             validation_episodes=validation_episodes,
         )
         past = [] if cold else warm.comparable(plan.name, prior, warn=lambda reason: on_event(Warned(reason)))
+        past = warm.permitted(past, transductive=transductive, external=external)
         ray_cluster.wait()
         fitting = functools.partial(_trials_at_once, plan)
         share = ray_cluster.share_out(gpus_per_trial, fitting, together=vectorise)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import optuna
@@ -16,16 +17,18 @@ from autometa.priors.features import compute
 from autometa.priors.folders import check_name
 from autometa.records import Budget
 from autometa.space.files import load_space
+from autometa.space.parameters import Choice
+from autometa.space.space import SearchSpace
 from autometa.study import settings
 from autometa.study.plan import Plan, existing_record, make_plan, study_record, with_features
 
 BUDGET = Budget(steps=30)
 
 
-def plan(folder: Path, dataset: str = "digits", *, study: str | None = "t", seed: int = 3) -> Plan:
+def plan(folder: Path, dataset: str = "digits", *, study: str | None = "t", seed: int = 3, **changes: Any) -> Plan:
     return make_plan(
         dataset,
-        space=load_space("few_shot"),
+        space=changes.get("space") or load_space("few_shot"),
         is_shipped=True,
         study=study,
         episodes=(None if dataset == "digits" else 2, 2, None),
@@ -40,6 +43,7 @@ def plan(folder: Path, dataset: str = "digits", *, study: str | None = "t", seed
         image_size=None,
         pretrain_dataset=None,
         transductive=False,
+        external=changes.get("external", False),
         runs=folder / "runs",
         validation_episodes=20,
     )
@@ -85,6 +89,39 @@ def test_a_study_of_somebody_else_is_refused(tmp_path: Path) -> None:
     optuna.create_study(study_name="t", storage=made.storage, direction="maximize").ask()
     with pytest.raises(StudyError, match="not made by autometa search"):
         existing_record(made)
+
+
+TIMM = Choice("backbone", ("conv", "timm"))
+WITH_TIMM = {"backbone": ("timm",)}
+
+
+@pytest.mark.parametrize(
+    ("others", "refused"),
+    [
+        ((), True),
+        ((Choice("timm.model", ("resnet18",), when=WITH_TIMM),), True),
+        ((Choice("timm.weights", ("none", "hub"), when=WITH_TIMM),), True),
+        ((Choice("timm.weights", ("mine.safetensors",), when=WITH_TIMM),), True),
+        ((Choice("timm.weights", ("none",), when=WITH_TIMM),), False),
+        (
+            (
+                Choice("learner", ("svm", "ridge")),
+                Choice("timm.weights", ("none",), when={**WITH_TIMM, "learner": ("svm",)}),
+            ),
+            True,
+        ),
+    ],
+)
+def test_weights_from_elsewhere_are_refused_unless_asked_for(
+    tmp_path: Path, others: tuple[Choice, ...], refused: bool
+) -> None:
+    space = SearchSpace("mine", (TIMM, *others), source="mine.toml")
+    assert plan(tmp_path, space=space, external=True).space is space
+    if refused:
+        with pytest.raises(ConfigError, match=r"^mine.toml: backbone = 'timm' brings weights .*: add --external"):
+            plan(tmp_path, space=space)
+    else:
+        assert plan(tmp_path, space=space).space is space
 
 
 def photographs(folder: Path) -> str:
