@@ -5,6 +5,7 @@ Turns every way in which a storage can be wrong into one line; it does not know 
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -14,11 +15,12 @@ from typing import Any
 import filelock
 import optuna
 import sqlalchemy
+from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 from sqlalchemy import event, exc
 
-from autometa.errors import StorageError, StudyError, did_you_mean
+from autometa.errors import StorageError, StudyError, did_you_mean, write_trouble
 
 RUNS = Path("runs")
 _JOURNAL = "journal:"
@@ -95,7 +97,7 @@ def storage_failures(url: str) -> Iterator[None]:
     """Turn a storage that fails while it is used (a full disk, a lost server) into a `StorageError`."""
     try:
         yield
-    except (exc.SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
+    except (exc.SQLAlchemyError, StorageInternalError) as error:
         cause = error.__cause__ if isinstance(error.__cause__, exc.SQLAlchemyError) else error
         raise StorageError(
             f"storage {masked(url)} failed: {_first_line(cause)}; what it had is kept: the same command continues"
@@ -111,9 +113,31 @@ def load_study(name: str, storage: BaseStorage) -> optuna.Study:
     return optuna.load_study(study_name=name, storage=storage)
 
 
+class _Journal(JournalFileBackend):
+    """A journal whose disk may be full, which Optuna leaves to the system's own error, with half a line at its end."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(path)
+        self._path = Path(path)
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        try:
+            super().append_logs(logs)
+        except OSError as error:
+            _drop_half_a_line(self._path)
+            raise StorageInternalError(write_trouble(error) or str(error)) from error
+
+
+def _drop_half_a_line(file: Path) -> None:
+    """The next entry would be written behind it, and neither could be read again."""
+    written = file.read_bytes()
+    if written and not written.endswith(b"\n"):
+        os.truncate(file, written.rfind(b"\n") + 1)
+
+
 def _connect(url: str) -> BaseStorage:
     if url.startswith(_JOURNAL):
-        return JournalStorage(JournalFileBackend(url.removeprefix(_JOURNAL)))
+        return JournalStorage(_Journal(url.removeprefix(_JOURNAL)))
     if "://" not in url:
         raise ValueError("give sqlite:///FILE, postgresql://USER@HOST/DATABASE or journal:FILE")
     if not url.startswith("sqlite"):
