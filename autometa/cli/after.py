@@ -39,6 +39,7 @@ def export(
     storage: Storage = None,
 ) -> None:
     """Write the best configurations of a study as recipes that `autometa train` takes."""
+    from autometa.cli.words import marked
     from autometa.priors.folders import safe_name
     from autometa.study.export import best_recipes
     from autometa.study.storage import damage_told, default_url, load_study, open_storage
@@ -51,7 +52,7 @@ def export(
     chosen: Literal["toml", "json"] = "json" if is_json else "toml"
     file = output or Path(f"{safe_name(study)}.{chosen}")
     write_recipes(file, recipes, chosen)
-    trials = ", ".join(str(recipe.provenance["trial"]) for recipe in recipes)
+    trials = ", ".join(f"{recipe.provenance['trial']}{marked(recipe.config, recipe.provenance)}" for recipe in recipes)
     print(f"wrote {file}: trial {trials} of {study}")
     print(f"next: autometa train {file}")
 
@@ -99,7 +100,7 @@ def train(
 
 
 def _print_trained(record: TrialRecord, folder: Path, as_json: bool) -> None:
-    from autometa.cli.words import certain, size
+    from autometa.cli.words import certain, marked, size
     from autometa.errors import ConfigError
 
     if as_json:
@@ -108,9 +109,9 @@ def _print_trained(record: TrialRecord, folder: Path, as_json: bool) -> None:
         raise ConfigError(f"training failed: {record.reason}")
     if not as_json:
         assert record.last is not None
-        marked = " (transductive)" if record.facts["transductive"] else ""
+        mark = marked(record.config.values, record.facts)
         print(f"trained {record.last.steps} steps in {record.last.seconds:.0f} s, saved in {folder}")
-        print(f"  validation{marked} {certain(record.last.accuracy, 'validation')}")
+        print(f"  validation{mark} {certain(record.last.accuracy, 'validation')}")
         print(f"  {size(record.facts)}")
         print(f"next: autometa evaluate {folder}")
 
@@ -148,8 +149,9 @@ def evaluate(
 ) -> None:
     """Measure a trained model on episodes of classes it has never seen: accuracy, its 95 % interval, and the look."""
     from autometa.cli.progress import episode_progress
+    from autometa.cli.words import marked
     from autometa.errors import ConfigError
-    from autometa.trial.job import is_transductive
+    from autometa.trial.job import marks
     from autometa.trial.measured import models_in
     from autometa.trial.opened import at
     from autometa.trial.run import job_of, measure_checkpoint
@@ -184,14 +186,15 @@ def evaluate(
 
     shown = measured(None)
     robust = measured((strength, steps)) if attack else None
-    transductive = any(is_transductive(*item) for item in job.config.values.items())
-    marked = " (transductive)" if transductive else ""
+    found = marks(job.config.values)
     facts: dict[str, Any] = {"dataset": place.name, "split": split, **spec.model_dump()}
+    facts |= {"transductive": "transductive" in found, "external": "external" in found}
     if as_json:
-        print(json.dumps(facts | _evaluated(shown, robust, strength, steps) | {"transductive": transductive}))
+        print(json.dumps(facts | _evaluated(shown, robust, strength, steps)))
         return
     name = {"test": "meta-test", "val": "validation", "train": "meta-train"}[split]
-    print(_headline(f"{place.name} {spec.way}-way {spec.shot}-shot {name}{marked}", shown, split, spec))
+    of = f"{place.name} {spec.way}-way {spec.shot}-shot {name}{marked(job.config.values)}"
+    print(_headline(of, shown, split, spec))
     if robust:
         print(_robust_line(f"under {attack} with ε = {epsilon}, {steps} steps", robust))
     print(f"  {spec.query} queries a class, seed {seed}; chance {100 * spec.chance:.1f} %")

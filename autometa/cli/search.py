@@ -53,6 +53,9 @@ def search(
     transductive: Annotated[
         bool, Opt("--transductive", help="Rank transductive candidates of the space among inductive ones.")
     ] = False,
+    external: Annotated[
+        bool, Opt("--external", help="Rank candidates with weights trained elsewhere (timm) among the others.")
+    ] = False,
     cold: Annotated[bool, Opt("--cold", help="Learn nothing from past studies.")] = False,
     prior: Annotated[
         Path | None, Opt(help="Learn from this archive, or folder of archives. [default: all `autometa studies`]")
@@ -109,6 +112,7 @@ def search(
                 skip_unreadable=skip_unreadable,
                 pretrain_dataset=pretrain_dataset,
                 transductive=transductive,
+                external=external,
                 cold=cold,
                 prior=prior,
                 confirm_seeds=confirm_seeds,

@@ -55,7 +55,7 @@ def list_studies(storage: Storage = None) -> None:
     table = new_table("study", "data set", "task", "trials", "winner", "validation", "meta-test", "where")
     for line in lines:
         winner = "–" if line.winner is None else f"trial {line.winner}"
-        winner += ", transductive" if line.transductive else ""
+        winner = ", ".join([winner, *line.marks])
         accuracies = [percent(a) if a else "–" for a in (line.validation, line.test)]
         table.add_row(line.name, line.dataset, line.task, str(line.trials), winner, *accuracies, line.where)
     if lines:

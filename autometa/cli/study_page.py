@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from autometa.cli.words import certain, for_new_classes, summary
 from autometa.records import Scalar, StudyRecord
-from autometa.trial.job import is_transductive
+from autometa.trial.job import marks
 
 if TYPE_CHECKING:
     from autometa.priors.past import PastReport, PastStudy
@@ -55,8 +55,7 @@ def _own_facts(about: StudyRecord, past: PastStudy) -> dict[str, str]:
     won = winner(about.confirmed)
     if won:
         own = next((trial.values for trial in past.trials if trial.number == won.trial), {})
-        marked = ", transductive" if any(is_transductive(*item) for item in own.items()) else ""
-        facts["winner"] = f"trial {won.trial}{marked}"
+        facts["winner"] = ", ".join([f"trial {won.trial}", *marks(own)])
         facts["validation"] = certain(won.validation, "validation")
         facts |= {"meta-test": certain(won.test, "test")} if won.test else {}
     tested = [f"trial {c.trial} {for_new_classes(c.test)}" for c in about.confirmed if c.test]

@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Mapping
 
 from autometa.records import Accuracy, Comparison, Scalar
-from autometa.trial.job import is_transductive
+from autometa.trial.job import marks
 
 
 def percent(accuracy: Accuracy) -> str:
@@ -57,14 +57,19 @@ def comparison(found: Comparison) -> str:
     return f"trial {first} is ahead of trial {second} by {by}"
 
 
+def marked(values: Mapping[str, Scalar], facts: Mapping[str, Scalar] | None = None) -> str:
+    """` (transductive, external)`, to put before an accuracy; empty for what compares with all others."""
+    found = marks(values, facts)
+    return f" ({', '.join(found)})" if found else ""
+
+
 def summary(values: Mapping[str, Scalar], limit: int | None = None) -> str:
     """A configuration in one line: learner and backbone, then what belongs to them, then the rest.
 
-    A transductive one says so first, since its accuracy does not compare with others.
+    A transductive or external one says so first, since its accuracy does not compare with others.
     """
     heads = [str(values[k]) for k in ("learner", "backbone") if k in values]
-    if any(is_transductive(name, value) for name, value in values.items()):
-        heads.insert(0, "transductive")
+    heads = [*marks(values), *heads]
     own = [_item(k.split(".", 1)[1], v) for k, v in values.items() if "." in k]
     rest = [_item(k, v) for k, v in values.items() if "." not in k and k not in ("learner", "backbone")]
     line = " ".join([" · ".join(heads), *own, *rest])

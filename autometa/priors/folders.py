@@ -18,7 +18,7 @@ from typing import Any
 
 import tomli_w
 
-from autometa.errors import ConfigError, StudyError
+from autometa.errors import ConfigError, StudyError, write_trouble
 
 HEAD, TRIALS = "study.toml", "trials.jsonl"
 _LONGEST_NAME = 100  # bytes are limited to 255, and a draft's name is longer
@@ -30,22 +30,32 @@ def write(root: Path, name: str, head: Mapping[str, Any], lines: Iterable[str]) 
     """Write (or replace as a whole) the folder `root/name`; returns it.
 
     Raises:
-        StudyError: `name` is not the name of a folder right below `root`, or `root` is no folder.
+        StudyError: `name` is not the name of a folder right below `root`, `root` is no folder, or nothing can be
+            written there; what was there before is there still.
     """
     _check_below(root, name)
+    target = root / name
     try:
         root.mkdir(parents=True, exist_ok=True)
+        _write(target, head, lines)
     except (FileExistsError, NotADirectoryError):
         raise StudyError(f"{root}: not a folder, so no archive can be written there") from None
-    target = root / name
-    draft = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=root))
+    except OSError as error:
+        trouble = write_trouble(error)
+        if trouble is None:
+            raise
+        raise StudyError(f"{target}: no archive can be written there: {trouble}") from None
+    return target
+
+
+def _write(target: Path, head: Mapping[str, Any], lines: Iterable[str]) -> None:
+    draft = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
     try:
         (draft / HEAD).write_text(tomli_w.dumps(head), encoding="utf-8")
         (draft / TRIALS).write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
         _swap(draft, target)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
-    return target
 
 
 def remove(folder: Path) -> None:

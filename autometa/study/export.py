@@ -13,6 +13,7 @@ from autometa.errors import StudyError
 from autometa.records import Budget, Confirmation, StudyRecord, TrialRecord
 from autometa.study import confirm, settings
 from autometa.study.ledger import ended, record_of
+from autometa.trial.job import marks
 from autometa.trial.recipe import Recipe
 
 
@@ -69,6 +70,7 @@ def _provenance(about: StudyRecord, trial: TrialRecord) -> dict[str, Any]:
         "search_seed": about.seed,
         "dataset_fingerprint": about.dataset_fingerprint,
         "validation": trial.last.accuracy.model_dump(exclude_none=True),
+        **dict.fromkeys(marks(trial.config.values, trial.facts), True),
         "versions": about.versions,
     }
     return facts | _confirmed_facts(confirmed) | ({"date": about.date} if about.date else {})

@@ -16,11 +16,12 @@ from autometa.records import Accuracy, StudyRecord, TrialRecord
 from autometa.study import confirm, settings
 from autometa.study.ledger import ended_records
 from autometa.study.storage import damage_told, default_url, masked, open_storage, storage_exists
+from autometa.trial.job import marks
 
 
 @dataclass(frozen=True)
 class StudyLine:
-    """One study: `trials` have ended; accuracies are of the confirmed winner."""
+    """One study: `trials` have ended; accuracies are of the confirmed winner, `marks` what they do not compare by."""
 
     name: str
     dataset: str
@@ -29,7 +30,7 @@ class StudyLine:
     winner: int | None
     validation: Accuracy | None
     test: Accuracy | None
-    transductive: bool
+    marks: tuple[str, ...]
     where: str
 
 
@@ -39,7 +40,7 @@ def archived_studies() -> Iterator[StudyLine]:
         try:
             kept = read.read(folder)
         except AutometaError as error:
-            yield StudyLine(folder.name, "?", "?", 0, None, None, None, False, f"broken: {error}")
+            yield StudyLine(folder.name, "?", "?", 0, None, None, None, (), f"broken: {error}")
         else:
             if isinstance(kept, PastStudy):
                 yield _foreign(kept, where(folder))
@@ -68,7 +69,7 @@ def where(folder: Path) -> str:
 
 
 def _foreign(past: PastStudy, place: str) -> StudyLine:
-    return StudyLine(past.name, past.dataset or "–", "–", len(past.trials), None, None, None, False, place)
+    return StudyLine(past.name, past.dataset or "–", "–", len(past.trials), None, None, None, (), place)
 
 
 def _line(study: StudyRecord, trials: Sequence[TrialRecord], place: str) -> StudyLine:
@@ -82,6 +83,6 @@ def _line(study: StudyRecord, trials: Sequence[TrialRecord], place: str) -> Stud
         winner=won.trial if won else None,
         validation=won.validation if won else None,
         test=won.test if won else None,
-        transductive=bool(model and model.facts.get("transductive")),
+        marks=marks(model.config.values, model.facts) if model else (),
         where=place,
     )

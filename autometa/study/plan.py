@@ -28,7 +28,7 @@ from autometa.study import settings
 from autometa.study.cluster import Share, require_local_gpus
 from autometa.study.pruning import make_pruner
 from autometa.study.storage import damage_told, open_storage, reading, storage_exists
-from autometa.trial.job import DatasetRef, Job, is_transductive
+from autometa.trial.job import DatasetRef, Job, external_backbones, is_transductive
 
 # With halving about half of all budgets is trained in a long search; the first trials of each worker have
 # nobody to be compared with and run to their end. Validation comes on top.
@@ -109,6 +109,7 @@ def make_plan(
     skip_unreadable: bool,
     pretrain_dataset: str | None,
     transductive: bool,
+    external: bool,
     runs: Path,
     validation_episodes: int,
 ) -> Plan:
@@ -122,6 +123,10 @@ def make_plan(
     if study is not None and not _is_continued(study, storage):
         check_name(study, where="--study")
     make_pruner(pruner, rungs=9)
+    if not transductive:
+        _check_inductive(space)
+    if not external:
+        _check_own_weights(space)
     if gpus:
         require_local_gpus(gpus)
     root = str(Path(data_root).resolve()) if data_root else os.environ.get("AUTOMETA_DATA")
@@ -137,8 +142,6 @@ def make_plan(
     ref = _identified(asked, data)
     pretrain, pretrain_data = _pretrain(pretrain_dataset, asked, data) if pretrain_dataset else (None, None)
     _check_rotations(space, pretrain_data or data)
-    if not transductive:
-        _check_inductive(space)
     plan = Plan(
         dataset=data,
         ref=ref,
@@ -218,6 +221,15 @@ def _check_inductive(space: SearchSpace) -> None:
                     f"{space.source}: {parameter.name} = {value!r} is transductive, and its accuracy does not compare "
                     "with inductive ones: add --transductive to rank them together, or take it out"
                 )
+
+
+def _check_own_weights(space: SearchSpace) -> None:
+    """Refuse to rank candidates with weights from elsewhere among others unless that was asked for."""
+    for backbone in external_backbones(space):
+        raise ConfigError(
+            f"{space.source}: backbone = {backbone!r} brings weights trained elsewhere, which may have seen the test "
+            "classes, and its accuracy does not compare with others: add --external to rank them together"
+        )
 
 
 def _default_name(

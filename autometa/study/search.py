@@ -105,6 +105,7 @@ def search(
     skip_unreadable: bool = False,
     pretrain_dataset: str | None = None,
     transductive: bool = False,
+    external: bool = False,
     cold: bool = False,
     prior: str | Path | None = None,
     runs: str | Path = RUNS,
@@ -134,6 +135,7 @@ def search(
         skip_unreadable: leave out files of a folder that are no images; the study remembers how many.
         pretrain_dataset: train on the train classes of this data set in place of `dataset`'s own.
         transductive: let the space hold transductive candidates, ranked among the inductive ones.
+        external: let it hold candidates with weights trained elsewhere, ranked among the others.
         cold: learn nothing from past studies.
         prior: an archived study, or a folder of them, to learn from in place of all archives there are.
         confirm_seeds: train each of the best again with this many other seeds, 2 or more, after `time_budget`; the
@@ -167,12 +169,14 @@ def search(
             skip_unreadable=skip_unreadable,
             pretrain_dataset=pretrain_dataset,
             transductive=transductive,
+            external=external,
             runs=Path(runs),
             validation_episodes=validation_episodes,
         )
         for note in plan.notes:
             on_event(Warned(note))
         past = [] if cold else warm.comparable(plan.name, prior, warn=lambda reason: on_event(Warned(reason)))
+        past = warm.permitted(past, transductive=transductive, external=external)
         ray_cluster.wait()
         fitting = functools.partial(_trials_at_once, plan)
         share = ray_cluster.share_out(gpus_per_trial, fitting, together=vectorise)

@@ -5,18 +5,21 @@ Turns every way in which a storage can be wrong into one line; it does not know 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from pathlib import Path
 from typing import Any
 
 import filelock
 import optuna
 import sqlalchemy
+from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 from sqlalchemy import event, exc
 
-from autometa.errors import AutometaError, StorageError, StudyError, did_you_mean
+from autometa.errors import AutometaError, StorageError, StudyError, did_you_mean, write_trouble
 from autometa.study.storage_url import JOURNAL, file_of, is_in_memory, is_readable, whole, without_secrets
 from autometa.study.storage_url import RUNS as RUNS
 from autometa.study.storage_url import default_url as default_url
@@ -87,7 +90,7 @@ def storage_failures(url: str) -> Iterator[None]:
     """Turn a storage that fails while it is used (a full disk, a lost server) into a `StorageError`."""
     try:
         yield
-    except (exc.SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
+    except (exc.SQLAlchemyError, StorageInternalError) as error:
         cause = error.__cause__ if isinstance(error.__cause__, exc.SQLAlchemyError) else error
         if _is_damage(cause):
             raise _damaged(url, cause) from None
@@ -118,6 +121,28 @@ def load_study(name: str, storage: BaseStorage) -> optuna.Study:
     return optuna.load_study(study_name=name, storage=storage)
 
 
+class _Journal(JournalFileBackend):
+    """A journal whose disk may be full, which Optuna leaves to the system's own error, with half a line at its end."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(path)
+        self._path = Path(path)
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        try:
+            super().append_logs(logs)
+        except OSError as error:
+            _drop_half_a_line(self._path)
+            raise StorageInternalError(write_trouble(error) or str(error)) from error
+
+
+def _drop_half_a_line(file: Path) -> None:
+    """The next entry would be written behind it, and neither could be read again."""
+    written = file.read_bytes()
+    if written and not written.endswith(b"\n"):
+        os.truncate(file, written.rfind(b"\n") + 1)
+
+
 def _connect(url: str) -> BaseStorage:
     if url.startswith(JOURNAL):
         return _journal(url.removeprefix(JOURNAL))
@@ -136,7 +161,7 @@ def _connect(url: str) -> BaseStorage:
 
 def _journal(file: str) -> JournalStorage:
     try:
-        return JournalStorage(JournalFileBackend(file))  # reads it whole
+        return JournalStorage(_Journal(file))  # reads it whole
     except OSError:
         raise
     except Exception as error:  # one that Optuna did not write fails in many ways, a bare assert among them

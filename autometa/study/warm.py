@@ -6,6 +6,7 @@ people. It does not run trials.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ from autometa.records import Scalar, StudyRecord
 from autometa.space.space import SearchSpace
 from autometa.study.ledger import ended
 from autometa.study.pruning import make_sampler
+from autometa.trial.job import marks
 
 # The first batch: no more than a third of all trials, since a space's own starts have their say too.
 _PORTFOLIO, _PART = 4, 3
@@ -71,6 +73,20 @@ def comparable(name: str, folder: str | Path | None, warn: Callable[[str], None]
         if not past:
             raise StudyError(f"--prior {folder}: no archived study is there; see `autometa studies`")
     return [study for study in past if study.name.split("~")[0] != name]
+
+
+def permitted(past: Sequence[PastStudy], *, transductive: bool, external: bool) -> list[PastStudy]:
+    """The past studies without trials that this search would refuse: they were good for what it may not do.
+
+    Their values would be read as those of the nearest configuration of the space.
+    """
+    refused = {mark for mark, allowed in (("transductive", transductive), ("external", external)) if not allowed}
+    found = []
+    for study in past:
+        kept = tuple(trial for trial in study.trials if not refused & set(marks(trial.values)))
+        if kept:
+            found.append(study if len(kept) == len(study.trials) else dataclasses.replace(study, trials=kept))
+    return found
 
 
 def start(

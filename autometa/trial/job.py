@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from pydantic import Field
 
 from autometa.records import Budget, DataIdentity, EpisodeSpec, Record, Scalar, TrialConfig
+from autometa.space.parameters import Parameter
+from autometa.space.space import SearchSpace
 
 
 class DatasetRef(Record):
@@ -30,6 +32,39 @@ def is_transductive(name: str, value: Scalar) -> bool:
     """Whether this value of this option lets query images influence each other's predictions."""
     option = name.rpartition(".")[2]
     return (option == "norm" and value == "transductive") or (option == "transduction" and value != "none")
+
+
+# Backbones that come with weights trained elsewhere: the option that says which, its default, and its value for none.
+_EXTERNAL: dict[Scalar, tuple[str, Scalar, Scalar]] = {"timm": ("timm.weights", "hub", "none")}
+
+
+def is_external(values: Mapping[str, Scalar]) -> bool:
+    """Whether a configuration uses weights trained elsewhere, which may have seen the test classes by other names."""
+    option, default, without = _EXTERNAL.get(values.get("backbone", ""), ("", "", ""))
+    return values.get(option, default) != without
+
+
+def external_backbones(space: SearchSpace) -> list[Scalar]:
+    """The backbones of a space with which a configuration of it may be external."""
+    by_name = {parameter.name: parameter for parameter in space}
+    backbones = getattr(by_name.get("backbone"), "choices", ())
+    return [name for name in backbones if name in _EXTERNAL and not _is_without(by_name, *_EXTERNAL[name])]
+
+
+def _is_without(by_name: Mapping[str, Parameter], option: str, default: Scalar, without: Scalar) -> bool:
+    """Whether the option is there with each configuration of its backbone, and never has another value."""
+    weights = by_name.get(option)
+    return weights is not None and set(weights.when) <= {"backbone"} and getattr(weights, "choices", ()) == (without,)
+
+
+def marks(values: Mapping[str, Scalar], facts: Mapping[str, Scalar] | None = None) -> tuple[str, ...]:
+    """What keeps a candidate's accuracy from being compared with that of others: transductive, external.
+
+    Args:
+        facts: of its trial, where that is known: a learner or backbone of another package says there what it is.
+    """
+    found = {"transductive": any(is_transductive(*item) for item in values.items()), "external": is_external(values)}
+    return tuple(mark for mark, holds in found.items() if holds or (facts or {}).get(mark))
 
 
 class Job(Record):

@@ -301,10 +301,11 @@ def _objective(job: Job, dataset: FewShotDataset, device: torch.device, generato
 
 
 def _facts(learner: Learner, image_shape: tuple[int, int, int]) -> dict[str, int | float | str | bool]:
-    """Whether it is transductive, its size, and the operations of one image's way through the backbone."""
+    """Whether it is transductive or external, its size, and the operations of one image's way through the backbone."""
     parameters = sum(p.numel() for p in learner.parameters())
     return {
         "transductive": learner.transductive,
+        "external": learner.backbone.external,
         "parameters": parameters,
         "flops": forward_flops(learner, image_shape),
     }

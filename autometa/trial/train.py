@@ -14,7 +14,7 @@ from autometa.records import Accuracy, Budget, TrialRecord
 from autometa.trial.build import in_parts
 from autometa.trial.check import check_config
 from autometa.trial.measured import Measured, models_in, seed_folder, together
-from autometa.trial.opened import at, open_dataset
+from autometa.trial.opened import at, open_both
 from autometa.trial.recipe import Recipe, read_recipes
 from autometa.trial.run import OnRung, OnStep, measure_checkpoint, run
 
@@ -58,9 +58,9 @@ def train(
     places = {"dataset": at(dataset, job.dataset), "pretrain": job.pretrain and at(pretrain_dataset, job.pretrain)}
     job = job.model_copy(update=places)
     check_config(in_parts(job.config, job.budget.steps), where="recipe: config")
-    for ref in (job.dataset, *([job.pretrain] if job.pretrain else [])):
-        for note in open_dataset(ref).notes:
-            _log.warning(note)
+    data, train_on = open_both(job)
+    for note in dict.fromkeys((*data.notes, *train_on.notes)):
+        _log.warning(note)
     return run(job, on_rung=on_rung, on_step=on_step)
 
 

@@ -81,6 +81,7 @@ def test_help_answers_within_a_second_and_loads_neither_torch_nor_ray() -> None:
         (["search", "--workers", "no"], "--workers"),
         (["search", "--space", "peeking.toml"], "prototypical.transduction = 'knn' is transductive"),
         (["search", "--space", "regularized"], "the classes of digits are rotations already"),
+        (["search", "--space", "elsewhere.toml"], "backbone = 'timm' brings weights trained elsewhere"),
         (["search", "--pretrain-dataset", "./one"], "one class only"),
         (["serch"], "serch"),
         (["export", "nothing"], "no studies yet"),
@@ -109,6 +110,7 @@ def test_what_is_wrong_is_one_line_and_exit_code_2_and_nothing_is_written(
     (folder / "low.toml").write_text(TINY + '[parameters."conv.depth"]\nlow = 2\nhigh = 1\n')
     (folder / "alien.toml").write_text(TINY.replace("conv.width", "conv.widht"))
     (folder / "peeking.toml").write_text(TINY + '[parameters."prototypical.transduction"]\nchoices = ["none", "knn"]\n')
+    (folder / "elsewhere.toml").write_text('name = "x"\n[parameters.backbone]\nchoices = ["timm"]\n')
     before = sorted(p.name for p in folder.iterdir())
     code, out, err = run(capsys, monkeypatch, *arguments)
     assert code == 2

@@ -256,6 +256,16 @@ def test_a_transductive_winner_is_marked(autometa: Command, tmp_path: Path) -> N
     assert "winner      trial 1, transductive\n" in out
 
 
+def test_an_external_winner_is_marked_wherever_it_is_shown(autometa: Command, tmp_path: Path) -> None:
+    won = TRIALS[0].model_copy(update={"config": TrialConfig(values={"backbone": "timm", "timm.model": "resnet18"})})
+    archive.write(tmp_path / "studies", STUDY, [won])
+    _, out, _ = autometa("studies", "show", "digits-5w1s")
+    assert "winner      trial 1, external: validation 61.00 ± 2.00 %" in out
+    assert "external · timm model=resnet18" in out
+    _, out, _ = autometa("studies")
+    assert "trial 1, external" in out
+
+
 def test_a_study_of_many_rungs_is_shown_at_nine_of_them(autometa: Command, tmp_path: Path) -> None:
     rows = "".join(f"{epoch},{100 - epoch},7\n" for epoch in range(52))
     (tmp_path / "long.csv").write_text("epoch,loss,x\n" + rows)

@@ -24,9 +24,13 @@ from autometa.learning.backbones.resnet18 import ResNet18
 from autometa.learning.backbones.timm_model import TimmModel
 from autometa.learning.backbones.vit import ViT
 from autometa.learning.backbones.wrn import WideResNet
+from autometa.learning.learner import Setting
 from autometa.learning.normalization import MODES, Layout
+from autometa.records import TrialConfig
 from autometa.space.files import load_space
+from autometa.trial import build
 from autometa.trial.check import check_space
+from autometa.trial.job import is_external
 
 SHAPES = [(1, 8, 8), (1, 28, 28), (3, 32, 32), (3, 84, 84), (2, 12, 20)]
 Make = Callable[..., Backbone]
@@ -405,6 +409,17 @@ def test_a_frozen_timm_model_learns_only_scale_and_shift(fake_timm: list[dict[st
     learned = TimmModel((3, 8, 8), model="maps", weights="none", frozen=False).train()
     assert len(list(learned.parameters())) == 6
     assert not torch.allclose(learned(images), learned(images))
+
+
+@pytest.mark.parametrize(("options", "external"), [({}, True), ({"timm.weights": "none"}, False)])
+def test_a_backbone_says_that_its_weights_are_from_elsewhere_as_its_name_does(
+    fake_timm: list[dict[str, Any]], options: dict[str, Any], external: bool
+) -> None:
+    values = {"backbone": "timm", "timm.model": "maps", **options}
+    setting = Setting(way=5, train_classes=8)
+    learner = build.build_learner(TrialConfig(values=values), image_shape=(3, 8, 8), setting=setting)
+    assert learner.backbone.external is is_external(values) is external
+    assert not is_external({"backbone": "conv", **options})
 
 
 def test_weights_of_a_timm_model_are_never_pickles(fake_timm: list[dict[str, Any]], tmp_path: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -84,3 +85,14 @@ def test_nothing_outside_the_folder_of_archives_is_written_or_deleted(tmp_path: 
         with pytest.raises(AutometaError, match="is no name of an archive"):
             folders.remove(root / name)
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_full_disk_under_the_archives_is_one_line_and_leaves_what_was_there(
+    tmp_path: Path, small_disk: Callable[[Path, str], None]
+) -> None:
+    small_disk(tmp_path / "studies", "size=32k")
+    folder = archive.write(tmp_path / "studies", STUDY, TRIALS)
+    with pytest.raises(AutometaError, match="digits-5w1s: no archive can be written there: no space left on the disk"):
+        archive.write(tmp_path / "studies", STUDY, TRIALS * 200)
+    assert archive.read(folder).trials == tuple(TRIALS)
+    assert list((tmp_path / "studies").iterdir()) == [folder]

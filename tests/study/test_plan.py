@@ -16,6 +16,8 @@ from autometa.priors.features import compute
 from autometa.priors.folders import check_name
 from autometa.records import Accuracy, Budget, RungReport
 from autometa.space.files import load_space
+from autometa.space.parameters import Choice
+from autometa.space.space import SearchSpace
 from autometa.study import settings
 from autometa.study.export import best_recipes
 from autometa.study.plan import Plan, existing_record, make_plan, study_record, with_features
@@ -30,14 +32,15 @@ def plan(
     *,
     study: str | None = "t",
     seed: int = 3,
-    space: str = "few_shot",
+    space: str | SearchSpace = "few_shot",
     episodes: tuple[int | None, int | None, int | None] | None = None,
     skip_unreadable: bool = False,
     pretrain_dataset: str | None = None,
+    external: bool = False,
 ) -> Plan:
     return make_plan(
         dataset,
-        space=load_space(space),
+        space=load_space(space) if isinstance(space, str) else space,
         is_shipped=True,
         study=study,
         episodes=episodes or (None if dataset == "digits" else 2, 2, None),
@@ -53,6 +56,7 @@ def plan(
         skip_unreadable=skip_unreadable,
         pretrain_dataset=pretrain_dataset,
         transductive=False,
+        external=external,
         runs=folder / "runs",
         validation_episodes=20,
     )
@@ -100,12 +104,45 @@ def test_a_study_of_somebody_else_is_refused(tmp_path: Path) -> None:
         existing_record(made)
 
 
+TIMM = Choice("backbone", ("conv", "timm"))
+WITH_TIMM = {"backbone": ("timm",)}
+
+
+@pytest.mark.parametrize(
+    ("others", "refused"),
+    [
+        ((), True),
+        ((Choice("timm.model", ("resnet18",), when=WITH_TIMM),), True),
+        ((Choice("timm.weights", ("none", "hub"), when=WITH_TIMM),), True),
+        ((Choice("timm.weights", ("mine.safetensors",), when=WITH_TIMM),), True),
+        ((Choice("timm.weights", ("none",), when=WITH_TIMM),), False),
+        (
+            (
+                Choice("learner", ("svm", "ridge")),
+                Choice("timm.weights", ("none",), when={**WITH_TIMM, "learner": ("svm",)}),
+            ),
+            True,
+        ),
+    ],
+)
+def test_weights_from_elsewhere_are_refused_unless_asked_for(
+    tmp_path: Path, others: tuple[Choice, ...], refused: bool
+) -> None:
+    space = SearchSpace("mine", (TIMM, *others), source="mine.toml")
+    assert plan(tmp_path, space=space, external=True).space is space
+    if refused:
+        with pytest.raises(ConfigError, match=r"^mine.toml: backbone = 'timm' brings weights .*: add --external"):
+            plan(tmp_path, space=space)
+    else:
+        assert plan(tmp_path, space=space).space is space
+
+
 def photographs(folder: Path) -> str:
     """Thirty classes of plain images."""
     for number in range(30):
         (folder / f"class {number}").mkdir(parents=True)
         for image in range(20):
-            Image.new("L", (8, 8), 5 * number + image).save(folder / f"class {number}" / f"{image}.png")
+            Image.new("RGB", (8, 8), (8 * number, 9 * image, 0)).save(folder / f"class {number}" / f"{image}.png")
     return str(folder)
 
 
@@ -124,7 +161,7 @@ def test_a_name_that_is_no_folder_is_refused_before_anything_is_written(tmp_path
     [
         ("My photos (2)", "My-photos-2-2w2s-seed3"),
         (".thumbnails", "thumbnails-2w2s-seed3"),
-        ("été\n2024", "été-2024-2w2s-seed3"),
+        ("été: 2024", "été-2024-2w2s-seed3"),
         ("x" * 200, "x" * 49 + "-2w2s-seed3"),
     ],
 )

@@ -216,7 +216,7 @@ def test_a_driver_killed_in_the_middle_loses_nothing(folder: Path, start: Start)
     """And with more first proposals in the queue than trials are left: what was interrupted comes before them."""
     entry = '[[start]]\nlearner = "prototypical"\nbackbone = "conv"\n"conv.depth" = 1\n"conv.width" = 4\nouter_rate = '
     (folder / "tiny.toml").write_text("\n".join([SPACE, *(f"{entry}{0.001 * rate}" for rate in range(1, 6))]))
-    arguments = command("--trials", "3", "--budget", "900", "--cold")
+    arguments = command("--trials", "3", "--budget", "225", "--cold", "--pruner", "none", "--workers", "1")
     first = start(arguments)
     wait_for(lambda: in_the_middle(folder), first)
     first.send_signal(signal.SIGKILL)
@@ -436,6 +436,7 @@ def test_the_budget_of_a_trial_fits_the_time_given(folder: Path) -> None:
         image_size=None,
         pretrain_dataset=None,
         transductive=False,
+        external=False,
         runs=folder,
         validation_episodes=20,
     )

@@ -14,6 +14,7 @@ from autometa.data.dataset import FewShotDataset
 from autometa.errors import StudyError
 from autometa.priors import archive
 from autometa.priors.features import features
+from autometa.priors.past import PastReport, PastStudy, PastTrial
 from autometa.records import Accuracy, Budget, EpisodeSpec, RungReport, StudyRecord, TrialConfig, TrialRecord
 from autometa.space.files import load_space
 from autometa.space.parameters import Choice, Range
@@ -119,6 +120,43 @@ def test_the_default_search_on_digits_proposes_nothing_twice(digits: FewShotData
     assert len(start.portfolio) >= 2
     assert len(first) > len(space.start)
     assert min(space.distance(a, b) for a, b in itertools.combinations(first, 2)) > 0.02
+
+
+def test_what_a_search_would_refuse_is_not_learned_from() -> None:
+    """Trials with weights from elsewhere, or transductive ones, would be read as the nearest that the space has."""
+    values = [
+        {"backbone": "timm", "timm.model": "resnet18"},
+        {"backbone": "timm", "timm.weights": "none"},
+        {"backbone": "conv", "conv.norm": "transductive"},
+        {"backbone": "conv", "conv.norm": "running"},
+    ]
+    study = PastStudy("p", tuple(PastTrial(v, (PastReport(1, 0.9),), "complete", n) for n, v in enumerate(values)))
+    for transductive, external, numbers in (
+        (False, False, [1, 3]),
+        (True, False, [1, 2, 3]),
+        (False, True, [0, 1, 3]),
+        (True, True, [0, 1, 2, 3]),
+    ):
+        (found,) = warm.permitted([study], transductive=transductive, external=external)
+        assert [trial.number for trial in found.trials] == numbers
+    only = dataclasses.replace(study, trials=study.trials[:1])
+    assert warm.permitted([only], transductive=True, external=False) == []
+
+
+def test_an_external_trials_success_is_no_pick_of_a_search_without_external(tmp_path: Path) -> None:
+    """Of a past space without `timm.weights`, whose default is the hub, in a space whose only weights are none."""
+    past_trials = [
+        trial(n).model_copy(update={"config": TrialConfig(values={"backbone": ("timm", "conv")[n % 2], "rate": rate})})
+        for n, rate in enumerate(0.001 * 1.2**n for n in range(30))
+    ]
+    archive.write(tmp_path / "studies", record("past"), past_trials)
+    weights = Choice("timm.weights", ("none",), when={"backbone": ("timm",)})
+    space = SearchSpace("s", (Choice("backbone", ("conv", "timm")), weights, SPACE["rate"]))
+    past = warm.comparable("new", tmp_path / "studies", ignore)
+    for external, backbone in ((True, "timm"), (False, "conv")):
+        chosen = warm.permitted(past, transductive=False, external=external)
+        start = warm.start(record("new"), space, chosen, trials=12, trials_so_far=0)
+        assert start.portfolio[0][0]["backbone"] == backbone
 
 
 def test_without_past_studies_the_start_is_cold_and_says_nothing() -> None:

@@ -29,9 +29,11 @@ class Backbone(nn.Module, ABC):
         features: length D of a feature vector.
         trains_in_bfloat16: whether convolutions and matrix products of passes in training have its seven bits of
             mantissa, which a GPU does faster. Statistics, features, weights and evaluation stay as they are.
+        external: whether its weights were trained elsewhere, perhaps on the test classes.
     """
 
     trains_in_bfloat16 = False
+    external = False
 
     def __init__(self, image_shape: Shape, map_shape: Shape, readout: str) -> None:
         super().__init__()

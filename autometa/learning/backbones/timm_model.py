@@ -64,6 +64,7 @@ class TimmModel(Backbone):
         self.network = _without_parameters(network) if frozen else network
         self.scale = Norm(self.map_shape[0], "none")
         self.frozen, self.image_size = frozen, image_size
+        self.external = weights != "none"
         self.train()
 
     def maps(self, images: Tensor, layout: Layout | None = None) -> Tensor:
