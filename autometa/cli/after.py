@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from autometa.records import Accuracy
 
 Opt = typer.Option
+_LARGEST_SEED = 2**62  # as in `records`, which would make `--help` slow
 
 
 class _Attack(StrEnum):
@@ -57,7 +58,7 @@ def train(
     output: Annotated[Path | None, Opt("--output", "-o", help="Folder. [default: runs/models/RECIPE]")] = None,
     rank: Annotated[int, Opt(min=1, help="Which recipe in the file, the first is the best.")] = 1,
     budget: Annotated[str | None, Opt(help="Steps (4000) or time (30m). [default: the recipe's]")] = None,
-    seed: Annotated[int | None, Opt(min=0, help="[default: the recipe's]")] = None,
+    seed: Annotated[int | None, Opt(min=0, max=_LARGEST_SEED, help="[default: the recipe's]")] = None,
     data_root: Annotated[Path | None, Opt(help="Where archives lie. [default: $AUTOMETA_DATA]")] = None,
     gpu: Annotated[bool | None, Opt("--gpu/--cpu", help="[default: a GPU where there is one]")] = None,
     as_json: Annotated[bool, Opt("--json", help="The record as JSON, for machines.")] = False,
@@ -82,6 +83,7 @@ def train(
             seed=seed,
             data_root=data_root,
             use_gpu=gpu,
+            where=f"{recipe}: recipe {rank}",
             on_rung=progress.on_rung,
             on_step=progress.on_step,
         )
@@ -105,7 +107,7 @@ def evaluate(
     way: Annotated[int | None, Opt(min=2, help="[default: as trained]")] = None,
     shot: Annotated[int | None, Opt(min=1, help="[default: as trained]")] = None,
     query: Annotated[int | None, Opt(min=1, help="[default: as trained]")] = None,
-    seed: Annotated[int, Opt(min=0, help="Seed of the episodes.")] = 0,
+    seed: Annotated[int, Opt(min=0, max=_LARGEST_SEED, help="Seed of the episodes.")] = 0,
     attack: Annotated[_Attack | None, Opt(help="Measure accuracy under attack as well.")] = None,
     epsilon: Annotated[str, Opt(help="Largest change of a pixel, of 1 or as a fraction.")] = "8/255",
     attack_steps: Annotated[int, Opt(min=1, help="Gradient steps of pgd.")] = 10,

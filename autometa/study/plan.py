@@ -19,7 +19,7 @@ from autometa.data.dataset import FewShotDataset
 from autometa.data.load import load_dataset
 from autometa.errors import ConfigError
 from autometa.priors.features import features
-from autometa.records import Budget, EpisodeSpec, StudyRecord
+from autometa.records import LARGEST_SEARCH_SEED, Budget, EpisodeSpec, StudyRecord
 from autometa.space.space import SearchSpace
 from autometa.study import settings
 from autometa.study.cluster import Share, require_local_gpus
@@ -33,6 +33,7 @@ _PART_OF_THE_COMPARED, _WITH_VALIDATION = 0.45, 1.15
 # What confirmation, meta-test and the start take of a time budget.
 PART_FOR_TRIALS = 0.85
 _START_SECONDS = 12.0
+_MOST_TRIALS = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -90,8 +91,10 @@ def make_plan(
     Raises:
         AutometaError: the first thing that is wrong.
     """
-    if trials < 1:
-        raise ConfigError(f"--trials {trials}: at least one is needed")
+    if not 1 <= trials <= _MOST_TRIALS:
+        raise ConfigError(f"--trials {trials}: at least one is needed, and {_MOST_TRIALS:,} at most")
+    if not 0 <= seed <= LARGEST_SEARCH_SEED:
+        raise ConfigError(f"--seed {seed}: it may be 0 … {LARGEST_SEARCH_SEED}")
     make_pruner(pruner, rungs=9)
     if gpus:
         require_local_gpus(gpus)
