@@ -17,6 +17,11 @@ from autometa.errors import ConfigError
 
 Scalar = bool | int | float | str
 
+LARGEST_SEED = (
+    2**62
+)  # torch's generators take twice as much, and trials and confirmation add a little to a search's own
+LARGEST_SEARCH_SEED = 2**32 - 1  # what numpy's take, of which the samplers have some
+
 
 class Record(BaseModel):
     """Base of all records: frozen, and an unknown or missing field is an error."""
@@ -116,6 +121,7 @@ class Budget(Record):
 
 
 _BUDGET = re.compile(r"(?P<number>\d+(?:\.\d+)?)\s*(?P<unit>steps|step|s|sec|m|min|h)?")
+_ENDLESS = 1e12
 _SECONDS = {"s": 1, "sec": 1, "m": 60, "min": 60, "h": 3600}
 
 
@@ -124,7 +130,7 @@ def parse_budget(text: str) -> Budget:
     match = _BUDGET.fullmatch(text.strip())
     number = float(match["number"]) if match else 0.0
     unit = (match["unit"] if match else None) or "steps"
-    if number <= 0 or (unit in ("steps", "step") and number != int(number)):
+    if not 0 < number < _ENDLESS or (unit in ("steps", "step") and number != int(number)):
         raise ConfigError(f"budget {text!r}: give a number of steps (400) or a time (90s, 10m, 2h)")
     if unit in ("steps", "step"):
         return Budget(steps=int(number))
@@ -135,7 +141,7 @@ def parse_seconds(text: str) -> float:
     """Read `90`, `90s`, `10m` or `2h` as seconds; raises `ConfigError` on anything else."""
     match = _BUDGET.fullmatch(text.strip())
     unit = (match["unit"] if match else None) or "s"
-    if match is None or unit not in _SECONDS or float(match["number"]) <= 0:
+    if match is None or unit not in _SECONDS or not 0 < float(match["number"]) < _ENDLESS:
         raise ConfigError(f"time {text!r}: give seconds (90) or a number with a unit (90s, 15m, 2h)")
     return float(match["number"]) * _SECONDS[unit]
 

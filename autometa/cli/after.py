@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from autometa.trial.train import TrainedSeeds
 
 Opt = typer.Option
+_LARGEST_SEED = 2**62  # as in `records`, which would make `--help` slow
 Dataset = Annotated[str | None, Opt(metavar="DIR", help="Where the image folder is now, if it was moved.")]
 
 
@@ -62,7 +63,7 @@ def train(
     output: Annotated[Path | None, Opt("--output", "-o", help="Folder. [default: runs/models/RECIPE]")] = None,
     rank: Annotated[int, Opt(min=1, help="Which recipe in the file, the first is the best.")] = 1,
     budget: Annotated[str | None, Opt(help="Steps (4000) or time (30m). [default: the recipe's]")] = None,
-    seed: Annotated[int | None, Opt(min=0, help="[default: the recipe's]")] = None,
+    seed: Annotated[int | None, Opt(min=0, max=_LARGEST_SEED, help="[default: the recipe's]")] = None,
     seeds: Annotated[int, Opt(min=1, help="Train this many models, with seeds from --seed on.")] = 1,
     data_root: Annotated[Path | None, Opt(help="Where archives lie. [default: $AUTOMETA_DATA]")] = None,
     dataset: Dataset = None,
@@ -88,7 +89,7 @@ def train(
     how: dict[str, Any] = {"budget": parse_budget(budget) if budget else None, "seed": seed}
     with training_progress(quiet=as_json) as progress:
         how |= {"data_root": data_root, "dataset": dataset, "pretrain_dataset": pretrain_dataset, "use_gpu": gpu}
-        how |= {"on_rung": progress.on_rung, "on_step": progress.on_step}
+        how |= {"where": f"{recipe}: recipe {rank}", "on_rung": progress.on_rung, "on_step": progress.on_step}
         if seeds == 1:
             record = run_training(chosen, folder, **how)
         else:
@@ -138,7 +139,7 @@ def evaluate(
     way: Annotated[int | None, Opt(min=2, help="[default: as trained]")] = None,
     shot: Annotated[int | None, Opt(min=1, help="[default: as trained]")] = None,
     query: Annotated[int | None, Opt(min=1, help="[default: as trained]")] = None,
-    seed: Annotated[int, Opt(min=0, help="Seed of the episodes.")] = 0,
+    seed: Annotated[int, Opt(min=0, max=_LARGEST_SEED, help="Seed of the episodes.")] = 0,
     attack: Annotated[_Attack | None, Opt(help="Measure accuracy under attack as well.")] = None,
     epsilon: Annotated[str, Opt(help="Largest change of a pixel, of 1 or as a fraction.")] = "8/255",
     attack_steps: Annotated[int, Opt(min=1, help="Gradient steps of pgd.")] = 10,

@@ -26,7 +26,7 @@ def search(
     way: Annotated[int | None, Opt(help="Classes an episode. [default: the data set's]")] = None,
     shot: Annotated[int | None, Opt(help="Labelled images a class. [default: the data set's]")] = None,
     query: Annotated[int | None, Opt(help="Images a class to be classified. [default: the data set's]")] = None,
-    trials: Annotated[int, Opt(help="Trials the study shall have in the end.")] = 16,
+    trials: Annotated[int, Opt(max=1_000_000, help="Trials the study shall have in the end.")] = 16,
     budget: Annotated[
         str | None, Opt(help="Meta-training a trial: steps (400) or time (60s). [default: the data set's]")
     ] = None,
@@ -41,7 +41,7 @@ def search(
     vectorise: Annotated[
         int, Opt(min=1, help="Trials of one architecture that a worker trains as one model; for GPUs.")
     ] = 1,
-    seed: Annotated[int, Opt(min=0, help="Same seed, same episodes and first proposals.")] = 0,
+    seed: Annotated[int, Opt(min=0, max=2**32 - 1, help="Same seed, same episodes and first proposals.")] = 0,
     data_root: Annotated[Path | None, Opt(help="Where archives lie. [default: $AUTOMETA_DATA]")] = None,
     image_size: Annotated[int | None, Opt(min=8, help="Pixels a side. [default: the data set's]")] = None,
     skip_unreadable: Annotated[

@@ -6,14 +6,36 @@ there; see `checkpoints.py`.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
 from autometa.errors import CheckpointError
+from autometa.parsing import parse_json
+from autometa.records import RungReport, explain
 
 FACTS = "checkpoint.json"
 FORMAT = "autometa-checkpoint/1"
+
+
+class _Extra(BaseModel):
+    train_classes: int = Field(1, ge=1)
+    validation_counts: list[int] | None = None
+
+
+class _Facts(BaseModel):
+    """What must be of its kind where it is there; whoever needs something that is not there says so."""
+
+    model_config = ConfigDict(allow_inf_nan=False)
+    tensors: str = ""
+    sha256: str = ""
+    device: str = ""
+    steps: int = Field(0, ge=0)
+    seconds: float = Field(0, ge=0)
+    last_step: int | None = None
+    curve: list[RungReport] = []
+    extra: dict[str, Any] = {}
 
 
 def exists(folder: Path) -> bool:
@@ -25,11 +47,15 @@ def read_facts(folder: Path) -> dict[str, Any]:
     """Steps, seconds, curve and `extra` of a checkpoint; raises `CheckpointError` when it is not one."""
     file = folder / FACTS
     try:
-        facts: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        facts: dict[str, Any] = parse_json(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise CheckpointError(f"{folder}: no checkpoint there ({FACTS} is missing)") from None
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{file}: damaged: {error}") from None
     if not isinstance(facts, dict) or facts.get("format") != FORMAT:
         raise CheckpointError(f"{file}: not a checkpoint of this version ({FORMAT})")
+    try:
+        _Extra.model_validate(_Facts.model_validate(facts).extra)
+    except ValidationError as error:
+        raise CheckpointError(f"{file}: damaged: {explain(error)}") from None
     return facts

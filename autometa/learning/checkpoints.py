@@ -21,6 +21,7 @@ from torch import Tensor
 
 from autometa.errors import CheckpointError, StopSearchError, write_trouble
 from autometa.learning.checkpoint_facts import FACTS, FORMAT, read_facts
+from autometa.learning.device import is_out_of_memory
 from autometa.learning.learner import Learner
 from autometa.learning.training import Training
 from autometa.records import RungReport
@@ -76,8 +77,10 @@ def load(folder: Path, training: Training) -> None:
         _load_learner(folder, tensors, training.learner)
         _load_optimizer(folder, tensors, training.optimizer)
         _load_generators(tensors, training.generator, same_device=facts["device"] == training.generator.device.type)
-    except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{folder}: damaged: {str(error).splitlines()[0]}") from None
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        if is_out_of_memory(error):
+            raise
+        raise CheckpointError(f"{folder}: damaged: {(str(error).splitlines() or [type(error).__name__])[0]}") from None
     training.steps, training.seconds, training.last_step, training.curve = steps, seconds, last_step, curve
 
 
@@ -151,6 +154,10 @@ def _load_optimizer(folder: Path, tensors: Mapping[str, Tensor], optimizer: torc
         if name.startswith(_OPTIMIZER):
             index, key = name.removeprefix(_OPTIMIZER).split("/")
             state.setdefault(int(index), {})[key] = tensor
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    for number, kept in state.items():
+        if number >= len(parameters) or any(t.dim() and t.shape != parameters[number].shape for t in kept.values()):
+            raise CheckpointError(f"{folder}: holds the optimiser of another model")
     try:
         optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
     except ValueError as error:

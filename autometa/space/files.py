@@ -6,7 +6,7 @@ Reading one never executes code. What the parameters mean is not known here.
 from __future__ import annotations
 
 import dataclasses
-import tomllib
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,12 @@ from pydantic import BaseModel, ConfigDict, StrictBool, StrictFloat, StrictInt, 
 
 from autometa import shipped
 from autometa.errors import SpaceError, did_you_mean
+from autometa.parsing import parse_toml
 from autometa.space.parameters import Choice, Parameter, Range, Scalar, same
 from autometa.space.space import SearchSpace
+
+_MOST_FILES = 20  # that extend one another
+_LARGEST = 2**63 - 1  # what tensors and storages hold
 
 _Value = StrictBool | StrictInt | StrictFloat | StrictStr
 
@@ -83,6 +87,8 @@ def _read(path: Path, *, seen: tuple[Path, ...]) -> tuple[_SpaceTable, bool]:
     """The table of a file with what it extends, and whether its starts come from there."""
     if path.resolve() in seen:
         raise SpaceError(f"{path.name}: `extends` leads back to itself")
+    if len(seen) >= _MOST_FILES:
+        raise SpaceError(f"{path.name}: `extends` leads through more than {_MOST_FILES} files")
     table = _validated(_toml(path), path.name)
     if table.extends is None:
         return table, False
@@ -118,8 +124,8 @@ def _narrowed(table: _ParameterTable, others: Mapping[str, _ParameterTable]) -> 
 
 def _toml(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        return parse_toml(path.read_text(encoding="utf-8"))
+    except ValueError as error:
         raise SpaceError(f"{path.name}: not valid TOML: {error}") from None
     except OSError as error:
         raise SpaceError(f"{path.name}: cannot be read: {error.strerror}") from None
@@ -147,10 +153,20 @@ def _complaint(error: ValidationError) -> str:
 
 def _parameter(name: str, table: _ParameterTable, source: str) -> Parameter:
     where = f"{source}: {name}"
+    for field in ("choices", "low", "high", "step"):
+        _check_numbers(getattr(table, field), f"{where}: {field}")
     when = {k: tuple(v) if isinstance(v, list) else (v,) for k, v in table.when.items()}
     if table.choices is not None:
         return Choice(name, _choices(table, where), when=when)
     return _range(name, table, when, where)
+
+
+def _check_numbers(values: Any, where: str) -> None:
+    for value in values if isinstance(values, list) else [values]:
+        if isinstance(value, float) and not math.isfinite(value):
+            raise SpaceError(f"{where}: finite numbers are allowed, but got {value}")
+        if isinstance(value, int) and abs(value) > _LARGEST:
+            raise SpaceError(f"{where}: numbers up to 2^63 - 1 are allowed, but got one of {value.bit_length()} bits")
 
 
 def _choices(table: _ParameterTable, where: str) -> tuple[Scalar, ...]:

@@ -22,7 +22,7 @@ from autometa.data.load import load_dataset
 from autometa.errors import ConfigError, DataError
 from autometa.priors.features import features
 from autometa.priors.folders import check_name, is_folder_name, safe_name
-from autometa.records import Budget, EpisodeSpec, Scalar, StudyRecord, TrialConfig
+from autometa.records import LARGEST_SEARCH_SEED, Budget, EpisodeSpec, Scalar, StudyRecord, TrialConfig
 from autometa.space.space import SearchSpace
 from autometa.study import settings
 from autometa.study.cluster import Share, require_local_gpus
@@ -38,6 +38,7 @@ PART_FOR_TRIALS = 0.85
 _START_SECONDS = 12.0
 # Bytes of a default name: a hundred in all.
 _LONGEST_DATASET, _LONGEST_TASK = 49, 50
+_MOST_TRIALS = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -118,8 +119,10 @@ def make_plan(
     Raises:
         AutometaError: the first thing that is wrong.
     """
-    if trials < 1:
-        raise ConfigError(f"--trials {trials}: at least one is needed")
+    if not 1 <= trials <= _MOST_TRIALS:
+        raise ConfigError(f"--trials {trials}: at least one is needed, and {_MOST_TRIALS:,} at most")
+    if not 0 <= seed <= LARGEST_SEARCH_SEED:
+        raise ConfigError(f"--seed {seed}: it may be 0 … {LARGEST_SEARCH_SEED}")
     if study is not None and not _is_continued(study, storage):
         check_name(study, where="--study")
     make_pruner(pruner, rungs=9)

@@ -195,7 +195,42 @@ def options_of(kind: Callable[..., Any]) -> list[str]:
 def plain_options(kind: type, config: TrialConfig) -> dict[str, Any]:
     """The configuration's values for the fields of a dataclass of common options."""
     names = {field.name for field in fields(kind)}
-    return {k: v for k, v in config.values.items() if k in names}
+    found = {k: v for k, v in config.values.items() if k in names}
+    check_kinds(found, kind)
+    return found
+
+
+_KINDS: dict[type, tuple[str, tuple[type, ...]]] = {
+    bool: ("true or false", (bool,)),
+    int: ("a whole number", (int,)),
+    float: ("a number", (int, float)),
+    str: ("a text", (str,)),
+}
+_LARGEST = 2**63 - 1  # what tensors hold
+
+
+def check_kinds(options: Mapping[str, Scalar], kind: type, prefix: str = "") -> None:
+    """Raise `ConfigError` where the value of an option is not of the kind that a constructor says it takes.
+
+    What has no such annotation is left alone: a learner of another package need not have any.
+    """
+    wanted = _annotations(kind)
+    for name, value in options.items():
+        if wanted.get(name) not in _KINDS:
+            continue
+        words, kinds = _KINDS[wanted[name]]
+        is_kind = type(value) in kinds  # true is an int for Python
+        if not is_kind or (isinstance(value, int) and abs(value) > _LARGEST):
+            raise ConfigError(f"{prefix}{name} = {value!r}: it must be {words}")
+
+
+@functools.cache
+def _annotations(kind: type) -> Mapping[str, Any]:
+    try:
+        parameters = inspect.signature(kind, eval_str=True).parameters
+    except NameError:  # one that is there for type checkers alone
+        return {}
+    return {name: parameter.annotation for name, parameter in parameters.items()}
 
 
 def _built(name: str, kind: str, config: TrialConfig, *needs: Any) -> Any:
@@ -208,10 +243,11 @@ def _built(name: str, kind: str, config: TrialConfig, *needs: Any) -> Any:
     for option in options:
         if option not in options_of(make):
             raise ConfigError(f"{name} has no option {option!r}; {did_you_mean(option, options_of(make))}")
+    check_kinds(options, make, f"{name}.")
     try:
         return make(*needs, **options)
-    except TypeError as error:
-        raise ConfigError(f"{name}: an option has a value of the wrong kind: {error}") from None
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ConfigError(f"{name}: its options do not fit together: {str(error).splitlines()[0]}") from None
 
 
 def _for_any_backbone(config: TrialConfig) -> dict[str, Scalar]:

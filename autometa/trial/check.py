@@ -11,7 +11,7 @@ from autometa.errors import ConfigError, SpaceError, did_you_mean
 from autometa.learning.augment import make_augment
 from autometa.learning.backbones.backbone import Shape
 from autometa.learning.training import optimizer_for
-from autometa.records import Scalar, TrialConfig
+from autometa.records import Scalar, TrialConfig, checked
 from autometa.space.parameters import Choice, Parameter, Range
 from autometa.space.space import SearchSpace
 from autometa.trial import build
@@ -20,7 +20,7 @@ _USUAL_IMAGE = (3, 32, 32)
 
 
 def check_config(config: TrialConfig, *, where: str = "config") -> None:
-    """Raise `ConfigError` where the configuration has a name that means nothing here."""
+    """Raise `ConfigError` where a name of the configuration means nothing here, or has a value of the wrong kind."""
     known = _common_names()
     for kind in build.tables():
         try:
@@ -31,6 +31,18 @@ def check_config(config: TrialConfig, *, where: str = "config") -> None:
     for name in config.values:
         if name not in known:
             raise ConfigError(f"{where}: {name!r} means nothing here; {did_you_mean(name, known)}")
+    try:
+        _check_kinds(config)
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from None
+
+
+def _check_kinds(config: TrialConfig) -> None:
+    for common in build.COMMON:
+        build.plain_options(common, config)
+    for kind, table in build.tables().items():
+        name = build.chosen(kind, config)
+        build.check_kinds(config.options(name), table[name], f"{name}.")
 
 
 def check_space(space: SearchSpace, image_shape: Shape = _USUAL_IMAGE) -> None:
@@ -41,7 +53,7 @@ def check_space(space: SearchSpace, image_shape: Shape = _USUAL_IMAGE) -> None:
     _check_names(space)
     for values in (*space.start, *cases(space)):
         try:
-            _build_without_memory(TrialConfig(values=dict(values)), image_shape)
+            _build_without_memory(checked(TrialConfig, {"values": dict(values)}, where="values"), image_shape)
         except ConfigError as error:
             raise SpaceError(f"{space.source}: {error} (with {_in_words(values)})") from None
 

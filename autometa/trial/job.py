@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 from pydantic import Field
 
-from autometa.records import Budget, DataIdentity, EpisodeSpec, Record, Scalar, TrialConfig
+from autometa.records import LARGEST_SEED, Budget, DataIdentity, EpisodeSpec, Record, Scalar, TrialConfig
 from autometa.space.parameters import Parameter
 from autometa.space.space import SearchSpace
 
@@ -78,10 +78,10 @@ class Job(Record):
     pretrain: DatasetRef | None = None
     episodes: EpisodeSpec
     budget: Budget
-    seed: int = Field(ge=0)
+    seed: int = Field(ge=0, le=LARGEST_SEED)
     folder: str
     validation_episodes: int = Field(200, ge=2)
-    validation_seed: int = 0
+    validation_seed: int = Field(0, ge=0, le=LARGEST_SEED)
     use_gpu: bool | None = None
 
 

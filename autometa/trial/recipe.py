@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -18,7 +17,8 @@ from pydantic import Field
 
 from autometa.data.catalog import portable
 from autometa.errors import ConfigError
-from autometa.records import Budget, DataIdentity, EpisodeSpec, Record, Scalar, TrialConfig, checked
+from autometa.parsing import parse_json, parse_toml
+from autometa.records import LARGEST_SEED, Budget, DataIdentity, EpisodeSpec, Record, Scalar, TrialConfig, checked
 from autometa.trial.job import DatasetRef, Job
 
 FORMAT = "autometa-recipe/1"
@@ -33,16 +33,16 @@ class Recipe(Record):
     """
 
     dataset: str
-    image_size: int | None = None
+    image_size: int | None = Field(None, ge=1)
     dataset_identity: DataIdentity | None = None
     pretrain_dataset: str | None = None
     pretrain_identity: DataIdentity | None = None
     skip_unreadable: bool = False
     episodes: EpisodeSpec
     budget: Budget
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, le=LARGEST_SEED)
     validation_episodes: int = Field(200, ge=2)
-    validation_seed: int = 0
+    validation_seed: int = Field(0, ge=0, le=LARGEST_SEED)
     config: dict[str, Scalar]
     provenance: dict[str, Any] = {}
 
@@ -101,10 +101,10 @@ def read_recipes(file: Path) -> list[Recipe]:
 def _parsed(file: Path) -> dict[str, Any]:
     try:
         text = file.read_text(encoding="utf-8")
-        data = json.loads(text) if file.suffix == ".json" else tomllib.loads(text)
+        data = parse_json(text) if file.suffix == ".json" else parse_toml(text)
     except OSError as error:
         raise ConfigError(f"{file}: cannot be read: {error.strerror}") from None
-    except (ValueError, UnicodeDecodeError) as error:
+    except ValueError as error:
         raise ConfigError(f"{file}: not valid {file.suffix.lstrip('.') or 'TOML'}: {error}") from None
     if not isinstance(data, dict):
         raise ConfigError(f"{file}: not a recipe: a table is expected at the top")
@@ -115,7 +115,7 @@ def _recipe(entry: Any, where: str) -> Recipe:
     if not isinstance(entry, dict):
         raise ConfigError(f"{where}: a table is expected")
     config = entry.get("config", {})
-    flat = _flat(config) if isinstance(config, dict) else config
+    flat = _flat(config, f"{where}: config") if isinstance(config, dict) else config
     return checked(Recipe, {**entry, "config": flat}, where=where)
 
 
@@ -132,8 +132,15 @@ def _nested(recipe: Recipe) -> dict[str, Any]:
     return {**data, "config": config}
 
 
-def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def _flat(config: dict[str, Any], where: str) -> dict[str, Any]:
+    """`conv.width` of what stands as that or as `width` in a table `conv`; raises where it stands as both."""
     flat: dict[str, Any] = {}
     for name, value in config.items():
-        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
+        inside = _flat(value, where) if isinstance(value, dict) else {}
+        found = (
+            {f"{name}.{option}": one for option, one in inside.items()} if isinstance(value, dict) else {name: value}
+        )
+        for twice in flat.keys() & found.keys():
+            raise ConfigError(f"{where}: {twice} is given twice: once as a whole name, once in a table")
+        flat |= found
     return flat

@@ -10,7 +10,7 @@ from typing import Any
 
 from autometa.errors import CheckpointError, ConfigError
 from autometa.learning.checkpoint_facts import exists
-from autometa.records import Accuracy, Budget, TrialRecord
+from autometa.records import Accuracy, Budget, TrialRecord, checked
 from autometa.trial.build import in_parts
 from autometa.trial.check import check_config
 from autometa.trial.measured import Measured, models_in, seed_folder, together
@@ -31,6 +31,7 @@ def train(
     dataset: str | Path | None = None,
     pretrain_dataset: str | Path | None = None,
     use_gpu: bool | None = None,
+    where: str = "recipe",
     on_rung: OnRung | None = None,
     on_step: OnStep | None = None,
 ) -> TrialRecord:
@@ -41,6 +42,7 @@ def train(
         dataset, pretrain_dataset: where the recipe's image folders are now, if they were moved; what lies there must
             be the data that the recipe came from, if it says which.
         use_gpu: None takes a GPU where there is one.
+        where: what errors call the recipe.
 
     Raises:
         ConfigError: the recipe is wrong. CheckpointError: `folder` holds another model, or one of other data.
@@ -50,14 +52,13 @@ def train(
     if models_in(Path(folder)) != [Path(folder)]:
         raise CheckpointError(f"{folder}: holds one model a seed (--seeds); choose another folder for a single one")
     changes = {k: v for k, v in {"budget": budget, "seed": seed}.items() if v is not None}
+    chosen = checked(Recipe, {**dict(chosen), **changes}, where=where)
     if pretrain_dataset and not chosen.pretrain_dataset:
         raise ConfigError(f"--pretrain-dataset {pretrain_dataset}: the recipe trains on classes of its data set")
-    job = chosen.model_copy(update=changes).job(
-        Path(folder), data_root=str(data_root) if data_root else None, use_gpu=use_gpu
-    )
+    job = chosen.job(Path(folder), data_root=str(data_root) if data_root else None, use_gpu=use_gpu)
     places = {"dataset": at(dataset, job.dataset), "pretrain": job.pretrain and at(pretrain_dataset, job.pretrain)}
     job = job.model_copy(update=places)
-    check_config(in_parts(job.config, job.budget.steps), where="recipe: config")
+    check_config(in_parts(job.config, job.budget.steps), where=f"{where}: config")
     data, train_on = open_both(job)
     for note in dict.fromkeys((*data.notes, *train_on.notes)):
         _log.warning(note)
