@@ -362,7 +362,7 @@ def test_a_full_disk_under_the_checkpoints_stops_the_search_and_the_same_command
 ) -> None:
     disk = folder / "runs" / "t" / "trials"
     small_disk(disk, "size=160k")
-    arguments = command("--trials", "4", "--budget", "90", "--pruner", "none")
+    arguments = command("--trials", "4", "--budget", "27", "--pruner", "none", "--cold")
     full = subprocess.run(arguments, cwd=folder, env=environment(), capture_output=True, text=True, timeout=400)
     assert full.returncode == 2
     *_, line = full.stderr.strip().splitlines()

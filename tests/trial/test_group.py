@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 from safetensors.torch import load_file
 from torch import Tensor
 
+from autometa.errors import StopSearchError
 from autometa.records import Budget, EpisodeSpec, RungReport, TrialConfig, TrialRecord
 from autometa.trial import group
 from autometa.trial.group import run_group
@@ -163,3 +165,26 @@ def test_one_that_cannot_be_carried_out_fails_alone(tmp_path: Path) -> None:
 )
 def test_what_is_worth_trying_together(values: dict[str, Any], expected: bool) -> None:
     assert is_stackable(values) == expected
+
+
+@pytest.mark.parametrize("rates", [(1e-3,), (1e-3, 1e-2, 3e-2)], ids=["alone", "together"])
+def test_a_full_disk_ends_no_trial_and_each_goes_on_from_the_checkpoint_it_has(
+    tmp_path: Path, small_disk: Callable[[Path, str], None], rates: tuple[float, ...]
+) -> None:
+    """A checkpoint is written beside the one before, so a disk for one and a half fails at the second rung."""
+    whole = jobs(tmp_path / "whole", rates)
+    alone = {number: run(job, number=number) for number, job in whole.items()}
+    (file,) = Path(whole[5].folder).glob("*.safetensors")
+    disk = tmp_path / "disk"
+    small_disk(disk, f"size={int((len(rates) + 0.5) * (file.stat().st_size + 8192)) // 4096 * 4}k")
+    driver = Driver()
+    with pytest.raises(StopSearchError, match=r"no checkpoint can be written to .*: no space left on the disk"):
+        run_group(jobs(disk, rates), on_start=driver.started.append, on_rung=driver.on_rung, on_end=driver.on_end)
+    assert not driver.records
+    assert 0 < len(driver.reports) <= len(rates)
+
+    small_disk(disk, "size=20m")
+    again = carried_out(jobs(disk, rates))
+    for number, record in again.records.items():
+        assert record.state == "complete"
+        assert without_seconds(record.curve) == without_seconds(alone[number].curve)
