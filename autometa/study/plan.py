@@ -20,6 +20,7 @@ from autometa.data.load import load_dataset
 from autometa.errors import ConfigError
 from autometa.priors.features import features
 from autometa.records import Budget, EpisodeSpec, StudyRecord
+from autometa.space.parameters import Choice, Range
 from autometa.space.space import SearchSpace
 from autometa.study import settings
 from autometa.study.cluster import Share, require_local_gpus
@@ -104,6 +105,8 @@ def make_plan(
     spec = _episode_spec(name, episodes)
     for split in ("val", "test") if pretrain_dataset else ("train", "val", "test"):
         data.require(split, spec)
+    if not pretrain_dataset:
+        _check_train_shots(space, data, spec)
     ref = DatasetRef(name=_portable(name), root=root, image_size=image_size)
     pretrain = _pretrain_ref(pretrain_dataset, data, root) if pretrain_dataset else None
     if not transductive:
@@ -149,6 +152,15 @@ def _pretrain_ref(name: str, target: FewShotDataset, root: str | None) -> Datase
         raise ConfigError(f"--pretrain-dataset {name}: its images are {have}, those of {target.name} {need}")
     target.require_new_to(data)
     return DatasetRef(name=_portable(name), root=root, image_size=size)
+
+
+def _check_train_shots(space: SearchSpace, data: FewShotDataset, spec: EpisodeSpec) -> None:
+    """Refuse a space of training shots for which train classes have too few images."""
+    for parameter in space:
+        if parameter.name == "train_shot":
+            assert isinstance(parameter, Choice | Range)
+            values = parameter.choices if isinstance(parameter, Choice) else (parameter.high,)
+            data.require_train_shot(max(int(value) for value in values), spec.query)
 
 
 def _check_inductive(space: SearchSpace) -> None:
