@@ -60,7 +60,7 @@ RECIPES: dict[str, Values] = {
     "pretrain, logistic (RFS)": {"learner": "pretrain", "pretrain.head": "finetune", "outer_rate": 2e-3},
     "pretrain, cosine classifier (Baseline++)": {
         "learner": "pretrain",
-        "pretrain.head": "cosine",
+        "pretrain.head": "cosine_classifier",
         "pretrain.train_head": "cosine",
         "outer_rate": 2e-3,
     },

@@ -94,6 +94,15 @@ class FewShotDataset:
                     "one class would stand under two labels; take it out"
                 )
 
+    def require_train_shot(self, shot: int, query: int) -> None:
+        """Raise `DataError` where a train class has too few images for episodes of this shot."""
+        have = int(self.class_counts[self.splits["train"]].min())
+        if have < shot + query:
+            raise DataError(
+                f"train_shot = {shot}: with {query} query images it takes {shot + query} images of each train class, "
+                f"but one of {self.name} has {have}: use at most {max(0, have - query)}"
+            )
+
     def require(self, split: str, spec: EpisodeSpec) -> None:
         """Raise `DataError` unless episodes of this kind can be drawn from the split."""
         ids = self.splits[split]

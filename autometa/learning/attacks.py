@@ -43,7 +43,7 @@ class Attack:
     """FGSM with one step (Goodfellow et al. 2015), projected gradient descent from a random start with more.
 
     Args:
-        epsilon: the largest change of a pixel, in (0, 1], for example 8 / 255.
+        epsilon: the largest change of a pixel, in [0, 1], for example 8 / 255; 0 changes nothing, to the bit.
         steps: gradient steps, at least 1.
     """
 
@@ -51,8 +51,8 @@ class Attack:
     steps: int = 1
 
     def __post_init__(self) -> None:
-        if not 0 < self.epsilon <= 1:
-            raise ConfigError(f"attack_epsilon = {self.epsilon}: it must be in (0, 1], for example 0.031 for 8/255")
+        if not 0 <= self.epsilon <= 1:
+            raise ConfigError(f"attack_epsilon = {self.epsilon}: it must be in [0, 1], for example 0.031 for 8/255")
         if self.steps < 1:
             raise ConfigError(f"attack_steps = {self.steps}: it must be at least 1")
 

@@ -23,6 +23,7 @@ from autometa.errors import ConfigError, DataError
 from autometa.priors.features import features
 from autometa.priors.folders import check_name, is_folder_name, safe_name
 from autometa.records import LARGEST_SEARCH_SEED, Budget, EpisodeSpec, Scalar, StudyRecord, TrialConfig
+from autometa.space.parameters import Choice, Range
 from autometa.space.space import SearchSpace
 from autometa.study import settings
 from autometa.study.cluster import Share, require_local_gpus
@@ -145,6 +146,7 @@ def make_plan(
     ref = _identified(asked, data)
     pretrain, pretrain_data = _pretrain(pretrain_dataset, asked, data) if pretrain_dataset else (None, None)
     _check_rotations(space, pretrain_data or data)
+    _check_train_shots(space, pretrain_data or data, spec)
     plan = Plan(
         dataset=data,
         ref=ref,
@@ -213,6 +215,15 @@ def _check_rotations(space: SearchSpace, train_on: FewShotDataset) -> None:
             train_on.require_unrotated()
         except DataError as error:
             raise ConfigError(f"{space.source}: {error}") from None
+
+
+def _check_train_shots(space: SearchSpace, data: FewShotDataset, spec: EpisodeSpec) -> None:
+    """Refuse a space of training shots for which train classes have too few images."""
+    for parameter in space:
+        if parameter.name == "train_shot":
+            assert isinstance(parameter, Choice | Range)
+            values = parameter.choices if isinstance(parameter, Choice) else (parameter.high,)
+            data.require_train_shot(max(int(value) for value in values), spec.query)
 
 
 def _check_inductive(space: SearchSpace) -> None:

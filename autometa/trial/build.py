@@ -43,7 +43,7 @@ from autometa.learning.learners.siamese import Siamese
 from autometa.learning.learners.svm import Svm
 from autometa.learning.objective import ObjectiveOptions
 from autometa.learning.training import TrainingOptions
-from autometa.records import Scalar, TrialConfig
+from autometa.records import EpisodeSpec, Scalar, TrialConfig
 
 LEARNERS: dict[str, type[Learner]] = {
     "prototypical": Prototypical,
@@ -78,14 +78,20 @@ BACKBONES: dict[str, type[Backbone]] = {
 
 @dataclass(frozen=True)
 class Sampling:
-    """How training images are drawn. `train_way` 0 means the way of the evaluation episodes; with `rotations`
-    a class under each quarter turn is a class of its own.
+    """How training images are drawn. `train_way` and `train_shot` 0 mean those of the evaluation episodes; with
+    `rotations` a class under each quarter turn is a class of its own.
     """
 
     episodes_per_step: int = 4
     train_way: int = 0
+    train_shot: int = 0
     augment: str = "none"
     rotations: bool = False
+
+    def episodes(self, evaluated: EpisodeSpec, classes: int) -> EpisodeSpec:
+        """Training episodes of a candidate that is evaluated on such episodes, from so many train classes."""
+        way = min(self.train_way or evaluated.way, classes)
+        return evaluated.model_copy(update={"way": way, "shot": self.train_shot or evaluated.shot})
 
 
 @dataclass(frozen=True)
@@ -145,8 +151,15 @@ def training_options(config: TrialConfig) -> TrainingOptions:
 
 
 def sampling(config: TrialConfig) -> Sampling:
-    """How training episodes are drawn; what the configuration leaves out keeps its default."""
-    return Sampling(**plain_options(Sampling, config))
+    """How training episodes are drawn; what the configuration leaves out keeps its default.
+
+    Raises:
+        ConfigError: a training shot below 0.
+    """
+    how = Sampling(**plain_options(Sampling, config))
+    if how.train_shot < 0:
+        raise ConfigError(f"train_shot = {how.train_shot}: it must be at least 0, the shot of the evaluation")
+    return how
 
 
 def objective_options(config: TrialConfig) -> ObjectiveOptions:

@@ -132,19 +132,20 @@ class _MetaSource:
     """Training data of the right shapes, without content."""
 
     def __init__(self, config: TrialConfig, spec: EpisodeSpec, image_shape: Shape, train_classes: int) -> None:
-        self._batch = build.sampling(config).episodes_per_step
-        self._way = min(build.sampling(config).train_way or spec.way, train_classes)
-        self._spec = spec
+        how = build.sampling(config)
+        self._batch = how.episodes_per_step
+        self._spec = how.episodes(spec, train_classes)
         self._shape = image_shape
 
     def episodes(self) -> EpisodeBatch:
-        support, query = self._way * self._spec.shot, self._way * self._spec.query
+        way = self._spec.way
+        support, query = way * self._spec.shot, way * self._spec.query
         return EpisodeBatch(
             support_x=torch.zeros(self._batch, support, *self._shape, device="meta"),
             support_y=torch.zeros(self._batch, support, dtype=torch.int64, device="meta"),
             query_x=torch.zeros(self._batch, query, *self._shape, device="meta"),
             query_y=torch.zeros(self._batch, query, dtype=torch.int64, device="meta"),
-            way=self._way,
+            way=way,
         )
 
     def images(self, count: int) -> tuple[Tensor, Tensor]:

@@ -282,10 +282,12 @@ def _training_source(
     how = build.sampling(job.config)
     if how.rotations:
         dataset.require_unrotated()
-    way = min(how.train_way or job.episodes.way, len(dataset.splits["train"]))
+    spec = how.episodes(job.episodes, len(dataset.splits["train"]))
+    if how.train_shot:
+        dataset.require_train_shot(how.train_shot, spec.query)
     return EpisodeSampler(
         ImagePool(dataset, "train", device),
-        job.episodes.model_copy(update={"way": way}),
+        spec,
         batch=how.episodes_per_step,
         generator=generator,
         augment=make_augment(how.augment),

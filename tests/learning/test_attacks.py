@@ -67,7 +67,7 @@ def test_fgsm_is_one_step_of_the_gradients_sign() -> None:
     torch.testing.assert_close(attacked.query_x, episodes.query_x + 0.001 * 100 * query.grad.sign())
 
 
-@pytest.mark.parametrize(("epsilon", "steps"), [(0.0, 1), (1.5, 1), (0.1, 0)])
+@pytest.mark.parametrize(("epsilon", "steps"), [(-0.1, 1), (1.5, 1), (0.1, 0)])
 def test_an_attack_out_of_range_is_refused(epsilon: float, steps: int) -> None:
     with pytest.raises(ConfigError, match=r"attack_\w+ = "):
         Attack(epsilon, steps)

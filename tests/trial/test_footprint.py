@@ -90,6 +90,15 @@ def test_the_largest_candidate_takes_the_largest_of_every_part() -> None:
     assert largest_bytes(space, **task) == step_bytes(largest, **task)
 
 
+def test_more_shots_in_training_take_more_memory() -> None:
+    task = {"spec": SPEC, "image_shape": (1, 8, 8), "train_classes": 24}
+    plain, more = (
+        step_bytes(TrialConfig(values={"learner": "prototypical", "conv.width": 8, "train_shot": shot}), **task)
+        for shot in (0, SPEC.shot + 10)
+    )
+    assert more > 1.2 * plain
+
+
 @pytest.mark.parametrize(("gigabytes", "trials"), [(2, 1), (24, 3), (80, 8), (139, 8)])
 def test_a_gpu_is_shared_by_as_many_as_fit(gigabytes: int, trials: int) -> None:
     assert trials_at_once(4 * 2**30, resident=2**28, gpu_bytes=gigabytes * 2**30) == trials

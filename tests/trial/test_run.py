@@ -14,10 +14,13 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from autometa.data.dataset import SPLITS
-from autometa.errors import DataError
+from autometa.data.episodes import EpisodeBatch, ImagePool, fixed_episodes
+from autometa.errors import ConfigError, DataError
 from autometa.learning import native
 from autometa.learning.checkpoint_facts import FACTS
+from autometa.learning.evaluation import evaluate
 from autometa.records import Accuracy, Budget, EpisodeSpec, RungReport, Scalar, TrialConfig
+from autometa.trial.build import LEARNERS
 from autometa.trial.job import DatasetRef, Job, is_transductive
 from autometa.trial.recipe import Recipe
 from autometa.trial.run import evaluate_checkpoint, open_dataset, prepare, run
@@ -77,6 +80,38 @@ def test_a_training_is_as_good_without_the_kernels(
     native._library.cache_clear()
     assert with_them.mean > 0.6  # chance is a half: both have learned something
     assert abs(with_them.mean - without.mean) <= math.hypot(with_them.half_width, without.half_width)
+
+
+@pytest.mark.parametrize("learner", [name for name in LEARNERS if LEARNERS[name].trains_on_episodes])
+def test_training_episodes_may_have_another_shot_than_those_of_the_evaluation(learner: str, tmp_path: Path) -> None:
+    """MetaOptNet trains on 15 shots, whatever it is tested on (Lee et al. 2019)."""
+    training = prepare(job(tmp_path / "m", learner=learner, norm="group", conv__depth=2, train_shot=5))
+    episodes = training.source.episodes()
+    assert (episodes.way, episodes.shot, episodes.query) == (2, 5, 2)
+    list(training.rungs())
+    evaluated = training.curve[-1].accuracy
+    again = evaluate(training.learner, one_shot_episodes(), seed=0)
+    assert again.mean == evaluated.mean  # on one-shot episodes
+
+
+def one_shot_episodes() -> list[EpisodeBatch]:
+    pool = ImagePool(open_dataset(DatasetRef(name="digits")), "val")
+    return list(fixed_episodes(pool, EpisodeSpec(way=2, shot=1, query=2), count=20, seed=0, batch=20))
+
+
+def test_without_a_training_shot_episodes_have_that_of_the_evaluation(tmp_path: Path) -> None:
+    plain, zero = (prepare(job(tmp_path / "m", **how)).source.episodes() for how in ({}, {"train_shot": 0}))
+    assert plain.shot == 1
+    assert torch.equal(plain.support_x, zero.support_x)
+
+
+def test_a_training_shot_for_which_classes_are_too_small_is_refused(tmp_path: Path) -> None:
+    folder = photographs(tmp_path / "photos", classes=9, seed=1)  # of four images each
+    prepare(job(tmp_path / "m", dataset=folder, train_shot=2))
+    with pytest.raises(DataError, match=r"train_shot = 3: with 2 query images it takes 5 .* has 4: use at most 2$"):
+        prepare(job(tmp_path / "m", dataset=folder, train_shot=3))
+    with pytest.raises(ConfigError, match=r"train_shot = -1: it must be at least 0"):
+        prepare(job(tmp_path / "m", train_shot=-1))
 
 
 def test_options_for_a_gpu_are_no_obstacle_without_one(tmp_path: Path) -> None:
