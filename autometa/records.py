@@ -189,7 +189,9 @@ class Confirmation(Record):
 class StudyRecord(Record):
     """What a study searched: everything its trials have in common.
 
-    `features` are of its data set, as in `priors.features`; empty where nobody computed them.
+    `features` are of its data set, as in `priors.features`; empty where nobody computed them. `past` are the archives
+    it learned from: the digest of each (`priors.past`), or several where an archive changed in between; None where
+    nobody noted it.
     """
 
     name: str
@@ -206,6 +208,7 @@ class StudyRecord(Record):
     hardware: dict[str, Scalar] = {}
     dataset_facts: dict[str, Scalar] = {}
     features: dict[str, float] = {}
+    past: dict[str, str] | None = None
     date: str | None = None
     confirmed: list[Confirmation] = []
 

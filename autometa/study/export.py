@@ -68,6 +68,7 @@ def _provenance(about: StudyRecord, trial: TrialRecord) -> dict[str, Any]:
         "validation": trial.last.accuracy.model_dump(),
         "versions": about.versions,
     }
+    facts |= {"past": about.past} if about.past else {}
     return facts | _confirmed_facts(confirmed) | ({"date": about.date} if about.date else {})
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +19,6 @@ import optuna
 from autometa.errors import ConfigError, StudyError
 from autometa.learning.checkpoint_facts import exists
 from autometa.priors import archive
-from autometa.priors.past import PastStudy
 from autometa.records import (
     Accuracy,
     Budget,
@@ -128,7 +127,7 @@ def search(
         pretrain_dataset: train on the train classes of this data set in place of `dataset`'s own.
         transductive: let the space hold transductive candidates, ranked among the inductive ones.
         cold: learn nothing from past studies.
-        prior: an archived study, or a folder of them, to learn from in place of all archives there are.
+        prior: an archived study, or a folder of them, to learn from in place of all archives of other data sets.
 
     Raises:
         AutometaError: anything that is wrong with the arguments, the data, the storage or the study;
@@ -137,6 +136,10 @@ def search(
     if vectorise < 1:
         raise ConfigError(f"--vectorise {vectorise}: at least one trial is needed")
     started = time.monotonic()
+
+    def warn(reason: str) -> None:
+        on_event(Warned(reason))
+
     with nullcontext(cluster) if cluster else Cluster(address, workers=workers) as ray_cluster:
         plan = make_plan(
             dataset,
@@ -158,12 +161,12 @@ def search(
             runs=Path(runs),
             validation_episodes=validation_episodes,
         )
-        past = [] if cold else warm.comparable(plan.name, prior, warn=lambda reason: on_event(Warned(reason)))
+        past = warm.Past() if cold else warm.comparable(plan.name, plan.dataset.fingerprint, prior, warn)
         ray_cluster.wait()
         fitting = functools.partial(_trials_at_once, plan)
         share = ray_cluster.share_out(gpus_per_trial, fitting, together=vectorise)
         with _locked(plan), storage_failures(plan.url):
-            opened, line = _open_study(plan, share, time_budget, past)
+            opened, line = _open_study(plan, share, time_budget, past, warn)
             return _run(plan, opened, share, Path(archives), line, on_event)
 
 
@@ -193,18 +196,18 @@ def _locked(plan: Plan) -> Iterator[None]:
 
 
 def _open_study(
-    plan: Plan, share: Share, time_budget: float | None, past: Sequence[PastStudy]
+    plan: Plan, share: Share, time_budget: float | None, past: warm.Past, warn: Callable[[str], None]
 ) -> tuple[optuna.Study, str]:
     """The study, made with its settings and first proposals in the queue if it is new; and what the prior did."""
     existing = existing_record(plan)
     record = existing or study_record(plan, plan.budget or trial_budget(plan, share, time_budget), share)
-    record = with_features(plan, record)
+    record = warm.noted(with_features(plan, record), past, is_new=existing is None, warn=warn)
     study = optuna.create_study(
         study_name=plan.name,
         storage=OneWriter(plan.storage),
         direction="maximize",
         load_if_exists=True,
-        pruner=make_pruner(plan.pruner, record.budget.rungs, past),
+        pruner=make_pruner(plan.pruner, record.budget.rungs, past.studies),
     )
     so_far = len(study.get_trials(deepcopy=False))
     start = warm.start(record, plan.space, past, trials=plan.trials, trials_so_far=so_far)

@@ -25,7 +25,8 @@ from autometa.study.pruning import make_sampler
 
 # The first batch: no more than a third of all trials, since a space's own starts have their say too.
 _PORTFOLIO, _PART = 4, 3
-_SHOWN = 3
+_MOST_SHOWN = 3
+_THEN = " then "  # between the digests of an archive that changed while a study was continued
 
 
 @dataclass(frozen=True)
@@ -43,8 +44,22 @@ class Start:
     line: str = ""
 
 
-def comparable(name: str, folder: str | Path | None, warn: Callable[[str], None]) -> list[PastStudy]:
+@dataclass(frozen=True)
+class Past:
+    """What a search learns from: `studies`, and the names of those left out since they are of the same data."""
+
+    studies: Sequence[PastStudy] = ()
+    same_data: Sequence[str] = ()
+
+
+def comparable(name: str, fingerprint: str, folder: str | Path | None, warn: Callable[[str], None]) -> Past:
     """Archived studies not of this name, which would be itself: of `folder` (one archive, or many), or all.
+
+    Of all, those of the same data set are left out: a second search of it that began with the first one's winner would
+    be no replicate. In `folder` they count, since somebody chose it.
+
+    Args:
+        fingerprint: of the data set's content.
 
     Raises:
         StudyError: `folder` has no archive; or, where it is one archive, that is broken.
@@ -57,32 +72,62 @@ def comparable(name: str, folder: str | Path | None, warn: Callable[[str], None]
         past = read.past_studies(Path(folder), on_broken=warn)
         if not past:
             raise StudyError(f"--prior {folder}: no archived study is there; see `autometa studies`")
-    return [study for study in past if study.name.split("~")[0] != name]
+    others = [study for study in past if study.name.split("~")[0] != name]
+    if folder is not None:
+        return Past(others)
+    same = [study.name for study in others if study.fingerprint == fingerprint]
+    return Past([study for study in others if study.name not in same], same)
+
+
+def noted(record: StudyRecord, past: Past, *, is_new: bool, warn: Callable[[str], None]) -> StudyRecord:
+    """The record with the past it learns from now; says what has changed where the study learned from another.
+
+    What it learned from before stays in it, since trials came of that.
+    """
+    now = {study.name: study.digest for study in past.studies}
+    if is_new:
+        return record.model_copy(update={"past": now})
+    if record.past is None:  # made before this was noted
+        return record
+    before = {name: digests.split(_THEN) for name, digests in record.past.items()}
+    changes = {
+        "new": [name for name in now if name not in before],
+        "changed": [name for name in now if name in before and now[name] != before[name][-1]],
+        "gone": [name for name in before if name not in now],
+    }
+    if any(changes.values()):
+        text = "; ".join(f"{what}: {_shown(names)}" for what, names in changes.items() if names)
+        warn(f"study {record.name!r} learned from other past studies before, so its proposals are others now ({text})")
+    merged = dict(record.past) | {name: now[name] for name in changes["new"]}
+    merged |= {name: f"{record.past[name]}{_THEN}{now[name]}" for name in changes["changed"]}
+    return record.model_copy(update={"past": merged})
 
 
 def start(
     record: StudyRecord,
     space: SearchSpace,
-    past: Sequence[PastStudy],
+    past: Past,
     *,
     trials: int,
     trials_so_far: int,
 ) -> Start:
     """A warm start from these studies, or the cold sampler where none of them says anything about the space."""
     cold = make_sampler(record.seed, trials_so_far)
-    if not past:
-        return Start(cold)
-    far = distances(coordinates(record.features, record.episodes), past)
-    sampler = PriorSampler(past, seed=record.seed, space=space, log_weights=log_weights(far), cold=cold)
+    studies, left_out = past.studies, _left_out(past.same_data)
+    if not studies:
+        return Start(cold, line=left_out and f"prior: {left_out}")
+    left_out = left_out and f"; {left_out}"
+    far = distances(coordinates(record.features, record.episodes), studies)
+    sampler = PriorSampler(studies, seed=record.seed, space=space, log_weights=log_weights(far), cold=cold)
     proposer = sampler.prepare()
     if proposer is None:
-        return Start(cold, line=f"prior: none of {_count(past)} tells good from bad in this space; cold start")
+        none = f"prior: none of {_count(studies)} tells good from bad in this space; cold start"
+        return Start(cold, line=none + left_out)
     names = sorted(sampler.weights, key=lambda name: -sampler.weights[name])
-    shown = ", ".join(f"{name} {sampler.weights[name]:.2f}" for name in names[:_SHOWN])
-    more = ", …" if len(names) > _SHOWN else ""
+    shown = _shown([f"{name} {sampler.weights[name]:.2f}" for name in names])
     picks = [(dict(pick.values), pick.why) for pick in proposer.portfolio(min(_PORTFOLIO, trials // _PART))]
-    line = f"prior: {_count(past)}, {len(names)} informative: {shown}{more}; portfolio of {len(picks)}"
-    return Start(sampler, picks, line)
+    line = f"prior: {_count(studies)}, {len(names)} informative: {shown}; portfolio of {len(picks)}"
+    return Start(sampler, picks, line + left_out)
 
 
 @dataclass(frozen=True)
@@ -103,6 +148,19 @@ def worth(study: optuna.Study) -> dict[str, Worth]:
         origin: Worth(len(found), max((value for value in found if value is not None), default=None))
         for origin, found in values.items()
     }
+
+
+def _left_out(names: Sequence[str]) -> str:
+    """Which archives were left out since they are of the same data, and how to learn from them; empty for none."""
+    if not names:
+        return ""
+    counted = f"{len(names)} of the same data {'is' if len(names) == 1 else 'are'} left out ({_shown(names)})"
+    return f"{counted}: --prior PATH learns from {'it' if len(names) == 1 else 'them'}"
+
+
+def _shown(names: Sequence[str]) -> str:
+    """The first few."""
+    return ", ".join(names[:_MOST_SHOWN]) + (", …" if len(names) > _MOST_SHOWN else "")
 
 
 def _count(past: Sequence[PastStudy]) -> str:
