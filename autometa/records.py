@@ -315,8 +315,9 @@ class Comparison(Record):
 class StudyRecord(Record):
     """What a study searched: everything its trials have in common.
 
-    `features` are of its data set, as in `priors.features`; empty where nobody computed them. The identities say
-    more of the data than its fingerprint; studies from before there were any have none.
+    `features` are of its data set, as in `priors.features`; empty where nobody computed them. `past` are the archives
+    it learned from: the digest of each (`priors.past`), or several where an archive changed in between; None where
+    nobody noted it. The identities say more of the data than its fingerprint; older studies have none.
     """
 
     name: str
@@ -335,6 +336,7 @@ class StudyRecord(Record):
     hardware: dict[str, Scalar] = {}
     dataset_facts: dict[str, Scalar] = {}
     features: dict[str, float] = {}
+    past: dict[str, str] | None = None
     date: str | None = None
     confirmed: list[Confirmation] = []
     looks: list[Look] = []

@@ -58,7 +58,7 @@ def search(
     ] = False,
     cold: Annotated[bool, Opt("--cold", help="Learn nothing from past studies.")] = False,
     prior: Annotated[
-        Path | None, Opt(help="Learn from this archive, or folder of archives. [default: all `autometa studies`]")
+        Path | None, Opt(help="Learn from this archive, or folder of archives. [default: all archives of other data]")
     ] = None,
     prior_report: Annotated[
         bool, Opt("--prior-report", help="Say at the end what each source of configurations was worth.")

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from autometa.priors.past import PastReport, PastStudy
     from autometa.study.find import FoundStudy
 
+_MOST_PAST = 3
 _MOST_RUNGS = 9  # more values than that fill more than a line
 
 
@@ -52,6 +53,8 @@ def _own_facts(about: StudyRecord, past: PastStudy) -> dict[str, str]:
         "space": f"{about.space}, version {about.space_version}",
         "budget": f"{about.budget} a trial, {about.budget.rungs} rungs, pruner {about.pruner}",
     }
+    if about.past is not None:
+        facts["learned"] = _learned(about.past)
     won = winner(about.confirmed)
     if won:
         own = next((trial.values for trial in past.trials if trial.number == won.trial), {})
@@ -61,6 +64,13 @@ def _own_facts(about: StudyRecord, past: PastStudy) -> dict[str, str]:
     tested = [f"trial {c.trial} {for_new_classes(c.test)}" for c in about.confirmed if c.test]
     facts |= {"test looks": f"{', '.join(tested)}, on the same episodes"} if len(tested) > 1 else {}
     return facts | ({"date": about.date} if about.date else {})
+
+
+def _learned(past: Mapping[str, str]) -> str:
+    """`from digits-5w1s 0a1b2c3d4e5f6071, …`."""
+    shown = [f"{name} {digest}" for name, digest in past.items()]
+    more = f", and {len(shown) - _MOST_PAST} more" if len(shown) > _MOST_PAST else ""
+    return f"from {', '.join(shown[:_MOST_PAST])}{more}" if shown else "from no past study"
 
 
 def _foreign_facts(past: PastStudy) -> dict[str, str]:

@@ -5,6 +5,7 @@ It does not know storages, tables or the archive's files; what reads those makes
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -64,6 +65,7 @@ class PastStudy:
         dataset: its data set, for people.
         origin: where it was read, for people.
         episodes: its few-shot task; None where it had none or nobody noted it.
+        fingerprint: of its data set's content; empty where nobody noted it.
     """
 
     name: str
@@ -74,6 +76,16 @@ class PastStudy:
     dataset: str = ""
     origin: str = ""
     episodes: EpisodeSpec | None = None
+    fingerprint: str = ""
+
+    @cached_property
+    def digest(self) -> str:
+        """Of all that a prior may learn from it, whatever it is called and wherever it is kept."""
+        known = (self.direction, sorted(self.ranges.items()), sorted(self.features.items()), str(self.episodes))
+        found = hashlib.sha256(repr(known).encode())
+        for trial in self.trials:
+            found.update(f"{trial.values!r} {trial.state} {trial.curve!r}".encode())
+        return found.hexdigest()[:16]
 
     @cached_property
     def rungs(self) -> int:

@@ -64,6 +64,7 @@ def as_past(study: StudyRecord, trials: Sequence[TrialRecord], *, origin: str = 
         dataset=Path(study.dataset).name,
         origin=origin,
         episodes=study.episodes,
+        fingerprint=study.dataset_fingerprint,
     )
 
 

@@ -73,6 +73,7 @@ def _provenance(about: StudyRecord, trial: TrialRecord) -> dict[str, Any]:
         **dict.fromkeys(marks(trial.config.values, trial.facts), True),
         "versions": about.versions,
     }
+    facts |= {"past": about.past} if about.past else {}
     return facts | _confirmed_facts(confirmed) | ({"date": about.date} if about.date else {})
 
 

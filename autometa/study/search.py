@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +18,6 @@ import optuna
 
 from autometa.errors import ConfigError, StopSearchError, StudyError
 from autometa.priors import archive
-from autometa.priors.past import PastStudy
 from autometa.records import (
     Budget,
     Comparison,
@@ -137,7 +136,7 @@ def search(
         transductive: let the space hold transductive candidates, ranked among the inductive ones.
         external: let it hold candidates with weights trained elsewhere, ranked among the others.
         cold: learn nothing from past studies.
-        prior: an archived study, or a folder of them, to learn from in place of all archives there are.
+        prior: an archived study, or a folder of them, to learn from in place of all archives of other data sets.
         confirm_seeds: train each of the best again with this many other seeds, 2 or more, after `time_budget`; the
             winner is then the best configuration by these, and its intervals are over seeds as well.
 
@@ -150,6 +149,10 @@ def search(
     if confirm_seeds < 0 or confirm_seeds == 1:
         raise ConfigError(f"--confirm-seeds {confirm_seeds}: one seed has no spread; give 2 or more, or 0 for none")
     started = time.monotonic()
+
+    def warn(reason: str) -> None:
+        on_event(Warned(reason))
+
     with nullcontext(cluster) if cluster else Cluster(address, workers=workers) as ray_cluster:
         plan = make_plan(
             dataset,
@@ -174,14 +177,14 @@ def search(
             validation_episodes=validation_episodes,
         )
         for note in plan.notes:
-            on_event(Warned(note))
-        past = [] if cold else warm.comparable(plan.name, prior, warn=lambda reason: on_event(Warned(reason)))
+            warn(note)
+        past = warm.Past() if cold else warm.comparable(plan.name, plan.dataset.fingerprint, prior, warn)
         past = warm.permitted(past, transductive=transductive, external=external)
         ray_cluster.wait()
         fitting = functools.partial(_trials_at_once, plan)
         share = ray_cluster.share_out(gpus_per_trial, fitting, together=vectorise)
         with _locked(plan), storage_failures(plan.url):
-            opened, line = _open_study(plan, share, time_budget, past)
+            opened, line = _open_study(plan, share, time_budget, past, warn)
             return _run(plan, opened, share, Path(archives), line, confirm_seeds, on_event)
 
 
@@ -211,18 +214,19 @@ def _locked(plan: Plan) -> Iterator[None]:
 
 
 def _open_study(
-    plan: Plan, share: Share, time_budget: float | None, past: Sequence[PastStudy]
+    plan: Plan, share: Share, time_budget: float | None, past: warm.Past, warn: Callable[[str], None]
 ) -> tuple[optuna.Study, str]:
     """The study, made with its settings and first proposals in the queue if it is new; and what the prior did."""
     existing = existing_record(plan)
     record = existing or study_record(plan, plan.budget or trial_budget(plan, share, time_budget), share)
     record = with_features(plan, at_its_place(plan, record))
+    record = warm.noted(record, past, is_new=existing is None, warn=warn)
     study = optuna.create_study(
         study_name=plan.name,
         storage=OneWriter(plan.storage),
         direction="maximize",
         load_if_exists=True,
-        pruner=make_pruner(plan.pruner, record.budget.rungs, past),
+        pruner=make_pruner(plan.pruner, record.budget.rungs, past.studies),
     )
     so_far = len(study.get_trials(deepcopy=False))
     start = warm.start(record, plan.space, past, trials=plan.trials, trials_so_far=so_far)

@@ -27,11 +27,12 @@ from autometa.trial.job import marks
 
 # The first batch: no more than a third of all trials, since a space's own starts have their say too.
 _PORTFOLIO, _PART = 4, 3
-_SHOWN = 3
+_MOST_SHOWN = 3
 # Configurations that differ in nothing but numbers, and in these by no more than this part of their range, are one to
 # the first proposals. It is the finest step with which the prior moves a number when it looks for a better one: a rate
 # that may vary over three decades differs by 15 %.
 _NEAR = 0.02
+_THEN = " then "  # between the digests of an archive that changed while a study was continued
 
 
 @dataclass(frozen=True)
@@ -58,8 +59,22 @@ class Start:
         return found
 
 
-def comparable(name: str, folder: str | Path | None, warn: Callable[[str], None]) -> list[PastStudy]:
+@dataclass(frozen=True)
+class Past:
+    """What a search learns from: `studies`, and the names of those left out since they are of the same data."""
+
+    studies: Sequence[PastStudy] = ()
+    same_data: Sequence[str] = ()
+
+
+def comparable(name: str, fingerprint: str, folder: str | Path | None, warn: Callable[[str], None]) -> Past:
     """Archived studies not of this name, which would be itself: of `folder` (one archive, or many), or all.
+
+    Of all, those of the same data set are left out: a second search of it that began with the first one's winner would
+    be no replicate. In `folder` they count, since somebody chose it.
+
+    Args:
+        fingerprint: of the data set's content.
 
     Raises:
         StudyError: `folder` has no archive; or, where it is one archive, that is broken.
@@ -72,47 +87,77 @@ def comparable(name: str, folder: str | Path | None, warn: Callable[[str], None]
         past = read.past_studies(Path(folder), on_broken=warn)
         if not past:
             raise StudyError(f"--prior {folder}: no archived study is there; see `autometa studies`")
-    return [study for study in past if study.name.split("~")[0] != name]
+    others = [study for study in past if study.name.split("~")[0] != name]
+    if folder is not None:
+        return Past(others)
+    same = [study.name for study in others if study.fingerprint == fingerprint]
+    return Past([study for study in others if study.name not in same], same)
 
 
-def permitted(past: Sequence[PastStudy], *, transductive: bool, external: bool) -> list[PastStudy]:
-    """The past studies without trials that this search would refuse: they were good for what it may not do.
+def noted(record: StudyRecord, past: Past, *, is_new: bool, warn: Callable[[str], None]) -> StudyRecord:
+    """The record with the past it learns from now; says what has changed where the study learned from another.
+
+    What it learned from before stays in it, since trials came of that.
+    """
+    now = {study.name: study.digest for study in past.studies}
+    if is_new:
+        return record.model_copy(update={"past": now})
+    if record.past is None:  # made before this was noted
+        return record
+    before = {name: digests.split(_THEN) for name, digests in record.past.items()}
+    changes = {
+        "new": [name for name in now if name not in before],
+        "changed": [name for name in now if name in before and now[name] != before[name][-1]],
+        "gone": [name for name in before if name not in now],
+    }
+    if any(changes.values()):
+        text = "; ".join(f"{what}: {_shown(names)}" for what, names in changes.items() if names)
+        warn(f"study {record.name!r} learned from other past studies before, so its proposals are others now ({text})")
+    merged = dict(record.past) | {name: now[name] for name in changes["new"]}
+    merged |= {name: f"{record.past[name]}{_THEN}{now[name]}" for name in changes["changed"]}
+    return record.model_copy(update={"past": merged})
+
+
+def permitted(past: Past, *, transductive: bool, external: bool) -> Past:
+    """The past without trials that this search would refuse: they were good for what it may not do.
 
     Their values would be read as those of the nearest configuration of the space.
     """
     refused = {mark for mark, allowed in (("transductive", transductive), ("external", external)) if not allowed}
     found = []
-    for study in past:
+    for study in past.studies:
         kept = tuple(trial for trial in study.trials if not refused & set(marks(trial.values)))
         if kept:
             found.append(study if len(kept) == len(study.trials) else dataclasses.replace(study, trials=kept))
-    return found
+    return dataclasses.replace(past, studies=found)
 
 
 def start(
     record: StudyRecord,
     space: SearchSpace,
-    past: Sequence[PastStudy],
+    past: Past,
     *,
     trials: int,
     trials_so_far: int,
 ) -> Start:
     """A warm start from these studies, or the cold sampler where none of them says anything about the space."""
     cold = make_sampler(record.seed, trials_so_far)
-    if not past:
-        return Start(cold)
-    far = distances(coordinates(record.features, record.episodes), past)
-    sampler = PriorSampler(past, seed=record.seed, space=space, log_weights=log_weights(far), cold=cold)
+    studies, left_out = past.studies, _left_out(past.same_data)
+    if not studies:
+        return Start(cold, line=left_out and f"prior: {left_out}")
+    left_out = left_out and f"; {left_out}"
+    far = distances(coordinates(record.features, record.episodes), studies)
+    sampler = PriorSampler(studies, seed=record.seed, space=space, log_weights=log_weights(far), cold=cold)
     proposer = sampler.prepare()
     if proposer is None:
-        return Start(cold, line=f"prior: none of {_count(past)} tells good from bad in this space; cold start")
+        none = f"prior: none of {_count(studies)} tells good from bad in this space; cold start"
+        return Start(cold, line=none + left_out)
     names = sorted(sampler.weights, key=lambda name: -sampler.weights[name])
-    shown = ", ".join(f"{name} {sampler.weights[name]:.2f}" for name in names[:_SHOWN])
-    more = ", …" if len(names) > _SHOWN else ""
+    shown = _shown([f"{name} {sampler.weights[name]:.2f}" for name in names])
     size = min(_PORTFOLIO, trials // _PART)
     picks = _thinned(space, [(pick.values, pick.why) for pick in proposer.portfolio(2 * size)])[:size]
-    line = f"prior: {_count(past)}, {len(names)} informative: {shown}{more}; portfolio of {len(picks)}"
-    return Start(sampler, picks, line)
+    line = f"prior: {_count(studies)}, {len(names)} informative: {shown}; portfolio of {len(picks)}"
+    return Start(sampler, picks, line + left_out)
 
 
 @dataclass(frozen=True)
@@ -144,6 +189,19 @@ def _thinned(
         if all(space.distance(values, other) > _NEAR for other, _ in kept):
             kept.append((values, why))
     return kept
+
+
+def _left_out(names: Sequence[str]) -> str:
+    """Which archives were left out since they are of the same data, and how to learn from them; empty for none."""
+    if not names:
+        return ""
+    counted = f"{len(names)} of the same data {'is' if len(names) == 1 else 'are'} left out ({_shown(names)})"
+    return f"{counted}: --prior PATH learns from {'it' if len(names) == 1 else 'them'}"
+
+
+def _shown(names: Sequence[str]) -> str:
+    """The first few."""
+    return ", ".join(names[:_MOST_SHOWN]) + (", …" if len(names) > _MOST_SHOWN else "")
 
 
 def _count(past: Sequence[PastStudy]) -> str:

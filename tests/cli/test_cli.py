@@ -158,6 +158,7 @@ def test_from_a_search_to_an_evaluated_model_as_the_readme_has_it(
     assert len(recipes) == 2
     assert recipes[0].provenance["trial"] == won["trial"]
     assert recipes[0].provenance["meta_test"] == won["test"]
+    assert list(recipes[0].provenance["past"]) == ["cifar-fs-5w5s"]  # the shipped archive of digits is of the same data
     assert recipes[0].budget == parse_budget("60")
     code, out, _ = run(capsys, monkeypatch, "export", "digits-5w1s-tiny", "-o", "best.toml")
     assert read_recipes(folder / "best.toml") == recipes[:1]

@@ -215,6 +215,14 @@ def test_a_table_comes_in_as_a_study_for_each_task(autometa: Command, tmp_path: 
     assert (code, out.splitlines()[0]) == (0, "imported runs-B: 1 trial (1 complete) in studies/runs-B")
 
 
+def test_show_says_what_a_study_learned_from(autometa: Command, tmp_path: Path) -> None:
+    for name, past in (("cold", {}), ("warm", {"a": "0a1b", "b": "2c then 3d", "c": "4e", "d": "5f"}), ("old", None)):
+        archive.write(tmp_path / "studies", STUDY.model_copy(update={"name": name, "past": past}), TRIALS)
+    assert "learned     from no past study\n" in autometa("studies", "show", "cold")[1]
+    assert "learned     from a 0a1b, b 2c then 3d, c 4e, and 1 more\n" in autometa("studies", "show", "warm")[1]
+    assert "learned" not in autometa("studies", "show", "old")[1]
+
+
 def test_show_says_what_a_study_is(autometa: Command, tmp_path: Path) -> None:
     foreign.write(tmp_path / "studies", LOSSES)
     code, out, _ = autometa("studies", "show", "losses")

@@ -180,7 +180,7 @@ def test_damaged_archives_do_not_stop_a_search_from_learning(archives: Path, mon
     monkeypatch.chdir(archives.parent)
     (archives / "own" / "trials.jsonl").write_text(line(number="1" * 5000))
     reasons: list[str] = []
-    past = warm.comparable("new", None, reasons.append)
-    assert {study.name for study in past} >= {GOOD, "losses"}
+    past = warm.comparable("new", "other", None, reasons.append)
+    assert {study.name for study in past.studies} >= {GOOD, "losses"}
     assert ["trials.jsonl" in reason for reason in reasons] == [True]
     assert archive.ARCHIVES.is_dir()

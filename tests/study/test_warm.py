@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import shutil
 from pathlib import Path
 
 import optuna
@@ -24,11 +25,11 @@ from autometa.study import warm
 SPACE = SearchSpace("s", (Choice("kind", ("a", "b")), Range("rate", 0.001, 1.0, log=True)))
 
 
-def record(name: str) -> StudyRecord:
+def record(name: str, fingerprint: str = "f") -> StudyRecord:
     return StudyRecord(
         name=name,
         dataset="digits",
-        dataset_fingerprint="f",
+        dataset_fingerprint=fingerprint,
         episodes=EpisodeSpec(way=5, shot=1, query=15),
         space="s",
         space_version="0",
@@ -58,27 +59,89 @@ def ignore(reason: str) -> None:
     raise AssertionError(reason)
 
 
+def names(past: warm.Past) -> list[str]:
+    return [study.name for study in past.studies]
+
+
 def test_a_study_does_not_learn_from_itself(archives: Path) -> None:
-    assert [s.name for s in warm.comparable("one", archives, ignore)] == ["two"]
-    assert [s.name for s in warm.comparable("new", archives / "one", ignore)] == ["one"]
+    assert names(warm.comparable("one", "f", archives, ignore)) == ["two"]
+    assert names(warm.comparable("new", "f", archives / "one", ignore)) == ["one"]
+
+
+def test_a_second_search_of_the_same_data_does_not_learn_from_the_first(
+    archives: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archive.write(archives, record("elsewhere", "g"), [trial(n) for n in range(30)])
+    monkeypatch.chdir(archives.parent)
+    past = warm.comparable("again-seed1", "f", None, ignore)
+    assert {"one", "two"} == set(past.same_data)
+    assert "elsewhere" in names(past)
+    assert not {"one", "two"} & set(names(past))
+    line = warm.start(record("again-seed1"), SPACE, past, trials=12, trials_so_far=0).line
+    assert line.endswith("; 2 of the same data are left out (one, two): --prior PATH learns from them")
+
+
+def test_a_past_that_is_named_counts_whatever_its_data(archives: Path) -> None:
+    past = warm.comparable("again-seed1", "f", archives, ignore)
+    assert (names(past), past.same_data) == (["one", "two"], ())
+
+
+def test_that_all_the_past_was_left_out_is_said(archives: Path) -> None:
+    start = warm.start(record("new"), SPACE, warm.Past((), ("one",)), trials=12, trials_so_far=0)
+    assert start.line == "prior: 1 of the same data is left out (one): --prior PATH learns from it"
+    assert start.portfolio == ()
+
+
+def test_the_record_notes_by_content_what_was_learned_from(archives: Path) -> None:
+    past = warm.comparable("new", "f", archives, ignore)
+    first = warm.noted(record("new"), past, is_new=True, warn=ignore)
+    assert first.past == {study.name: study.digest for study in past.studies}
+    assert len(set(first.past.values())) == 1  # the same trials under two names
+    assert warm.noted(first, past, is_new=False, warn=ignore) == first
+    assert warm.noted(record("new"), warm.Past(), is_new=True, warn=ignore).past == {}
+
+
+def test_a_continued_study_says_that_its_past_has_changed(archives: Path) -> None:
+    first = warm.noted(record("new"), warm.comparable("new", "f", archives, ignore), is_new=True, warn=ignore)
+    archive.write(archives, record("one"), [trial(n) for n in range(29)])
+    archive.write(archives, record("three"), [trial(n) for n in range(20)])
+    shutil.rmtree(archives / "two")
+    said: list[str] = []
+    now = warm.comparable("new", "f", archives, ignore)
+    second = warm.noted(first, now, is_new=False, warn=said.append)
+    assert len(said) == 1
+    assert "(new: three; changed: one; gone: two)" in said[0]
+    assert first.past is not None
+    digests = {study.name: study.digest for study in now.studies}
+    assert second.past == {
+        "one": f"{first.past['one']} then {digests['one']}",
+        "two": first.past["two"],
+        "three": digests["three"],
+    }
+
+
+def test_a_study_from_before_pasts_were_noted_is_continued_without_a_word(archives: Path) -> None:
+    old = record("new")
+    assert old.past is None
+    assert warm.noted(old, warm.comparable("new", "f", archives, ignore), is_new=False, warn=ignore) == old
 
 
 def test_a_folder_without_archives_is_refused(tmp_path: Path) -> None:
     with pytest.raises(StudyError, match="no archived study is there"):
-        warm.comparable("new", tmp_path, ignore)
+        warm.comparable("new", "f", tmp_path, ignore)
 
 
 def test_a_broken_archive_is_left_out_with_its_reason(archives: Path) -> None:
     (archives / "two" / "trials.jsonl").write_text("{")
     reasons: list[str] = []
-    assert [s.name for s in warm.comparable("new", archives, reasons.append)] == ["one"]
+    assert names(warm.comparable("new", "f", archives, reasons.append)) == ["one"]
     assert "two" in reasons[0]
     with pytest.raises(Exception, match=r"trials\.jsonl"):
-        warm.comparable("new", archives / "two", ignore)
+        warm.comparable("new", "f", archives / "two", ignore)
 
 
 def test_a_warm_start_begins_with_what_did_best_and_says_so(archives: Path) -> None:
-    start = warm.start(record("new"), SPACE, warm.comparable("new", archives, ignore), trials=12, trials_so_far=0)
+    start = warm.start(record("new"), SPACE, warm.comparable("new", "f", archives, ignore), trials=12, trials_so_far=0)
     values, why = start.portfolio[0]
     assert values["kind"] == "a"
     assert why.startswith("portfolio 1: from ")
@@ -95,7 +158,7 @@ def test_nearly_equal_picks_of_a_portfolio_are_thinned_out_and_others_take_their
             values = {"kind": "a", "rate": shifted[n].config.values["rate"] * 1000 ** (0.005 * place)}
             shifted[n] = shifted[n].model_copy(update={"config": TrialConfig(values=values)})
         archive.write(tmp_path / "studies", record(name), shifted)
-    past = warm.comparable("new", tmp_path / "studies", ignore)
+    past = warm.comparable("new", "f", tmp_path / "studies", ignore)
     picks = [values for values, _ in warm.start(record("new"), SPACE, past, trials=12, trials_so_far=0).portfolio]
     assert len(picks) >= 3
     assert min(SPACE.distance(a, b) for a, b in itertools.combinations(picks, 2)) > 0.02
@@ -114,7 +177,7 @@ def test_a_start_that_the_portfolio_has_nearly_or_the_space_twice_is_enqueued_on
 def test_the_default_search_on_digits_proposes_nothing_twice(digits: FewShotDataset) -> None:
     space = load_space("few_shot")
     about = record("digits-5w1s").model_copy(update={"features": features(digits)})
-    past = warm.comparable("digits-5w1s", shipped.folder("studies"), ignore)
+    past = warm.comparable("digits-5w1s", "f", shipped.folder("studies"), ignore)
     start = warm.start(about, space, past, trials=16, trials_so_far=0)
     first = [values for values, _ in start.first(space)]
     assert len(start.portfolio) >= 2
@@ -137,10 +200,10 @@ def test_what_a_search_would_refuse_is_not_learned_from() -> None:
         (False, True, [0, 1, 3]),
         (True, True, [0, 1, 2, 3]),
     ):
-        (found,) = warm.permitted([study], transductive=transductive, external=external)
+        (found,) = warm.permitted(warm.Past([study]), transductive=transductive, external=external).studies
         assert [trial.number for trial in found.trials] == numbers
     only = dataclasses.replace(study, trials=study.trials[:1])
-    assert warm.permitted([only], transductive=True, external=False) == []
+    assert warm.permitted(warm.Past([only]), transductive=True, external=False).studies == []
 
 
 def test_an_external_trials_success_is_no_pick_of_a_search_without_external(tmp_path: Path) -> None:
@@ -152,7 +215,7 @@ def test_an_external_trials_success_is_no_pick_of_a_search_without_external(tmp_
     archive.write(tmp_path / "studies", record("past"), past_trials)
     weights = Choice("timm.weights", ("none",), when={"backbone": ("timm",)})
     space = SearchSpace("s", (Choice("backbone", ("conv", "timm")), weights, SPACE["rate"]))
-    past = warm.comparable("new", tmp_path / "studies", ignore)
+    past = warm.comparable("new", "f", tmp_path / "studies", ignore)
     for external, backbone in ((True, "timm"), (False, "conv")):
         chosen = warm.permitted(past, transductive=False, external=external)
         start = warm.start(record("new"), space, chosen, trials=12, trials_so_far=0)
@@ -160,14 +223,14 @@ def test_an_external_trials_success_is_no_pick_of_a_search_without_external(tmp_
 
 
 def test_without_past_studies_the_start_is_cold_and_says_nothing() -> None:
-    start = warm.start(record("new"), SPACE, [], trials=12, trials_so_far=0)
+    start = warm.start(record("new"), SPACE, warm.Past(), trials=12, trials_so_far=0)
     assert (start.portfolio, start.line) == ((), "")
     assert isinstance(start.sampler, optuna.samplers.TPESampler)
 
 
 def test_archives_that_say_nothing_are_named_as_such(archives: Path) -> None:
     other = SearchSpace("other", (Choice("colour", ("red", "blue")),))
-    start = warm.start(record("new"), other, warm.comparable("new", archives, ignore), trials=12, trials_so_far=0)
+    start = warm.start(record("new"), other, warm.comparable("new", "f", archives, ignore), trials=12, trials_so_far=0)
     assert start.line == "prior: none of 2 past studies tells good from bad in this space; cold start"
     assert start.portfolio == ()
 
