@@ -24,7 +24,7 @@ from ray import tune
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
-from autometa.errors import AutometaError
+from autometa.errors import AutometaError, StudyError
 from autometa.records import Accuracy, RungReport, TrialRecord
 from autometa.space.space import SearchSpace
 from autometa.trial.job import Job, is_stackable
@@ -95,6 +95,9 @@ def run_trials(
         warnings.simplefilter("ignore")
         try:
             tuner.fit()
+        except ray.exceptions.RayError as error:
+            said = str(error).strip().splitlines()[0]
+            raise StudyError(f"Ray failed: {said}; what was done is kept: the same command continues") from None
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
 

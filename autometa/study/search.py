@@ -33,7 +33,7 @@ from autometa.space.space import SearchSpace
 from autometa.study import confirm, settings, warm
 from autometa.study.bounded import Bounded
 from autometa.study.cluster import Cluster, Share
-from autometa.study.events import Confirmed, Confirming, OnEvent, SearchStarted, Warned, ignore
+from autometa.study.events import ClusterJoined, Confirmed, Confirming, OnEvent, SearchStarted, Warned, ignore
 from autometa.study.ledger import Asked, Ledger, ended, record_of
 from autometa.study.one_writer import OneWriter
 from autometa.study.plan import (
@@ -160,11 +160,16 @@ def search(
         )
         past = [] if cold else warm.comparable(plan.name, prior, warn=lambda reason: on_event(Warned(reason)))
         ray_cluster.wait()
+        if ray_cluster.joined:
+            on_event(ClusterJoined(ray_cluster.joined))
         fitting = functools.partial(_trials_at_once, plan)
         share = ray_cluster.share_out(gpus_per_trial, fitting, together=vectorise)
         with _locked(plan), storage_failures(plan.url):
             opened, line = _open_study(plan, share, time_budget, past)
-            return _run(plan, opened, share, Path(archives), line, on_event)
+            result = _run(plan, opened, share, Path(archives), line, on_event)
+            if ray_cluster.lost:
+                raise StudyError(ray_cluster.lost)
+            return result
 
 
 def _trials_at_once(plan: Plan) -> int:
