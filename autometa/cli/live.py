@@ -22,6 +22,7 @@ from rich.text import Text
 from autometa.cli.words import for_new_classes, percent, seconds, summary
 from autometa.records import Accuracy
 from autometa.study.events import (
+    ClusterJoined,
     Confirmed,
     Confirming,
     Event,
@@ -199,6 +200,8 @@ def _line(event: Event) -> str:
                 f"study {event.study}: {task}, {event.trials} trials of {event.budget}{again}, "
                 f"{event.workers} at once{gpus}, kept in {event.storage}" + (f"\n{event.prior}" if event.prior else "")
             )
+        case ClusterJoined():
+            return f"joined the Ray cluster at {event.cluster}"
         case TrialStarted():
             again = (
                 f" (continues trial {event.continues} from rung {event.rung})" if event.continues is not None else ""

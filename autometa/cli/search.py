@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -84,7 +85,7 @@ def search(
     gc.disable()  # looking for garbage among what is imported takes a tenth of the time, and there is none
     from autometa.study.cluster import Cluster
 
-    with Cluster(address, workers=workers) as cluster:  # its processes come up while the rest is imported
+    with Cluster(address, workers=workers, on_lost=_end) as cluster:  # its processes come up while the rest is imported
         from autometa.cli.live import make_view
         from autometa.study import search as study_search
 
@@ -123,6 +124,16 @@ def search(
         _print_prior_report(result)
     if result.interrupted:
         raise typer.Exit(130)
+
+
+def _end(said: str) -> None:
+    """End at once: what waits for Ray in other threads would wait until Ray ends the process itself, in a minute."""
+    from rich.console import Console
+
+    Console().show_cursor()
+    print(f"error: {said}", file=sys.stderr, flush=True)
+    sys.stdout.flush()
+    os._exit(2)
 
 
 def _print_result(result: SearchResult, as_json: bool, storage: str | None) -> None:

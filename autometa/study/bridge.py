@@ -25,7 +25,7 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 from ray.tune.stopper import Stopper
 
-from autometa.errors import AutometaError, StopSearchError, write_trouble
+from autometa.errors import AutometaError, StopSearchError, StudyError, write_trouble
 from autometa.records import RungReport, TrialRecord
 from autometa.space.space import SearchSpace
 from autometa.trial.job import Job, is_stackable
@@ -103,6 +103,9 @@ def run_trials(
         warnings.simplefilter("ignore")
         try:
             tuner.fit()
+        except ray.exceptions.RayError as error:
+            said = str(error).strip().splitlines()[0]
+            raise StudyError(f"Ray failed: {said}; what was done is kept: the same command continues") from None
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
     if stop.error:

@@ -6,6 +6,7 @@ workers load torch meanwhile. It knows nothing of trials; `bridge.py` runs them.
 
 from __future__ import annotations
 
+import _thread
 import logging
 import os
 import socket
@@ -19,7 +20,13 @@ from typing import Any
 
 # Read by Ray when it is imported.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-os.environ.setdefault("RAY_AUTH_MODE", "token")  # as clusters have it by default; a driver does not find out
+# Whoever shows a token may join clusters that ask for one and those that do not. Without one, Ray makes it for a
+# private cluster by itself, and lets nobody else in; a cluster at an address is then one that asks for none.
+if (
+    any(map(os.environ.get, ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")))
+    or Path("~/.ray/auth_token").expanduser().is_file()
+):
+    os.environ.setdefault("RAY_AUTH_MODE", "token")
 os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # the new output prints tables at verbose=0 too
 os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
 os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "3600")  # the study is the record, not Tune's snapshots
@@ -48,6 +55,7 @@ _PRIVATE_ENVIRONMENT = {
 _PRELOADED = "autometa.study.preload"
 # Helpers of Ray that serve a cluster of many machines: its autoscaler, dashboard and log forwarding.
 _UNUSED_HELPERS = ("start_monitor", "start_api_server", "start_log_monitor")
+_SECONDS_BETWEEN_LOOKS, _LOOKS = 2, 3  # a cluster that answers none of so many is gone
 _OBJECT_STORE_BYTES = 256 * 2**20  # workers map the data set from disk; Ray's default is 30 % of memory
 
 
@@ -79,10 +87,20 @@ class Cluster:
     Args:
         address: of a cluster there is; a private one on this machine without it.
         workers: trials at once; by default one a core, or one a GPU.
+        on_lost: called in a thread of its own with what happened, when the cluster at the address is gone. By default
+            the main thread is interrupted, and a search raises. Ray ends a driver without its cluster after a minute.
     """
 
-    def __init__(self, address: str | None = None, *, workers: int | None = None) -> None:
+    def __init__(
+        self,
+        address: str | None = None,
+        *,
+        workers: int | None = None,
+        on_lost: Callable[[str], object] = lambda said: _thread.interrupt_main(),
+    ) -> None:
         self._address = address
+        self._on_lost = on_lost
+        self.lost: str | None = None
         self._workers = workers
         self._is_up, self._is_over = threading.Event(), threading.Event()
         self._error: Exception | None = None
@@ -108,11 +126,24 @@ class Cluster:
         error = self._error
         if isinstance(error, ConfigError):
             raise error
-        if isinstance(error, ConnectionError | RuntimeError | ValueError):
+        if isinstance(error, ConnectionError | RuntimeError | ValueError | ray.exceptions.RayError):
             where = self._address or "this machine"
-            raise ConfigError(f"no Ray cluster at {where}: {str(error).splitlines()[0]}") from None
+            hint = "; if it asks for another token than yours, set RAY_AUTH_TOKEN to its own" if self._address else ""
+            raise ConfigError(f"no Ray cluster at {where}: {str(error).splitlines()[0]}{hint}") from None
         if error:
             raise error
+
+    @property
+    def joined(self) -> str | None:
+        """Where the cluster is that an address led to, and what it has; None for a private one."""
+        if not self._address:
+            return None
+        has = ray.cluster_resources()
+        nodes = sum(name.startswith("node:") and "internal" not in name for name in has)
+        size = f"{nodes} nodes" if nodes > 1 else "one node"
+        return (
+            f"{ray.get_runtime_context().gcs_address}: {size}, {has.get('CPU', 0):g} CPUs, {has.get('GPU', 0):g} GPUs"
+        )
 
     def share_out(
         self, gpus_per_trial: float | None, trials_at_once: Callable[[], int] = lambda: 1, *, together: int = 1
@@ -142,8 +173,21 @@ class Cluster:
         except Exception as error:
             self._error = error
         self._is_up.set()
+        if self._address and not self._error:
+            self._watch(ray.get_runtime_context().gcs_address)
         self._is_over.wait()
-        ray.shutdown()
+        if not self.lost:  # nobody would answer
+            ray.shutdown()
+
+    def _watch(self, address: str) -> None:
+        """Look after the cluster until the block ends, or the cluster does not answer any more."""
+        unanswered = 0
+        while not self._is_over.wait(_SECONDS_BETWEEN_LOOKS):
+            unanswered = unanswered + 1 if _no_answer(address) else 0
+            if unanswered == _LOOKS:
+                self.lost = f"the Ray cluster at {address} is gone; what was done is kept: the same command continues"
+                self._on_lost(self.lost)
+                return
 
     def _start(self) -> None:
         quiet: dict[str, Any] = {"logging_level": "CRITICAL", "log_to_driver": False, "configure_logging": False}
@@ -188,13 +232,20 @@ def _is_for_cpus() -> bool:
 
 def _check_reachable(address: str) -> None:
     """Try the port first: Ray itself tries for minutes. `auto` and other names are Ray's to resolve."""
+    if why := _no_answer(address):
+        raise ConfigError(f"no Ray cluster at {address}: {why}")
+
+
+def _no_answer(address: str) -> str | None:
+    """Why nobody answers at an address with a port; None where somebody does."""
     host, _, port = address.rpartition("://")[2].rpartition(":")
     if not port.isdigit():
-        return
+        return None
     try:
-        socket.create_connection((host, int(port)), timeout=5).close()
-    except OSError as error:
-        raise ConfigError(f"no Ray cluster at {address}: {error.strerror or error}") from None
+        socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
+    except (OSError, OverflowError) as error:
+        return getattr(error, "strerror", None) or str(error)
+    return None
 
 
 @contextmanager

@@ -37,6 +37,13 @@ class SearchStarted(Event):
 
 
 @dataclass(frozen=True)
+class ClusterJoined(Event):
+    """The search runs on a cluster there was; `cluster` says where it is and what it has."""
+
+    cluster: str
+
+
+@dataclass(frozen=True)
 class TrialStarted(Event):
     """A trial was proposed. `continues` is the interrupted trial whose checkpoint it goes on from."""
 

@@ -30,7 +30,7 @@ from autometa.space.space import SearchSpace
 from autometa.study import confirm, finals, settings, warm
 from autometa.study.bounded import Bounded
 from autometa.study.cluster import Cluster, Share
-from autometa.study.events import OnEvent, SearchStarted, Warned, ignore
+from autometa.study.events import ClusterJoined, OnEvent, SearchStarted, Warned, ignore
 from autometa.study.ledger import Asked, Ledger, ended, record_of
 from autometa.study.never_twice import NeverTwice
 from autometa.study.one_writer import OneWriter
@@ -181,11 +181,16 @@ def search(
         past = warm.Past() if cold else warm.comparable(plan.name, plan.dataset.fingerprint, prior, warn)
         past = warm.permitted(past, transductive=transductive, external=external)
         ray_cluster.wait()
+        if ray_cluster.joined:
+            on_event(ClusterJoined(ray_cluster.joined))
         fitting = functools.partial(_trials_at_once, plan)
         share = ray_cluster.share_out(gpus_per_trial, fitting, together=vectorise)
         with _locked(plan), storage_failures(plan.url):
             opened, line = _open_study(plan, share, time_budget, past, warn)
-            return _run(plan, opened, share, Path(archives), line, confirm_seeds, on_event)
+            result = _run(plan, opened, share, Path(archives), line, confirm_seeds, on_event)
+            if ray_cluster.lost:
+                raise StudyError(ray_cluster.lost)
+            return result
 
 
 def _trials_at_once(plan: Plan) -> int:
