@@ -23,6 +23,7 @@ from autometa.priors.scores import Results, scored, standardised
 _RANK_NOISE = 1.0
 _PAIRS = 1500
 _NEGLIGIBLE = 0.005
+_ANY_IS_BETTER = 3.0  # standard deviations below the worst
 _LEAST_TO_FIT = 4
 _MOST_RESULTS, _MOST_TO_FIT = 400, 100
 _AT_ONCE = 48  # candidates whose spreads are found together
@@ -55,8 +56,7 @@ class Observations:
         scores, _ = scored(self.results, standardised)
         chosen = shown[_best_and_latest(scores[shown], _MOST_RESULTS)]
         keep = np.sort(np.concatenate([chosen, np.flatnonzero(~self.shown)]))
-        results = Results(self.results.values[keep], self.results.half_widths[keep])
-        return Observations(self.rows[keep], self.predicted[keep], results)
+        return Observations(self.rows[keep], self.predicted[keep], self.results.of(keep))
 
 
 def weights(observations: Observations, start: np.ndarray, generator: np.random.Generator) -> np.ndarray:
@@ -125,7 +125,7 @@ class Posterior:
         shown = observations.shown
         scores, own_noise = scored(observations.results, standardised)
         self.rows = observations.rows
-        self._shown = shown
+        self._shown, self._feasible = shown, observations.results.feasible
         self._means = self._hypotheses(observations.predicted)[shown]
         self._scores, self._own_noise = _normal(scores[shown]), own_noise[shown]
         self.residual = residual or self._fit(kernel)
@@ -219,7 +219,10 @@ class Posterior:
         root = cholesky(gram[np.ix_(shown, shown)] + np.diag(self._noise[shown]), lower=True)
         self._solved = np.zeros_like(hypotheses)  # zero where nothing was shown
         self._solved[shown] = cho_solve((root, True), self._on_scale(residual) - self._means)
-        self._best = (hypotheses + gram @ self._solved).max(0)
+        expected = hypotheses + gram @ self._solved
+        # As long as no trial is feasible, any feasible one would be an improvement, and the larger the likelier it is.
+        best = expected[self._feasible] if self._feasible.any() else expected.min(0, keepdims=True) - _ANY_IS_BETTER
+        self._best = best.max(0)
 
 
 def _best_and_latest(scores: np.ndarray, most: int) -> np.ndarray:

@@ -13,6 +13,7 @@ import numpy as np
 
 from autometa.priors.belief import Observations, Posterior, weights
 from autometa.priors.domain import Domain, Values
+from autometa.priors.feasible import Feasible, feasibility
 from autometa.priors.kernel import Kernel
 from autometa.priors.remembered import Correlations, Encoded, Gram
 from autometa.priors.scores import Results
@@ -91,7 +92,8 @@ class Proposer:
         if not seen.shown.any():
             return self._from_portfolio(codes, seen, fixed)
         posterior = self._posterior(seen.latest_and_best())
-        best = self._search(codes, posterior, results, generator, fixed)
+        likely = feasibility(seen.rows, results.constraints)
+        best = self._search(codes, posterior, results, generator, fixed, likely)
         return Proposal(self.domain.values(best), self._reasons())
 
     def portfolio(self, size: int) -> list[Proposal]:
@@ -126,16 +128,17 @@ class Proposer:
         results: Results,
         generator: np.random.Generator,
         fixed: np.ndarray,
+        likely: Feasible,
     ) -> np.ndarray:
         """Codes [P] of the greatest expected improvement found from the pool and the best so far."""
         tried = set(self.domain.keys(codes))
-        kept, kept_values = self._best_of_pool(tried, posterior, fixed)
+        kept, kept_values = self._best_of_pool(tried, posterior, fixed, likely)
         best = _with(fixed, self._best_so_far(codes, results, generator))
         kept, kept_values = np.concatenate([kept, best]), np.concatenate([kept_values, np.full(len(best), _REPEATED)])
         for width in () if self.surrogates.kernel.is_rough else _WIDTHS:
             moved = _with(fixed, self.domain.moved(kept, generator, _EACH, width))
             rows, keys = self.domain.encode_with_keys(moved)
-            worth = self._worth(tried, keys, rows)
+            worth = self._worth(tried, keys, rows, likely)
             least = np.sort(kept_values)[-_STARTS:][0]
             correlations = posterior.residual(posterior.rows, rows)
             chosen, values = posterior.greatest(
@@ -148,11 +151,11 @@ class Proposer:
         return first
 
     def _best_of_pool(
-        self, tried: Container[bytes], posterior: Posterior, fixed: np.ndarray
+        self, tried: Container[bytes], posterior: Posterior, fixed: np.ndarray, likely: Feasible
     ) -> tuple[np.ndarray, np.ndarray]:
         """Codes [starts, P] of the greatest expected improvement, and that."""
         pool = self._pool if np.isnan(fixed).all() else self._pool_of(_with(fixed, self._pool.codes))
-        worth = self._worth(tried, pool.keys, pool.rows)
+        worth = self._worth(tried, pool.keys, pool.rows, likely)
         correlations = pool.correlations(posterior.residual, posterior.rows)
         chosen, values = posterior.greatest(_STARTS, pool.predicted, correlations, worth)
         return pool.codes[chosen], values
@@ -171,14 +174,17 @@ class Proposer:
     def _best_so_far(self, codes: np.ndarray, results: Results, generator: np.random.Generator) -> np.ndarray:
         furthest = np.where(results.last >= 0, results.last, -1)
         value = np.where(furthest >= 0, results.values[np.arange(len(codes)), furthest], -np.inf)
-        order = np.lexsort((-value, -furthest))[:_BESTS_EACH]
+        order = np.lexsort((-value, -furthest, ~results.feasible))[:_BESTS_EACH]
         return self.domain.filled(codes[order], generator)
 
-    def _worth(self, tried: Container[bytes], keys: Sequence[bytes], rows: np.ndarray) -> np.ndarray:
-        """What an improvement by each candidate [C] is worth: less where it costs more, nothing where it was tried."""
-        worth = np.ones(len(rows))
+    def _worth(self, tried: Container[bytes], keys: Sequence[bytes], rows: np.ndarray, likely: Feasible) -> np.ndarray:
+        """What an improvement by each candidate [C] is worth: less where it costs more or may be infeasible.
+
+        Nothing where it was tried.
+        """
+        worth = likely(rows)
         if self._cost_aware and self.surrogates.cost is not None:
-            worth = np.exp(-self.surrogates.features(rows) @ self.surrogates.cost)
+            worth = worth * np.exp(-self.surrogates.features(rows) @ self.surrogates.cost)
         return np.where(_among(tried, keys), _REPEATED, worth)
 
     def _novelty(self, candidates: np.ndarray, codes: np.ndarray) -> np.ndarray:

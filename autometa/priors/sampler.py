@@ -1,8 +1,8 @@
 """`PriorSampler`: an Optuna sampler that starts where past studies ended.
 
 It works in any `optuna.create_study(sampler=PriorSampler(past))` with one objective, whoever made the past
-studies. A share of its proposals, and all of them where no past study has anything to say, come from a cold
-sampler.
+studies, and takes a trial's constraints into account. A share of its proposals, and all of them where no past study
+has anything to say, come from a cold sampler.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from optuna.samplers import BaseSampler, TPESampler
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
+from autometa.errors import StudyError
 from autometa.priors import inferred
 from autometa.priors.domain import Domain, learned
 from autometa.priors.kept import learn_or_read
@@ -37,6 +38,12 @@ class PriorSampler(BaseSampler):
     a past study, weighted by how well it ranks the target's results (after Wistuba et al. 2018 and Feurer et al.
     2018, with ranks for values and a Gaussian process of the differences). Each trial says in
     `user_attrs["origin"]` what it came from.
+
+    Constraints count as Optuna has them: a trial that set one above 0 (`trial.set_constraint`, or the
+    `constraints_func` of `cold`) is infeasible. Improvement is that on the best feasible trial then, times the
+    probability of being feasible.
+
+    A study of several objectives is refused with a `StudyError` at its first trial.
 
     Args:
         past: studies to learn from; those without a parameter in common, or whose results cannot be predicted
@@ -105,6 +112,11 @@ class PriorSampler(BaseSampler):
         return value
 
     def before_trial(self, study: Study, trial: FrozenTrial) -> None:
+        if len(study.directions) > 1:
+            raise StudyError(
+                f"study {study.study_name!r} has {len(study.directions)} objectives, and PriorSampler searches for "
+                "one: take another sampler, or make the others constraints (trial.set_constraint)"
+            )
         if self.past and not self._is_warm(study, trial):
             _note_origin(study, trial, "cold")
         self._cold.before_trial(study, trial)
@@ -162,7 +174,7 @@ class PriorSampler(BaseSampler):
         return proposer.propose(codes, self._target.results(others, sign), number=trial.number, fixed=fixed)
 
     def _is_warm(self, study: Study, trial: FrozenTrial) -> bool:
-        if not self.past or len(study.directions) > 1:
+        if not self.past:
             return False
         is_due = bool(self._cold_every) and trial.number >= _COLD_FROM
         is_turn = is_due and trial.number % self._cold_every == self._cold_every - 1

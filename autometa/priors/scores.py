@@ -30,10 +30,24 @@ class Results:
     Args:
         values: [n, R], greater is better, NaN where a trial was not (yet).
         half_widths: [n, R] of the values' 95 % intervals, NaN or 0 where unknown.
+        constraints: [n, K], kept where at most 0, NaN where not (yet) known; None where none was violated.
     """
 
     values: np.ndarray
     half_widths: np.ndarray
+    constraints: np.ndarray | None = None
+
+    @property
+    def feasible(self) -> np.ndarray:
+        """Which trials [n] are not known to violate a constraint."""
+        if self.constraints is None:
+            return np.ones(len(self.values), dtype=bool)
+        return np.logical_not((self.constraints > 0).any(axis=1))
+
+    def of(self, trials: np.ndarray) -> Results:
+        """Of some trials alone, by index."""
+        constraints = None if self.constraints is None else self.constraints[trials]
+        return Results(self.values[trials], self.half_widths[trials], constraints)
 
     @property
     def last(self) -> np.ndarray:

@@ -55,7 +55,7 @@ class Target:
             values[failed] = np.nan
             first = int(np.argmax((~np.isnan(values)).any(0)))
             values[failed, first] = np.nanmin(values[:, first])
-        return Results(values, widths)
+        return Results(values, widths, _constraints(trials))
 
     def _curve(self, trial: FrozenTrial, rungs: Mapping[int, int], sign: float) -> tuple[np.ndarray, np.ndarray]:
         found = self._curves.get(trial._trial_id)
@@ -64,6 +64,19 @@ class Target:
             if trial.state.is_finished():
                 self._curves[trial._trial_id] = found
         return found
+
+
+def _constraints(trials: Sequence[FrozenTrial]) -> np.ndarray | None:
+    """Values [n, K] of the constraints; None where none was violated.
+
+    A trial that is over and says nothing of a constraint keeps it, as Optuna has it.
+    """
+    said = [trial.constraints for trial in trials]
+    violated = sorted({name for one in said for name, value in one.items() if value > 0})
+    if not violated:
+        return None
+    silent = [0.0 if trial.state.is_finished() else math.nan for trial in trials]
+    return np.array([[one.get(name, at) for name in violated] for one, at in zip(said, silent, strict=True)])
 
 
 def _curve(trial: FrozenTrial, rungs: Mapping[int, int], sign: float) -> tuple[np.ndarray, np.ndarray]:

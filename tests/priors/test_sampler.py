@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -13,6 +14,7 @@ from optuna.samplers import TPESampler
 from optuna.trial import Trial, TrialState
 
 from autometa import shipped
+from autometa.errors import StudyError
 from autometa.priors.past import PastReport, PastStudy, PastTrial
 from autometa.priors.read import past_studies
 from autometa.priors.sampler import PriorSampler
@@ -227,10 +229,58 @@ def test_pruned_and_failed_trials_are_learned_from() -> None:
     assert study.best_value > target({"x": 0.35, "y": 10**-2.8})  # better than the past's best here
 
 
-def test_several_objectives_are_left_to_the_cold_sampler() -> None:
-    study = optuna.create_study(sampler=PriorSampler([past("p", bowl(0.3, -3))], seed=0), directions=["maximize"] * 2)
-    study.optimize(lambda t: (t.suggest_float("x", 0, 1), 1.0), n_trials=3)
-    assert len(study.trials) == 3
+@pytest.mark.parametrize("known", [[], [past("p", bowl(0.3, -3))]], ids=["cold", "warm"])
+def test_several_objectives_are_refused(known: list[PastStudy]) -> None:
+    study = optuna.create_study(sampler=PriorSampler(known, seed=0), directions=["maximize"] * 2)
+    with pytest.raises(StudyError, match="has 2 objectives, and PriorSampler searches for one"):
+        study.optimize(lambda t: (t.suggest_float("x", 0, 1), 1.0), n_trials=3)
+
+
+def constrained(sampler: Any, says: Callable[[Mapping[str, Any]], float], trials: int = 30) -> optuna.Study:
+    """What is best by the past is forbidden: it lies at x = 0.3, and only x above 0.6 is feasible."""
+    study = optuna.create_study(sampler=sampler, direction="maximize")
+    for _ in range(trials):
+        trial = ask(study)
+        trial.set_constraint("x", says(trial.params))
+        study.tell(trial, bowl(0.3, -3)(trial.params))
+    return study
+
+
+def feasible(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
+    return [trial for trial in study.trials if trial.params["x"] >= 0.6]
+
+
+@pytest.mark.parametrize(
+    "says", [lambda v: 0.6 - v["x"], lambda v: float(v["x"] < 0.6), lambda v: -1.0 if v["x"] >= 0.6 else 1e6]
+)
+def test_infeasible_trials_are_avoided_no_less_than_by_tpe(says: Callable[[Mapping[str, Any]], float]) -> None:
+    known = [past("same", bowl(0.3, -3)), past("near", bowl(0.4, -2), seed=1)]
+    warm = [feasible(constrained(PriorSampler(known, seed=seed), says)) for seed in range(3)]
+    cold = [feasible(constrained(TPESampler(seed=seed), says)) for seed in range(3)]
+    assert sum(map(len, warm)) >= max(sum(map(len, cold)), 3 * 15)  # without constraints 10 of 90
+    for by_prior, by_tpe in zip(warm, cold, strict=True):
+        best = max(trial.value or 0.0 for trial in by_prior)
+        assert best > -0.095  # of -0.09, at x = 0.6
+        assert best >= max(trial.value or 0.0 for trial in by_tpe) - 0.001
+
+
+def test_the_constraints_func_of_the_cold_sampler_counts() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # Optuna 5 prefers set_constraint
+        cold = TPESampler(seed=0, constraints_func=lambda trial: (0.6 - trial.params["x"], -1.0))
+    study = searched(PriorSampler([past("same", bowl(0.3, -3))], seed=0, cold=cold), bowl(0.3, -3), 30)
+    assert len(feasible(study)) >= 15
+
+
+def test_constraints_that_all_trials_keep_change_nothing() -> None:
+    known = [past("same", bowl(0.3, -3))]
+    free = searched(PriorSampler(known, seed=2), bowl(0.5, -2), 9)
+    study = optuna.create_study(sampler=PriorSampler(known, seed=2), direction="maximize")
+    for _ in range(9):
+        trial = ask(study)
+        trial.set_constraint("memory", -1.0)
+        study.tell(trial, bowl(0.5, -2)(trial.params))
+    assert params(study) == params(free)
 
 
 def test_the_shipped_archives_say_something_about_the_default_space() -> None:
