@@ -329,6 +329,8 @@ def _run_trials(plan: Plan, ledger: Ledger, record: StudyRecord, share: Share) -
         interrupted = True
     except StopSearchError as error:
         ledger.recover(died=False)
-        raise StopSearchError(f"{error}; nothing is lost: when that is put right, the same command continues") from None
+        raise StopSearchError(
+            f"study {plan.name!r} stopped: {error}; nothing is lost: when that is put right, the same command continues"
+        ) from None
     ledger.recover(died=False)
     return interrupted

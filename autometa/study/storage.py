@@ -218,7 +218,7 @@ _CANNOT_OPEN = (exc.SQLAlchemyError, ValueError, TypeError, LookupError, OSError
 def _is_damage(error: BaseException) -> bool:
     """Whether what is stored cannot be read; a full disk and a lost server are other kinds."""
     if isinstance(error, optuna.exceptions.StorageInternalError):
-        return error.__cause__ is not None
+        return error.__cause__ is not None and not isinstance(error.__cause__, OSError)
     is_text = "decode" in str(error) or "no such" in str(error)
     return type(error) is exc.DatabaseError or isinstance(error, exc.DataError) or is_text
 

@@ -268,7 +268,7 @@ def test_an_external_winner_is_marked_wherever_it_is_shown(autometa: Command, tm
     won = TRIALS[0].model_copy(update={"config": TrialConfig(values={"backbone": "timm", "timm.model": "resnet18"})})
     archive.write(tmp_path / "studies", STUDY, [won])
     _, out, _ = autometa("studies", "show", "digits-5w1s")
-    assert "winner      trial 1, external: validation 61.00 ± 2.00 %" in out
+    assert "winner      trial 1, external\n" in out
     assert "external · timm model=resnet18" in out
     _, out, _ = autometa("studies")
     assert "trial 1, external" in out

@@ -12,7 +12,7 @@ import pytest
 from optuna.trial import TrialState
 
 import autometa
-from autometa.errors import DataChangedError, StudyError
+from autometa.errors import DataChangedError, StopSearchError, StudyError
 from autometa.records import StudyRecord, parse_budget
 from autometa.study import export, settings
 from autometa.study.cluster import Cluster
@@ -91,9 +91,7 @@ def bring_back() -> None:
 
 
 def test_a_folder_that_changes_during_a_search_ends_it_and_nothing_is_lost(folder: Path, cluster: Cluster) -> None:
-    with pytest.raises(
-        DataChangedError, match=r"study 't' stopped: .*photos: .*class 'class03' is gone \(and 1 more\)"
-    ):
+    with pytest.raises(StopSearchError, match=r"study 't' stopped: .*photos: .*class 'class03' is gone \(and 1 more\)"):
         searched(cluster, on_event=when(TrialEnded, lose_two_classes))
     after_first = study().trials
     assert [t.state for t in after_first if not t.user_attrs.get("interrupted")].count(TrialState.FAIL) == 0
@@ -121,7 +119,7 @@ def test_a_folder_that_changes_during_a_search_ends_it_and_nothing_is_lost(folde
 
 
 def test_a_folder_that_is_gone_ends_a_search_with_trials_trained_together(folder: Path, cluster: Cluster) -> None:
-    with pytest.raises(DataChangedError, match=r"study 't' stopped: .*photos: no such folder"):
+    with pytest.raises(StopSearchError, match=r"study 't' stopped: .*photos: no such folder"):
         searched(
             cluster,
             trials=6,

@@ -434,6 +434,7 @@ def test_the_budget_of_a_trial_fits_the_time_given(folder: Path) -> None:
         seed=0,
         data_root=None,
         image_size=None,
+        skip_unreadable=False,
         pretrain_dataset=None,
         transductive=False,
         external=False,

@@ -105,7 +105,8 @@ class Pretrain(LossLearner):
         self.head, self.train_head, self.batch_size = head, train_head, batch_size
         self.finetune_steps, self.finetune_penalty = finetune_steps, finetune_penalty
         self.flip_support = flip_support
-        self.support_copies, self.support_augment = support_copies, make_augment(support_augment)
+        make_augment(support_augment)  # a name that it does not have is an error now
+        self.support_copies, self.support_augment = support_copies, support_augment
         self.adapt, self.tune_steps, self.tune_rate = adapt, tune_steps, tune_rate
         self.rotation_weight, self.distillation_weight = rotation_weight, distillation_weight
         self.mixing = mixing
@@ -149,8 +150,9 @@ class Pretrain(LossLearner):
         return how(images, global_generator(images.device), _MIXING_ALPHA)
 
     def query_logits(self, episodes: EpisodeBatch) -> Tensor:
-        if self.support_copies > 1 and self.support_augment:
-            episodes = with_copies(episodes, self.support_copies, self.support_augment)
+        augment = make_augment(self.support_augment)
+        if self.support_copies > 1 and augment:
+            episodes = with_copies(episodes, self.support_copies, augment)
         if self.flip_support:
             mirrored = episodes.support_x.flip(-1)
             images, labels = torch.cat([episodes.support_x, mirrored], 1), episodes.support_y.repeat(1, 2)
