@@ -27,18 +27,14 @@ from autometa.trial.measured import Measured, together
 
 
 def run(
-    plan: Plan, study: optuna.Study, trials: Sequence[TrialRecord], share: Share, *, seeds: int, on_event: OnEvent
+    plan: Plan, study: optuna.Study, trials: Sequence[TrialRecord], share: Share, on_event: OnEvent
 ) -> Confirmation | None:
-    """Confirm the best and return the winner; what is in the study or on disk already is not done again.
-
-    Args:
-        seeds: with how many other seeds each of the best is trained again.
-    """
+    """Confirm the best and return the winner; what is in the study or on disk already is not done again."""
     finals = _Finals(plan, study, share, on_event)
     best = [trial.number for trial in confirm.best(trials) if exists(finals.folder(trial.number))]
     finals.validate(best)
-    if seeds:
-        finals.train_again(best, seeds)
+    if plan.settings.confirm_seeds:
+        finals.train_again(best, plan.settings.confirm_seeds)
     won = confirm.winner(finals.confirmed)
     if won is None:
         on_event(Warned("no trial has a model to confirm: nothing can be named as winner"))
@@ -153,7 +149,7 @@ class _Finals:
         return together(noted), [found.look for found in noted if found.look]
 
     def _measured(self, models: Sequence[Path], split: str) -> Iterator[tuple[int, Measured]]:
-        seed = (confirm.test_seed if split == "test" else confirm.confirm_seed)(self.plan.seed)
+        seed = (confirm.test_seed if split == "test" else confirm.confirm_seed)(self.plan.settings.seed)
         how: dict[str, Any] = {"split": split, "episodes": confirm.EPISODES, "seed": seed}
         how |= {"use_gpu": self.share.gpus > 0, "dataset": self.plan.ref}
         from autometa.study import bridge

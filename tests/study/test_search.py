@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
@@ -415,36 +416,17 @@ def test_a_gpu_that_is_not_there_is_one_line_and_nothing_is_written(folder: Path
 
 
 def test_the_budget_of_a_trial_fits_the_time_given(folder: Path) -> None:
-    from autometa.space.files import load_space
     from autometa.study.bridge import Share
     from autometa.study.plan import make_plan, trial_budget
+    from autometa.study.search_settings import SearchSettings
 
-    plan = make_plan(
-        "digits",
-        space=load_space(folder / "tiny.toml"),
-        is_shipped=False,
-        study=None,
-        episodes=(None, None, None),
-        trials=10,
-        budget=None,
-        deadline=None,
-        storage="sqlite:///x.db",
-        pruner="halving",
-        gpus=None,
-        seed=0,
-        data_root=None,
-        image_size=None,
-        skip_unreadable=False,
-        pretrain_dataset=None,
-        transductive=False,
-        external=False,
-        runs=folder,
-        validation_episodes=20,
-    )
-    budget = trial_budget(plan, Share(workers=2, gpus=0), 600)
+    settings = SearchSettings(space=folder / "tiny.toml", trials=10, time_budget=600, storage="sqlite:///x.db")
+    plan = make_plan(settings, runs=folder, validation_episodes=20)
+    budget = trial_budget(plan, Share(workers=2, gpus=0))
     assert budget.seconds is not None
     assert 0.5 * 600 < 10 * 0.65 * budget.seconds / 2 < 600
-    assert trial_budget(plan, Share(workers=2, gpus=0), None).steps == 300
+    endless = make_plan(dataclasses.replace(settings, time_budget=None), runs=folder, validation_episodes=20)
+    assert trial_budget(endless, Share(workers=2, gpus=0)).steps == 300
 
 
 def test_a_cluster_that_is_not_there_is_one_line_at_once(folder: Path) -> None:
