@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import optuna
+from optuna.trial import FrozenTrial
 
+from autometa import trial_attributes as attributes
 from autometa.learning import intervals, scores
 from autometa.learning.checkpoint_facts import exists
 from autometa.learning.scores import Scores
@@ -67,7 +69,7 @@ class _Finals:
 
     def folder(self, trial: int) -> Path:
         """Where a trial's checkpoint is."""
-        return self.plan.trials_folder / str(self._attribute(trial, "folder"))
+        return self.plan.trials_folder / attributes.FOLDER.required_of(self._frozen(trial))
 
     def seed_folder(self, trial: int, seed: int) -> Path:
         """Where the checkpoint of a trial's configuration with another seed is."""
@@ -87,7 +89,7 @@ class _Finals:
 
     def train_again(self, best: Sequence[int], count: int) -> None:
         """Train the configurations of trials with `count` other seeds each, and measure these models."""
-        wanted = {t: confirm.other_seeds(int(self._attribute(t, "seed")), count) for t in best}
+        wanted = {t: confirm.other_seeds(attributes.SEED.required_of(self._frozen(t)), count) for t in best}
         todo = {t: seeds for t, seeds in wanted.items() if not self._has_seeds(t, seeds)}
         if not todo:
             return
@@ -156,8 +158,8 @@ class _Finals:
 
         return bridge.run_everywhere(bridge.measure_in_worker, [{"folder": m, **how} for m in models], self.share)
 
-    def _attribute(self, trial: int, name: str) -> Any:
-        return next(t.user_attrs[name] for t in ended(self.study) if t.number == trial)
+    def _frozen(self, trial: int) -> FrozenTrial:
+        return next(t for t in ended(self.study) if t.number == trial)
 
 
 def _both_halves(models: Sequence[Measured]) -> tuple[Accuracy, Accuracy]:

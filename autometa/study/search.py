@@ -16,6 +16,7 @@ from pathlib import Path
 import filelock
 import optuna
 
+from autometa import trial_attributes as attributes
 from autometa.errors import StopSearchError, StudyError
 from autometa.priors import archive
 from autometa.records import Comparison, Confirmation, StudyRecord, TrialRecord
@@ -169,7 +170,7 @@ def _open_study(plan: Plan, share: Share, past: warm.Past, warn: Callable[[str],
         settings.write(study, record)  # before any trial: a study without settings is nobody's to continue
     if not so_far:
         for values, why in start.first(plan.space):
-            study.enqueue_trial(dict(values), user_attrs={"origin": why})
+            study.enqueue_trial(dict(values), user_attrs=attributes.ORIGIN.entry(why))
     return study, start.line
 
 

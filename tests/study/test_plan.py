@@ -12,6 +12,7 @@ import optuna
 import pytest
 from PIL import Image
 
+from autometa import trial_attributes as attributes
 from autometa.errors import ConfigError, DataError, StudyError
 from autometa.priors.features import compute
 from autometa.priors.folders import check_name
@@ -204,8 +205,8 @@ def test_a_recipe_leaves_out_what_its_search_did(tmp_path: Path, left_out: int) 
     settings.write(study, record.model_copy(update={"dataset_facts": facts}))
     trial = study.ask()
     report = RungReport(rung=1, accuracy=Accuracy(mean=0.5, half_width=0.1, episodes=9, seed=0), steps=4, seconds=1)
-    for name, value in {"seed": 3, "curve": [report.model_dump()]}.items():
-        trial.set_user_attr(name, value)
+    attributes.SEED.write(trial, 3)
+    attributes.CURVE.write(trial, [report.model_dump()])
     study.tell(trial, 0.5)
     (recipe,) = best_recipes(study, 1)
     job = recipe.job(tmp_path / "m")
