@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from autometa.records import Budget
     from autometa.space.space import SearchSpace
 
+_SEEDS = 2**32 - 1  # the largest that numpy takes, which some samplers use
+
 
 def _budget(text: str) -> "Budget":
     from autometa.records import parse_budget
@@ -51,7 +53,7 @@ class SearchSettings:
     budget: Annotated[
         "Budget | None",
         About(
-            "Meta-training per trial: steps (400) or time (60s). [default: by time budget, else the data set's]",
+            "Meta-training per trial: steps (400) or time (60s). [default: by time budget, or the data set's]",
             parse=_budget,
         ),
     ] = None
@@ -67,15 +69,14 @@ class SearchSettings:
     storage: Annotated[
         str | None, About("Optuna storage URL. [default: $AUTOMETA_STORAGE, else sqlite:///runs/autometa.db]")
     ] = field(default=None, repr=False)  # may hold a password
-    pruner: Annotated[str, About("halving, hyperband, median, prior (learned curves) or none.")] = "halving"
+    pruner: Annotated[str, About("halving, hyperband, median, prior (learned curves; experimental) or none.")] = (
+        "halving"
+    )
     vectorise: Annotated[
         int, About("Trials of one architecture that a worker trains as one batched model; for GPUs.", least=1)
     ] = 1
     seed: Annotated[
-        int,
-        About(
-            "Same seed, same episodes and first proposals. Trial n trains with seed + n.", least=0, most=2**32 - 1
-        ),  # what numpy takes, which some samplers use
+        int, About("Same seed, same episodes and first proposals. Trial n trains with seed + n.", least=0, most=_SEEDS)
     ] = 0
     data_root: Annotated[
         "str | Path | None", About("Folder of downloaded archives. [default: $AUTOMETA_DATA]", parse=Path)
@@ -95,8 +96,7 @@ class SearchSettings:
     confirm_seeds: Annotated[
         int,
         About(
-            "Train the best again with this many other seeds (2 or more), after the time budget, and choose the winner "
-            "by them.",
+            "Train the best again with this many other seeds (2 or more), beyond the time budget; these decide.",
             least=0,
         ),
     ] = 0
