@@ -20,7 +20,6 @@ Scalar = bool | int | float | str
 LARGEST_SEED = (
     2**62
 )  # torch's generators take twice as much, and trials and confirmation add a little to a search's own
-LARGEST_SEARCH_SEED = 2**32 - 1  # what numpy's take, of which the samplers have some
 
 
 class Record(BaseModel):

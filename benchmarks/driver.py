@@ -27,6 +27,7 @@ from optuna.samplers import BaseSampler, RandomSampler
 from optuna.trial import TrialState
 from rich.console import Console
 
+from autometa import trial_attributes
 from autometa.cli.live import LiveTable
 from autometa.priors import read
 from autometa.records import Accuracy, Budget, EpisodeSpec, RungReport, StudyRecord, TrialConfig, TrialRecord
@@ -136,13 +137,13 @@ def fill(study: optuna.Study, space: SearchSpace, count: int) -> None:
 
 def attributes(number: int, curve: Sequence[RungReport]) -> dict[str, Any]:
     """What the ledger notes of a trial beside its values."""
-    return {
-        "seed": number,
-        "folder": f"{number:05d}",
-        "origin": "cold",
-        "facts": {"parameters": 1000, "flops": 100_000, "transductive": False},
-        "curve": [report.model_dump() for report in curve],
-    }
+    return (
+        trial_attributes.SEED.entry(number)
+        | trial_attributes.FOLDER.entry(f"{number:05d}")
+        | trial_attributes.ORIGIN.entry("cold")
+        | trial_attributes.FACTS.entry({"parameters": 1000, "flops": 100_000, "transductive": False})
+        | trial_attributes.CURVE.entry([report.model_dump() for report in curve])
+    )
 
 
 def curve_of(random: np.random.Generator) -> list[RungReport]:

@@ -6,12 +6,12 @@ import gc
 import json
 import os
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from autometa.cli.options import Storage
+from autometa.cli.options import options_from
+from autometa.study.search_settings import SearchSettings
 
 if TYPE_CHECKING:
     from autometa.records import Confirmation, StudyRecord
@@ -20,106 +20,38 @@ if TYPE_CHECKING:
 Opt = typer.Option
 
 
+@options_from(SearchSettings)
 def search(
-    dataset: Annotated[str, Opt(help="A name from `autometa datasets`, or a folder of images.")] = "digits",
-    space: Annotated[str, Opt(help="A name from `autometa spaces`, or a TOML file.")] = "few_shot",
-    study: Annotated[str | None, Opt(help="Name of the study. [default: data set and task]")] = None,
-    way: Annotated[int | None, Opt(help="Classes an episode. [default: the data set's]")] = None,
-    shot: Annotated[int | None, Opt(help="Labelled images a class. [default: the data set's]")] = None,
-    query: Annotated[int | None, Opt(help="Images a class to be classified. [default: the data set's]")] = None,
-    trials: Annotated[int, Opt(max=1_000_000, help="Trials the study shall have in the end.")] = 16,
-    budget: Annotated[
-        str | None, Opt(help="Meta-training a trial: steps (400) or time (60s). [default: the data set's]")
-    ] = None,
-    time_budget: Annotated[str | None, Opt(help="Time for everything: 90s, 15m, 2h. [default: none]")] = None,
-    workers: Annotated[int | None, Opt(min=1, help="Trials at once. [default: one a core, or one a GPU]")] = None,
-    gpus_per_trial: Annotated[
-        float | None, Opt(min=0, help="GPUs for a trial; fractions allowed. [default: what there is]")
-    ] = None,
-    address: Annotated[str | None, Opt(help="An existing Ray cluster. [default: a private one here]")] = None,
-    storage: Storage = None,
-    pruner: Annotated[str, Opt(help="halving, hyperband, median, prior (learned curves) or none.")] = "halving",
-    vectorise: Annotated[
-        int, Opt(min=1, help="Trials of one architecture that a worker trains as one model; for GPUs.")
-    ] = 1,
-    seed: Annotated[int, Opt(min=0, max=2**32 - 1, help="Same seed, same episodes and first proposals.")] = 0,
-    data_root: Annotated[Path | None, Opt(help="Where archives lie. [default: $AUTOMETA_DATA]")] = None,
-    image_size: Annotated[int | None, Opt(min=8, help="Pixels a side. [default: the data set's]")] = None,
-    skip_unreadable: Annotated[
-        bool, Opt("--skip-unreadable", help="Leave out files of a folder that are no images, and count them.")
-    ] = False,
-    pretrain_dataset: Annotated[
-        str | None, Opt(help="Train on this data set's classes instead, for example cifar-10 for cifar-fs.")
-    ] = None,
-    transductive: Annotated[
-        bool, Opt("--transductive", help="Rank transductive candidates of the space among inductive ones.")
-    ] = False,
-    external: Annotated[
-        bool, Opt("--external", help="Rank candidates with weights trained elsewhere (timm) among the others.")
-    ] = False,
-    cold: Annotated[bool, Opt("--cold", help="Learn nothing from past studies.")] = False,
-    prior: Annotated[
-        Path | None, Opt(help="Learn from this archive, or folder of archives. [default: all archives of other data]")
-    ] = None,
+    settings: SearchSettings,
+    *,
     prior_report: Annotated[
         bool, Opt("--prior-report", help="Say at the end what each source of configurations was worth.")
     ] = False,
-    confirm_seeds: Annotated[
-        int, Opt(min=0, help="Train the best again with this many other seeds (2 or more), beyond --time-budget.")
-    ] = 0,
-    as_json: Annotated[bool, Opt("--json", help="One JSON object a line, for machines.")] = False,
+    as_json: Annotated[bool, Opt("--json", help="One JSON object per line, for machines.")] = False,
 ) -> None:
     """Search a data set for its best few-shot learner; the same command again continues it."""
     from autometa.data import catalog
-    from autometa.records import parse_budget, parse_seconds
     from autometa.space.files import load_space
 
     # What is easily wrong is told at once, not when Ray has started and stopped.
-    if not catalog.is_folder(dataset):
-        catalog.source(dataset)
-    load_space(space)
-    per_trial = parse_budget(budget) if budget else None
-    seconds = parse_seconds(time_budget) if time_budget else None
+    if not catalog.is_folder(settings.dataset):
+        catalog.source(settings.dataset)
+    assert isinstance(settings.space, str)  # as the command line gives it
+    load_space(settings.space)
     if not as_json and sys.stderr.isatty():
         print("starting …", file=sys.stderr, flush=True)
     gc.disable()  # looking for garbage among what is imported takes a tenth of the time, and there is none
     from autometa.study.cluster import Cluster
 
-    with Cluster(address, workers=workers, on_lost=_end) as cluster:  # its processes come up while the rest is imported
+    # Its processes come up while the rest is imported.
+    with Cluster(settings.address, workers=settings.workers, on_lost=_end) as cluster:
         from autometa.cli.live import make_view
         from autometa.study import search as study_search
 
         gc.enable()
         with make_view(as_json=as_json) as view:
-            result = study_search.search(
-                dataset,
-                space=space,
-                study=study,
-                way=way,
-                shot=shot,
-                query=query,
-                trials=trials,
-                budget=per_trial,
-                time_budget=seconds,
-                workers=workers,
-                gpus_per_trial=gpus_per_trial,
-                cluster=cluster,
-                storage=storage,
-                pruner=pruner,
-                vectorise=vectorise,
-                seed=seed,
-                data_root=data_root,
-                image_size=image_size,
-                skip_unreadable=skip_unreadable,
-                pretrain_dataset=pretrain_dataset,
-                transductive=transductive,
-                external=external,
-                cold=cold,
-                prior=prior,
-                confirm_seeds=confirm_seeds,
-                on_event=view,
-            )
-    _print_result(result, as_json, storage)
+            result = study_search.search(**vars(settings), cluster=cluster, on_event=view)
+    _print_result(result, as_json, settings.storage)
     if prior_report and not as_json:
         _print_prior_report(result)
     if result.interrupted:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
+from autometa import trial_attributes as attributes
 from autometa.priors.curves import Array, Curves
 
 # A trial that reports more often is looked at in so many of its reports at most, equally spaced.
@@ -98,6 +99,6 @@ def _looked_at(steps: Sequence[int], length: int) -> dict[int, int]:
 def _standard_error(trial: FrozenTrial) -> float:
     """Of the last value, where autometa's ledger noted its interval."""
     try:
-        return float(trial.user_attrs["curve"][-1]["accuracy"]["half_width"]) / _HALF_WIDTH
+        return float(attributes.CURVE.required_of(trial)[-1]["accuracy"]["half_width"]) / _HALF_WIDTH
     except (KeyError, IndexError, TypeError, ValueError):
         return 0.0

@@ -16,6 +16,7 @@ from optuna.samplers import BaseSampler, TPESampler
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
+from autometa import trial_attributes as attributes
 from autometa.errors import StudyError
 from autometa.priors import inferred
 from autometa.priors.domain import Domain, learned
@@ -164,7 +165,7 @@ class PriorSampler(BaseSampler):
         others = [
             t
             for t in study.get_trials(deepcopy=False)
-            if t.number != trial.number and t.params and not t.user_attrs.get("interrupted")
+            if t.number != trial.number and t.params and not attributes.INTERRUPTED.of(t)
         ]
         if self._target_of != (study._storage, study._study_id):
             self._target_of, self._target = (study._storage, study._study_id), Target()
@@ -211,8 +212,8 @@ class PriorSampler(BaseSampler):
 
 def _note_origin(study: Study, trial: FrozenTrial, why: str) -> None:
     """Unless somebody enqueued the trial and said why."""
-    if "origin" not in trial.user_attrs:
-        study._storage.set_trial_user_attr(trial._trial_id, "origin", why)
+    if attributes.ORIGIN.of(trial) is None:
+        study._storage.set_trial_user_attr(trial._trial_id, attributes.ORIGIN.key, why)
 
 
 def _given(space: SearchSpace | Mapping[str, BaseDistribution] | None) -> Domain | None:

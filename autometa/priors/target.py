@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from optuna.trial import FrozenTrial, TrialState
 
+from autometa import trial_attributes as attributes
 from autometa.priors import inferred
 from autometa.priors.domain import Domain
 from autometa.priors.scores import Results
@@ -87,7 +88,7 @@ def _curve(trial: FrozenTrial, rungs: Mapping[int, int], sign: float) -> tuple[n
             values[rungs[step]] = sign * value
     if trial.state == TrialState.COMPLETE and trial.value is not None and math.isfinite(trial.value):
         values[-1] = sign * trial.value
-    for report in trial.user_attrs.get("curve", ()):
+    for report in attributes.CURVE.of(trial, []):
         if report["rung"] in rungs:
             widths[rungs[report["rung"]]] = report["accuracy"]["half_width"]
     return values, widths

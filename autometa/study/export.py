@@ -9,6 +9,7 @@ from typing import Any
 
 import optuna
 
+from autometa import trial_attributes as attributes
 from autometa.errors import StudyError
 from autometa.records import Budget, Confirmation, StudyRecord, TrialRecord
 from autometa.study import confirm, settings
@@ -31,7 +32,7 @@ def best_recipes(study: optuna.Study, top: int) -> list[Recipe]:
     ranked = _ranked([record_of(t) for t in frozen.values()], about)
     if not ranked:
         raise StudyError(f"study {about.name!r} has no trial with an accuracy yet")
-    return [_recipe(about, trial, int(frozen[trial.number].user_attrs["seed"])) for trial in ranked[:top]]
+    return [_recipe(about, trial, attributes.SEED.required_of(frozen[trial.number])) for trial in ranked[:top]]
 
 
 def _ranked(trials: list[TrialRecord], about: StudyRecord) -> list[TrialRecord]:

@@ -7,6 +7,7 @@ import copy
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
+from autometa import trial_attributes as attributes
 from autometa.study.branches import BranchTPE
 
 
@@ -18,7 +19,7 @@ class FailureAwareTPE(BranchTPE):
 
     def past(self, study: optuna.Study) -> list[FrozenTrial]:
         failed = study._get_trials(deepcopy=False, states=(TrialState.FAIL,))
-        shown = [_as_pruned(trial) for trial in failed if not trial.user_attrs.get("interrupted")]
+        shown = [_as_pruned(trial) for trial in failed if not attributes.INTERRUPTED.of(trial)]
         return sorted([*super().past(study), *shown], key=lambda trial: trial.number)
 
 

@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import optuna
+from optuna.trial import FrozenTrial
 
+from autometa import trial_attributes as attributes
 from autometa.learning import intervals, scores
 from autometa.learning.checkpoint_facts import exists
 from autometa.learning.scores import Scores
@@ -27,18 +29,14 @@ from autometa.trial.measured import Measured, together
 
 
 def run(
-    plan: Plan, study: optuna.Study, trials: Sequence[TrialRecord], share: Share, *, seeds: int, on_event: OnEvent
+    plan: Plan, study: optuna.Study, trials: Sequence[TrialRecord], share: Share, on_event: OnEvent
 ) -> Confirmation | None:
-    """Confirm the best and return the winner; what is in the study or on disk already is not done again.
-
-    Args:
-        seeds: with how many other seeds each of the best is trained again.
-    """
+    """Confirm the best and return the winner; what is in the study or on disk already is not done again."""
     finals = _Finals(plan, study, share, on_event)
     best = [trial.number for trial in confirm.best(trials) if exists(finals.folder(trial.number))]
     finals.validate(best)
-    if seeds:
-        finals.train_again(best, seeds)
+    if plan.settings.confirm_seeds:
+        finals.train_again(best, plan.settings.confirm_seeds)
     won = confirm.winner(finals.confirmed)
     if won is None:
         on_event(Warned("no trial has a model to confirm: nothing can be named as winner"))
@@ -71,7 +69,7 @@ class _Finals:
 
     def folder(self, trial: int) -> Path:
         """Where a trial's checkpoint is."""
-        return self.plan.trials_folder / str(self._attribute(trial, "folder"))
+        return self.plan.trials_folder / attributes.FOLDER.required_of(self._frozen(trial))
 
     def seed_folder(self, trial: int, seed: int) -> Path:
         """Where the checkpoint of a trial's configuration with another seed is."""
@@ -91,7 +89,7 @@ class _Finals:
 
     def train_again(self, best: Sequence[int], count: int) -> None:
         """Train the configurations of trials with `count` other seeds each, and measure these models."""
-        wanted = {t: confirm.other_seeds(int(self._attribute(t, "seed")), count) for t in best}
+        wanted = {t: confirm.other_seeds(attributes.SEED.required_of(self._frozen(t)), count) for t in best}
         todo = {t: seeds for t, seeds in wanted.items() if not self._has_seeds(t, seeds)}
         if not todo:
             return
@@ -153,15 +151,15 @@ class _Finals:
         return together(noted), [found.look for found in noted if found.look]
 
     def _measured(self, models: Sequence[Path], split: str) -> Iterator[tuple[int, Measured]]:
-        seed = (confirm.test_seed if split == "test" else confirm.confirm_seed)(self.plan.seed)
+        seed = (confirm.test_seed if split == "test" else confirm.confirm_seed)(self.plan.settings.seed)
         how: dict[str, Any] = {"split": split, "episodes": confirm.EPISODES, "seed": seed}
         how |= {"use_gpu": self.share.gpus > 0, "dataset": self.plan.ref}
         from autometa.study import bridge
 
         return bridge.run_everywhere(bridge.measure_in_worker, [{"folder": m, **how} for m in models], self.share)
 
-    def _attribute(self, trial: int, name: str) -> Any:
-        return next(t.user_attrs[name] for t in ended(self.study) if t.number == trial)
+    def _frozen(self, trial: int) -> FrozenTrial:
+        return next(t for t in ended(self.study) if t.number == trial)
 
 
 def _both_halves(models: Sequence[Measured]) -> tuple[Accuracy, Accuracy]:

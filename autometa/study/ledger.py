@@ -7,16 +7,15 @@ does not know who runs the trials (`bridge.py` does).
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import optuna
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 from pydantic import ValidationError
 
+from autometa import trial_attributes as attributes
 from autometa.errors import StudyError
 from autometa.learning.checkpoint_facts import exists, read_facts
 from autometa.records import RungReport, Scalar, TrialConfig, TrialRecord, explain
@@ -114,7 +113,7 @@ class Ledger:
         are left than wait, it would wait for ever, and its work would be lost.
         """
         for waiting in trials_of(self.study, TrialState.WAITING):
-            if "continues" in waiting.user_attrs:
+            if attributes.CONTINUES.of(waiting) is not None:
                 with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError):  # somebody else took it
                     if storage.set_trial_state_values(waiting._trial_id, TrialState.RUNNING):
                         return Trial(self.study, waiting._trial_id)
@@ -131,17 +130,17 @@ class Ledger:
         The sampler chooses these, and knows of the others.
         """
         fixed = {"fixed_params": self._space.discrete(first.values)}  # as `enqueue_trial` has them
-        attributes = {"together_with": first.number}
+        group = attributes.TOGETHER_WITH.entry(first.number)
         with together(self.study):
-            self.study.add_trial(create_trial(state=TrialState.RUNNING, system_attrs=fixed, user_attrs=attributes))
+            self.study.add_trial(create_trial(state=TrialState.RUNNING, system_attrs=fixed, user_attrs=group))
             asked = self._started(Trial(self.study, trials_of(self.study)[-1]._trial_id))
         return self._announced(asked)
 
     def _started(self, trial: Trial) -> Asked:
         values = self._space.suggest(trial)
-        asked = Asked(number=trial.number, values=values, **self._seed_and_folder(trial.number, trial.user_attrs))
-        trial.set_user_attr("seed", asked.seed)
-        trial.set_user_attr("folder", asked.folder)
+        asked = Asked(trial.number, values, self._seed_of(trial), _folder_of(trial))
+        attributes.SEED.write(trial, asked.seed)
+        attributes.FOLDER.write(trial, asked.folder)
         live = self._live[trial.number] = _Live(trial, asked)
         for report in self._saved_curve(asked.folder):
             self._write(live, report)
@@ -149,7 +148,7 @@ class Ledger:
         return asked
 
     def _announced(self, asked: Asked) -> Asked:
-        continues = self._live[asked.number].trial.user_attrs.get("continues")
+        continues = attributes.CONTINUES.of(self._live[asked.number].trial)
         self._emit(TrialStarted(asked.number, asked.values, continues, asked.rung))
         return asked
 
@@ -194,7 +193,7 @@ class Ledger:
         error = error or (record.reason if record else None)
         with together(self.study):
             if record:
-                live.trial.set_user_attr("facts", dict(record.facts))
+                attributes.FACTS.write(live.trial, dict(record.facts))
                 if record.facts.get("out_of_memory"):
                     live.trial.set_constraint(MEMORY, 1.0)
             if error:
@@ -212,9 +211,9 @@ class Ledger:
         them did not end properly, which counts as an attempt.
         """
         numbers = []
-        waiting = {t.user_attrs.get("continues") for t in trials_of(self.study)}
+        waiting = {attributes.CONTINUES.of(t) for t in trials_of(self.study)}
         for old in trials_of(self.study, TrialState.RUNNING):
-            attempts = old.user_attrs.get("attempts", 0) + died
+            attempts = attributes.ATTEMPTS.of(old, 0) + died
             if attempts < MAX_ATTEMPTS and old.number not in waiting:
                 self._enqueue_again(old, attempts)
             self._close_interrupted(old, gave_up=attempts >= MAX_ATTEMPTS)
@@ -223,14 +222,16 @@ class Ledger:
         return numbers
 
     def _enqueue_again(self, old: FrozenTrial, attempts: int) -> None:
-        again = self._seed_and_folder(old.number, old.user_attrs)
-        again |= {k: v for k, v in old.user_attrs.items() if k == "origin"}
+        again = attributes.CONTINUES.entry(old.number) | attributes.ATTEMPTS.entry(attempts)
+        again |= attributes.SEED.entry(self._seed_of(old)) | attributes.FOLDER.entry(_folder_of(old))
+        origin = attributes.ORIGIN.of(old)
+        again |= attributes.ORIGIN.entry(origin) if origin is not None else {}
         # A driver that died before it had written them leaves the values of an entry of the queue in that alone.
-        self.study.enqueue_trial(values_of(old), user_attrs={**again, "continues": old.number, "attempts": attempts})
+        self.study.enqueue_trial(values_of(old), user_attrs=again)
 
-    def _seed_and_folder(self, number: int, known: Mapping[str, Any]) -> dict[str, Any]:
-        """A continuation keeps those of the trial it began as."""
-        return {"seed": known.get("seed", self._seed + number), "folder": known.get("folder", f"{number:05d}")}
+    def _seed_of(self, trial: Trial | FrozenTrial) -> int:
+        """A continuation keeps that of the trial it began as."""
+        return attributes.SEED.of(trial, self._seed + trial.number)
 
     def _close_interrupted(self, old: FrozenTrial, *, gave_up: bool) -> None:
         handle = Trial(self.study, old._trial_id)
@@ -239,21 +240,21 @@ class Ledger:
             self._emit(Warned(f"trial {old.number} was running when the search died {MAX_ATTEMPTS} times: given up"))
         else:
             reason = "interrupted; it continues as a later trial"
-            handle.set_user_attr("interrupted", True)
-        handle.set_user_attr("fail_reason", reason)
+            attributes.INTERRUPTED.write(handle, True)
+        attributes.FAIL_REASON.write(handle, reason)
         self.study.tell(old.number, state=TrialState.FAIL)
 
     def _write(self, live: _Live, report: RungReport) -> None:
         live.curve[report.rung] = report
         live.trial.report(report.accuracy.mean, report.rung)
         curve = [r.model_dump() for r in live.curve.values()]
-        live.trial.set_user_attr("curve", curve)
+        attributes.CURVE.write(live.trial, curve)
 
     def _tell(self, live: _Live, state: TrialState, *, reason: str | None = None) -> None:
         number = live.trial.number
         last = live.curve[max(live.curve)] if live.curve else None
         if reason:
-            live.trial.set_user_attr("fail_reason", reason)
+            attributes.FAIL_REASON.write(live.trial, reason)
         value = last.accuracy.mean if last and state == TrialState.COMPLETE else None
         self.study.tell(number, value, state=state)
         del self._live[number]
@@ -268,6 +269,11 @@ class Ledger:
         return [RungReport.model_validate(r) for r in read_facts(path)["curve"]]
 
 
+def _folder_of(trial: Trial | FrozenTrial) -> str:
+    """A continuation keeps that of the trial it began as."""
+    return attributes.FOLDER.of(trial, f"{trial.number:05d}")
+
+
 def trials_of(study: optuna.Study, *states: TrialState) -> list[FrozenTrial]:
     """Trials in these states (all, without any), not copied."""
     return study.get_trials(deepcopy=False, states=states or None)
@@ -275,7 +281,7 @@ def trials_of(study: optuna.Study, *states: TrialState) -> list[FrozenTrial]:
 
 def ended(study: optuna.Study) -> list[FrozenTrial]:
     """Trials that are over: COMPLETE, PRUNED, or FAIL for a reason of their own."""
-    return [t for t in trials_of(study, *_ENDED) if not t.user_attrs.get("interrupted")]
+    return [t for t in trials_of(study, *_ENDED) if not attributes.INTERRUPTED.of(t)]
 
 
 def ended_records(study: optuna.Study) -> list[TrialRecord]:
@@ -296,7 +302,7 @@ def record_of(trial: FrozenTrial) -> TrialRecord:
         number=trial.number,
         state=trial.state.name.lower(),
         config=TrialConfig(values=trial.params),
-        curve=[RungReport.model_validate(r) for r in trial.user_attrs.get("curve", [])],
-        reason=trial.user_attrs.get("fail_reason"),
-        facts=trial.user_attrs.get("facts", {}),
+        curve=[RungReport.model_validate(r) for r in attributes.CURVE.of(trial, [])],
+        reason=attributes.FAIL_REASON.of(trial),
+        facts=attributes.FACTS.of(trial, {}),
     )

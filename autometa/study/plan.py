@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import os
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,13 +23,15 @@ from autometa.data.load import load_dataset
 from autometa.errors import ConfigError, DataError
 from autometa.priors.features import features
 from autometa.priors.folders import check_name, is_folder_name, safe_name
-from autometa.records import LARGEST_SEARCH_SEED, Budget, EpisodeSpec, Scalar, StudyRecord, TrialConfig
+from autometa.records import Budget, EpisodeSpec, Scalar, StudyRecord, TrialConfig
+from autometa.space.files import load_space, shipped_spaces
 from autometa.space.parameters import Choice, Range
 from autometa.space.space import SearchSpace
-from autometa.study import settings
+from autometa.study import settings as study_settings
 from autometa.study.cluster import Share, require_local_gpus
 from autometa.study.pruning import make_pruner
-from autometa.study.storage import damage_told, open_storage, reading, storage_exists
+from autometa.study.search_settings import SearchSettings
+from autometa.study.storage import damage_told, default_url, open_storage, reading, storage_exists
 from autometa.trial.job import DatasetRef, Job, external_backbones, is_transductive
 
 # With halving about half of all budgets is trained in a long search; the first trials of each worker have
@@ -39,7 +42,6 @@ PART_FOR_TRIALS = 0.85
 _START_SECONDS = 12.0
 # Bytes of a default name: a hundred in all.
 _LONGEST_DATASET, _LONGEST_TASK = 49, 50
-_MOST_TRIALS = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -49,12 +51,9 @@ class Plan:
     dataset: FewShotDataset
     ref: DatasetRef
     pretrain: DatasetRef | None
+    settings: SearchSettings
     space: SearchSpace
     episodes: EpisodeSpec
-    budget: Budget | None
-    seed: int
-    pruner: str
-    trials: int
     deadline: float | None
     url: str = field(repr=False)  # may hold a password
     storage: BaseStorage
@@ -87,97 +86,81 @@ class Plan:
             seed=seed,
             folder=str(folder),
             validation_episodes=self.validation_episodes,
-            validation_seed=self.seed,
+            validation_seed=self.settings.seed,
             use_gpu=use_gpu,
         )
 
 
-def make_plan(
-    name: str,
-    *,
-    space: SearchSpace,
-    is_shipped: bool,
-    study: str | None,
-    episodes: tuple[int | None, int | None, int | None],
-    trials: int,
-    budget: Budget | None,
-    deadline: float | None,
-    storage: str,
-    pruner: str,
-    gpus: float | None,
-    seed: int,
-    data_root: str | Path | None,
-    image_size: int | None,
-    skip_unreadable: bool,
-    pretrain_dataset: str | None,
-    transductive: bool,
-    external: bool,
-    runs: Path,
-    validation_episodes: int,
-) -> Plan:
-    """Check all arguments of a search, load its data set and open its storage.
+def make_plan(settings: SearchSettings, *, runs: Path, validation_episodes: int) -> Plan:
+    """Check the settings of a search, load its data set and open its storage.
+
+    Args:
+        runs: folder of the studies' checkpoints.
+        validation_episodes: how many every trial is validated on.
 
     Raises:
         AutometaError: the first thing that is wrong.
     """
-    if not 1 <= trials <= _MOST_TRIALS:
-        raise ConfigError(f"--trials {trials}: at least one is needed, and {_MOST_TRIALS:,} at most")
-    if not 0 <= seed <= LARGEST_SEARCH_SEED:
-        raise ConfigError(f"--seed {seed}: it may be 0 … {LARGEST_SEARCH_SEED}")
-    if study is not None and not _is_continued(study, storage):
-        check_name(study, where="--study")
-    make_pruner(pruner, rungs=9)
-    if not transductive:
-        _check_inductive(space)
-    if not external:
-        _check_own_weights(space)
-    if gpus:
-        require_local_gpus(gpus)
-    root = str(Path(data_root).resolve()) if data_root else os.environ.get("AUTOMETA_DATA")
-    asked = DatasetRef(name=catalog.portable(name), root=root, image_size=image_size, skip_unreadable=skip_unreadable)
+    deadline = time.monotonic() + settings.time_budget if settings.time_budget else None
+    url = settings.storage or default_url(runs)
+    if settings.study is not None and not _is_continued(settings.study, url):
+        check_name(settings.study, where="--study")
+    make_pruner(settings.pruner, rungs=9)
+    space = settings.space if isinstance(settings.space, SearchSpace) else load_space(settings.space)
+    require_comparable(space, transductive=settings.transductive, external=settings.external)
+    if settings.gpus_per_trial and not settings.address:
+        require_local_gpus(settings.gpus_per_trial)
+    asked = _data_asked_for(settings)
     data = _load(asked)
-    if not is_shipped:
+    if not (isinstance(settings.space, str) and settings.space in {path.stem for path in shipped_spaces()}):
         from autometa.trial.check import check_space  # loads torch, so not for a space that has its test
 
         check_space(space, data.image_shape)
-    spec = _episode_spec(name, episodes)
-    for split in ("val", "test") if pretrain_dataset else ("train", "val", "test"):
+    spec = _episode_spec(settings)
+    for split in ("val", "test") if settings.pretrain_dataset else ("train", "val", "test"):
         data.require(split, spec)
     ref = _identified(asked, data)
-    pretrain, pretrain_data = _pretrain(pretrain_dataset, asked, data) if pretrain_dataset else (None, None)
+    pretrain, pretrain_data = (
+        _pretrain(settings.pretrain_dataset, asked, data) if settings.pretrain_dataset else (None, None)
+    )
     _check_rotations(space, pretrain_data or data)
     _check_train_shots(space, pretrain_data or data, spec)
     plan = Plan(
         dataset=data,
         ref=ref,
         pretrain=pretrain,
+        settings=settings,
         space=space,
         episodes=spec,
-        budget=budget,
-        seed=seed,
-        pruner=pruner,
-        trials=trials,
         deadline=deadline,
-        url=storage,
-        storage=open_storage(storage),
+        url=url,
+        storage=open_storage(url),
         runs=runs,
-        name=study or _default_name(data.name, spec, space, seed, pretrain, storage),
+        name=settings.study or _default_name(data.name, spec, space, settings.seed, pretrain, url),
         validation_episodes=validation_episodes,
         pretrain_data=pretrain_data,
     )
-    with damage_told(storage):
+    with damage_told(url):
         existing = existing_record(plan)
     if existing:
-        settings.check_same(existing, study_record(plan, budget or existing.budget))
+        study_settings.check_same(existing, study_record(plan, settings.budget or existing.budget))
     return plan
 
 
-def _episode_spec(name: str, episodes: tuple[int | None, int | None, int | None]) -> EpisodeSpec:
-    usual = catalog.default_episodes(name)
-    way, shot, query = (given if given is not None else default for given, default in zip(episodes, usual, strict=True))
-    for option, value, least in (("--way", way, 2), ("--shot", shot, 1), ("--query", query, 1)):
-        if value < least:
-            raise ConfigError(f"{option} {value}: at least {least} is needed")
+def _data_asked_for(settings: SearchSettings) -> DatasetRef:
+    root = str(Path(settings.data_root).resolve()) if settings.data_root else os.environ.get("AUTOMETA_DATA")
+    return DatasetRef(
+        name=catalog.portable(settings.dataset),
+        root=root,
+        image_size=settings.image_size,
+        skip_unreadable=settings.skip_unreadable,
+    )
+
+
+def _episode_spec(settings: SearchSettings) -> EpisodeSpec:
+    usual = catalog.default_episodes(settings.dataset)
+    given = (settings.way, settings.shot, settings.query)
+    way, shot, query = (default if one is None else one for one, default in zip(given, usual, strict=True))
     return EpisodeSpec(way=way, shot=shot, query=query)
 
 
@@ -224,6 +207,19 @@ def _check_train_shots(space: SearchSpace, data: FewShotDataset, spec: EpisodeSp
             assert isinstance(parameter, Choice | Range)
             values = parameter.choices if isinstance(parameter, Choice) else (parameter.high,)
             data.require_train_shot(max(int(value) for value in values), spec.query)
+
+
+def require_comparable(space: SearchSpace, *, transductive: bool, external: bool) -> None:
+    """Refuse to rank candidates with an advantage over the others, unless that was asked for.
+
+    Args:
+        transductive: allow candidates that adapt to the queries.
+        external: allow candidates with weights trained elsewhere.
+    """
+    if not transductive:
+        _check_inductive(space)
+    if not external:
+        _check_own_weights(space)
 
 
 def _check_inductive(space: SearchSpace) -> None:
@@ -275,8 +271,8 @@ def existing_record(plan: Plan) -> StudyRecord | None:
     if plan.name not in names:
         return None
     study = optuna.load_study(study_name=plan.name, storage=plan.storage)
-    is_left_over = not settings.is_ours(study) and not study.trials and study.direction == StudyDirection.MAXIMIZE
-    return None if is_left_over else settings.read(study)
+    is_left_over = not study_settings.is_ours(study) and not study.trials and study.direction == StudyDirection.MAXIMIZE
+    return None if is_left_over else study_settings.read(study)
 
 
 def study_record(plan: Plan, budget: Budget, share: Share | None = None) -> StudyRecord:
@@ -289,10 +285,10 @@ def study_record(plan: Plan, budget: Budget, share: Share | None = None) -> Stud
         space=plan.space.name,
         space_version=plan.space.version,
         budget=budget,
-        seed=plan.seed,
-        pruner=plan.pruner,
-        versions=settings.versions(),
-        hardware=settings.hardware(share.workers, share.gpus) if share else {},
+        seed=plan.settings.seed,
+        pruner=plan.settings.pruner,
+        versions=study_settings.versions(),
+        hardware=study_settings.hardware(share.workers, share.gpus) if share else {},
         dataset_facts=_facts(plan),
     )
 
@@ -329,11 +325,12 @@ def with_features(plan: Plan, record: StudyRecord) -> StudyRecord:
     return record.model_copy(update={"features": known})
 
 
-def trial_budget(plan: Plan, share: Share, time_budget: float | None) -> Budget:
-    """The data set's own budget a trial, or as many seconds as let all trials fit the time given."""
+def trial_budget(plan: Plan, share: Share) -> Budget:
+    """The data set's own budget per trial, or as many seconds as let all trials fit the time budget."""
+    time_budget, trials = plan.settings.time_budget, plan.settings.trials
     if not time_budget:
         return catalog.default_budget(plan.ref.name)
     for_trials = max(time_budget * PART_FOR_TRIALS - _START_SECONDS, time_budget * 0.3)
-    uncompared = min(1.0, 2 * share.trials / plan.trials)
+    uncompared = min(1.0, 2 * share.trials / trials)
     part_spent = _WITH_VALIDATION * (uncompared + (1 - uncompared) * _PART_OF_THE_COMPARED)
-    return Budget(seconds=round(for_trials * share.trials / (plan.trials * part_spent), 1))
+    return Budget(seconds=round(for_trials * share.trials / (trials * part_spent), 1))

@@ -16,20 +16,14 @@ from pathlib import Path
 import filelock
 import optuna
 
-from autometa.errors import ConfigError, StopSearchError, StudyError
+from autometa import trial_attributes as attributes
+from autometa.errors import StopSearchError, StudyError
 from autometa.priors import archive
-from autometa.records import (
-    Budget,
-    Comparison,
-    Confirmation,
-    StudyRecord,
-    TrialRecord,
-)
-from autometa.space.files import load_space, shipped_spaces
-from autometa.space.space import SearchSpace
+from autometa.records import Comparison, Confirmation, StudyRecord, TrialRecord
 from autometa.study import confirm, finals, settings, warm
 from autometa.study.bounded import Bounded
 from autometa.study.cluster import Cluster, Share
+from autometa.study.documented import with_fields_of
 from autometa.study.events import ClusterJoined, OnEvent, SearchStarted, Warned, ignore
 from autometa.study.ledger import Asked, Ledger, ended, record_of
 from autometa.study.never_twice import NeverTwice
@@ -45,11 +39,11 @@ from autometa.study.plan import (
     with_features,
 )
 from autometa.study.pruning import make_pruner
-from autometa.study.storage import RUNS, default_url, masked, storage_failures
+from autometa.study.search_settings import SearchSettings
+from autometa.study.storage import RUNS, masked, storage_failures
 from autometa.study.tried import Tried
 from autometa.trial.job import Job
 
-DEFAULT_TRIALS = 16
 VALIDATION_EPISODES = 100
 
 
@@ -80,116 +74,54 @@ class SearchResult:
         return next((t for t in self.trials if self.winner and t.number == self.winner.trial), None)
 
 
-def search(
-    dataset: str = "digits",
-    *,
-    space: str | Path | SearchSpace = "few_shot",
-    study: str | None = None,
-    way: int | None = None,
-    shot: int | None = None,
-    query: int | None = None,
-    trials: int = DEFAULT_TRIALS,
-    budget: Budget | None = None,
-    time_budget: float | None = None,
-    workers: int | None = None,
-    gpus_per_trial: float | None = None,
-    address: str | None = None,
-    cluster: Cluster | None = None,
-    storage: str | None = None,
-    pruner: str = "halving",
-    vectorise: int = 1,
-    seed: int = 0,
-    data_root: str | Path | None = None,
-    image_size: int | None = None,
-    skip_unreadable: bool = False,
-    pretrain_dataset: str | None = None,
-    transductive: bool = False,
-    external: bool = False,
-    cold: bool = False,
-    prior: str | Path | None = None,
-    runs: str | Path = RUNS,
-    archives: str | Path = archive.ARCHIVES,
-    validation_episodes: int = VALIDATION_EPISODES,
-    confirm_seeds: int = 0,
-    on_event: OnEvent = ignore,
-) -> SearchResult:
+@dataclass(frozen=True, kw_only=True)
+class Search(SearchSettings):
+    """A search as Python asks for one: its settings, and what the command line has no option for."""
+
+    cluster: Cluster | None = None
+    runs: str | Path = RUNS
+    archives: str | Path = archive.ARCHIVES
+    validation_episodes: int = VALIDATION_EPISODES
+    on_event: OnEvent = ignore
+
+
+@with_fields_of(Search)
+def search(asked: Search) -> SearchResult:
     """Search a data set for its best backbone and learner; call it again to continue an interrupted search.
 
+    The arguments are the settings in `SearchSettings`, and these:
+
     Args:
-        dataset: a name from the catalog, or a folder of images.
-        space: a shipped search space, a TOML file, or a `SearchSpace`.
-        study: its name; by default data set and task, such as `cifar-fs-5w1s`.
-        way, shot, query: the few-shot task; the data set's usual one by default.
-        trials: how many trials the study shall have in the end.
-        budget: meta-training a trial gets; by default the data set's, or what fits `time_budget`.
-        time_budget: seconds for the whole of this call.
-        workers: trials at once; by default one a core, or one a GPU.
-        gpus_per_trial: GPUs, or a fraction of one, for each trial.
-        address: an existing Ray cluster; a private one on this machine by default.
-        cluster: one that is starting already, in place of `address`; it outlives the search.
-        storage: an Optuna storage URL; that of AUTOMETA_STORAGE by default, else `runs/autometa.db`.
-        vectorise: how many trials of one architecture a worker trains as one batched model, each still a trial of
-            its own; for small networks on a GPU.
-        seed: trial n trains with seed + n, and all trials see the same validation episodes.
-        skip_unreadable: leave out files of a folder that are no images; the study remembers how many.
-        pretrain_dataset: train on the train classes of this data set in place of `dataset`'s own.
-        transductive: let the space hold transductive candidates, ranked among the inductive ones.
-        external: let it hold candidates with weights trained elsewhere, ranked among the others.
-        cold: learn nothing from past studies.
-        prior: an archived study, or a folder of them, to learn from in place of all archives of other data sets.
-        confirm_seeds: train each of the best again with this many other seeds, 2 or more, after `time_budget`; the
-            winner is then the best configuration by these, and its intervals are over seeds as well.
+        cluster: one that is starting already, in place of one at `address`; it outlives the search.
+        runs: folder of the studies' checkpoints and, without another `storage`, of their database.
+        archives: folder that the ended study is written to.
+        validation_episodes: how many episodes every trial is validated on.
+        on_event: called with each `Event`, as it happens.
 
     Raises:
         AutometaError: anything that is wrong with the arguments, the data, the storage or the study;
             nothing has been written then.
     """
-    if vectorise < 1:
-        raise ConfigError(f"--vectorise {vectorise}: at least one trial is needed")
-    if confirm_seeds < 0 or confirm_seeds == 1:
-        raise ConfigError(f"--confirm-seeds {confirm_seeds}: one seed has no spread; give 2 or more, or 0 for none")
-    started = time.monotonic()
 
     def warn(reason: str) -> None:
-        on_event(Warned(reason))
+        asked.on_event(Warned(reason))
 
-    with nullcontext(cluster) if cluster else Cluster(address, workers=workers) as ray_cluster:
-        plan = make_plan(
-            dataset,
-            space=space if isinstance(space, SearchSpace) else load_space(space),
-            is_shipped=isinstance(space, str) and space in {path.stem for path in shipped_spaces()},
-            study=study,
-            episodes=(way, shot, query),
-            trials=trials,
-            budget=budget,
-            deadline=started + time_budget if time_budget else None,
-            storage=storage or default_url(Path(runs)),
-            pruner=pruner,
-            gpus=None if address else gpus_per_trial,
-            seed=seed,
-            data_root=data_root,
-            image_size=image_size,
-            skip_unreadable=skip_unreadable,
-            pretrain_dataset=pretrain_dataset,
-            transductive=transductive,
-            external=external,
-            runs=Path(runs),
-            validation_episodes=validation_episodes,
-        )
+    with nullcontext(asked.cluster) if asked.cluster else Cluster(asked.address, workers=asked.workers) as cluster:
+        plan = make_plan(asked, runs=Path(asked.runs), validation_episodes=asked.validation_episodes)
         for note in plan.notes:
             warn(note)
-        past = warm.Past() if cold else warm.comparable(plan.name, plan.dataset.fingerprint, prior, warn)
-        past = warm.permitted(past, transductive=transductive, external=external)
-        ray_cluster.wait()
-        if ray_cluster.joined:
-            on_event(ClusterJoined(ray_cluster.joined))
+        past = warm.Past() if asked.cold else warm.comparable(plan.name, plan.dataset.fingerprint, asked.prior, warn)
+        past = warm.permitted(past, transductive=asked.transductive, external=asked.external)
+        cluster.wait()
+        if cluster.joined:
+            asked.on_event(ClusterJoined(cluster.joined))
         fitting = functools.partial(_trials_at_once, plan)
-        share = ray_cluster.share_out(gpus_per_trial, fitting, together=vectorise)
+        share = cluster.share_out(asked.gpus_per_trial, fitting, together=asked.vectorise)
         with _locked(plan), storage_failures(plan.url):
-            opened, line = _open_study(plan, share, time_budget, past, warn)
-            result = _run(plan, opened, share, Path(archives), line, confirm_seeds, on_event)
-            if ray_cluster.lost:
-                raise StudyError(ray_cluster.lost)
+            opened, line = _open_study(plan, share, past, warn)
+            result = _run(asked, plan, opened, share, line)
+            if cluster.lost:
+                raise StudyError(cluster.lost)
             return result
 
 
@@ -218,12 +150,10 @@ def _locked(plan: Plan) -> Iterator[None]:
         raise StudyError(f"study {plan.name!r} is being searched by another process; wait for it or stop it") from None
 
 
-def _open_study(
-    plan: Plan, share: Share, time_budget: float | None, past: warm.Past, warn: Callable[[str], None]
-) -> tuple[optuna.Study, str]:
+def _open_study(plan: Plan, share: Share, past: warm.Past, warn: Callable[[str], None]) -> tuple[optuna.Study, str]:
     """The study, made with its settings and first proposals in the queue if it is new; and what the prior did."""
     existing = existing_record(plan)
-    record = existing or study_record(plan, plan.budget or trial_budget(plan, share, time_budget), share)
+    record = existing or study_record(plan, plan.settings.budget or trial_budget(plan, share), share)
     record = with_features(plan, at_its_place(plan, record))
     record = warm.noted(record, past, is_new=existing is None, warn=warn)
     study = optuna.create_study(
@@ -231,53 +161,45 @@ def _open_study(
         storage=OneWriter(plan.storage),
         direction="maximize",
         load_if_exists=True,
-        pruner=make_pruner(plan.pruner, record.budget.rungs, past.studies),
+        pruner=make_pruner(plan.settings.pruner, record.budget.rungs, past.studies),
     )
     so_far = len(study.get_trials(deepcopy=False))
-    start = warm.start(record, plan.space, past, trials=plan.trials, trials_so_far=so_far)
-    study.sampler = NeverTwice(Bounded(start.sampler), Tried(study, plan.space), seed=plan.seed)
+    start = warm.start(record, plan.space, past, trials=plan.settings.trials, trials_so_far=so_far)
+    study.sampler = NeverTwice(Bounded(start.sampler), Tried(study, plan.space), seed=plan.settings.seed)
     if record != existing:
         settings.write(study, record)  # before any trial: a study without settings is nobody's to continue
     if not so_far:
         for values, why in start.first(plan.space):
-            study.enqueue_trial(dict(values), user_attrs={"origin": why})
+            study.enqueue_trial(dict(values), user_attrs=attributes.ORIGIN.entry(why))
     return study, start.line
 
 
-def _run(
-    plan: Plan,
-    study: optuna.Study,
-    share: Share,
-    archives: Path,
-    prior: str,
-    confirm_seeds: int,
-    on_event: OnEvent,
-) -> SearchResult:
-    record = settings.read(study)
+def _run(asked: Search, plan: Plan, study: optuna.Study, share: Share, prior: str) -> SearchResult:
+    record, on_event = settings.read(study), asked.on_event
     ledger = Ledger(
         study,
         plan.space,
         rungs=record.budget.rungs,
-        seed=plan.seed,
+        seed=plan.settings.seed,
         folder=plan.trials_folder,
         on_event=on_event,
     )
     ledger.recover(died=True)
     on_event(_started(plan, study, share, record, prior))
     interrupted = _run_trials(plan, ledger, record, share)
-    if ledger.is_exhausted and len(ended(study)) < plan.trials:
+    if ledger.is_exhausted and len(ended(study)) < plan.settings.trials:
         on_event(Warned(_all_tried(plan, len(ended(study)))))
     if ledger.hopeless_reason:
         raise StudyError(f"study {plan.name!r}: every trial so far failed, the last one: {ledger.hopeless_reason}")
     trials = tuple(record_of(t) for t in ended(study))
-    won = None if interrupted else finals.run(plan, study, trials, share, seeds=confirm_seeds, on_event=on_event)
-    where = archive.write(archives, settings.read(study), trials) if won else None
+    won = None if interrupted else finals.run(plan, study, trials, share, on_event)
+    where = archive.write(Path(asked.archives), settings.read(study), trials) if won else None
     return SearchResult(
         settings.read(study),
         trials,
         won,
         interrupted,
-        0 if ledger.is_exhausted else max(0, plan.trials - len(trials)),
+        0 if ledger.is_exhausted else max(0, plan.settings.trials - len(trials)),
         where,
         plan.url,
         warm.worth(study) if prior else {},
@@ -295,7 +217,7 @@ def _started(plan: Plan, study: optuna.Study, share: Share, record: StudyRecord,
         dataset=plan.dataset.name,
         episodes=str(plan.episodes),
         budget=str(record.budget),
-        trials=plan.trials,
+        trials=plan.settings.trials,
         ended=len(ended(study)),
         workers=share.trials,
         gpus_per_trial=share.gpus,
@@ -307,7 +229,7 @@ def _started(plan: Plan, study: optuna.Study, share: Share, record: StudyRecord,
 
 def _run_trials(plan: Plan, ledger: Ledger, record: StudyRecord, share: Share) -> bool:
     """Run what is missing; returns whether it was interrupted."""
-    missing = plan.trials - len(ended(ledger.study))
+    missing = plan.settings.trials - len(ended(ledger.study))
     if missing <= 0 or ledger.is_exhausted:
         return False
 

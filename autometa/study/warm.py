@@ -14,6 +14,7 @@ from pathlib import Path
 import optuna
 from optuna.samplers import BaseSampler
 
+from autometa import trial_attributes as attributes
 from autometa.errors import StudyError
 from autometa.priors import read
 from autometa.priors.past import PastStudy
@@ -172,7 +173,7 @@ def worth(study: optuna.Study) -> dict[str, Worth]:
     """By origin: portfolio, prior, cold, or the space's own start."""
     values: dict[str, list[float | None]] = {}
     for trial in ended(study):
-        origin = str(trial.user_attrs.get("origin", "cold")).split(" ")[0].rstrip(":")
+        origin = str(attributes.ORIGIN.of(trial, "cold")).split(" ")[0].rstrip(":")
         values.setdefault(origin, []).append(trial.value)
     return {
         origin: Worth(len(found), max((value for value in found if value is not None), default=None))

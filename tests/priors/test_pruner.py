@@ -11,6 +11,7 @@ import pytest
 from optuna.trial import TrialState
 
 from autometa.priors.pruner import PriorPruner
+from autometa.trial_attributes import CURVE
 from tests.priors.made_curves import Array, archive, power_laws
 
 PAST = archive()
@@ -33,7 +34,7 @@ def searched(
         for rung, value in enumerate(curve, 1):
             trial.report(float(value), step(rung))
             if attributes:
-                trial.set_user_attr("curve", [attributes(value)])
+                CURVE.write(trial, [attributes(value)])
             stopped = trial.should_prune()
             if stopped:
                 break

@@ -19,6 +19,7 @@ from autometa.priors.past import PastReport, PastStudy, PastTrial
 from autometa.priors.read import past_studies
 from autometa.priors.sampler import PriorSampler
 from autometa.space.files import load_space
+from autometa.trial_attributes import ORIGIN
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 
@@ -65,7 +66,7 @@ def test_with_one_identical_past_study_the_first_suggestion_is_its_best() -> Non
     best = known.best()
     assert best is not None
     assert study.trials[0].params == pytest.approx(best.values)
-    assert "same" in study.trials[0].user_attrs["origin"]
+    assert "same" in ORIGIN.required_of(study.trials[0])
 
 
 def test_an_identical_past_study_is_worth_many_trials() -> None:
@@ -146,9 +147,9 @@ def test_the_same_seed_gives_the_same_search() -> None:
 
 def test_every_trial_says_where_it_came_from() -> None:
     study = optuna.create_study(sampler=PriorSampler([past("p", bowl(0.2, -2))], seed=0), direction="maximize")
-    study.enqueue_trial({"x": 0.5, "y": 0.1}, user_attrs={"origin": "by hand"})
+    study.enqueue_trial({"x": 0.5, "y": 0.1}, user_attrs=ORIGIN.entry("by hand"))
     study.optimize(lambda t: bowl(0.3, -3)({"x": t.suggest_float("x", 0, 1), "y": t.suggest_float("y", 1e-4, 1)}), 15)
-    origins = [t.user_attrs["origin"].split(" ")[0].rstrip(":") for t in study.trials]
+    origins = [ORIGIN.required_of(t).split(" ")[0].rstrip(":") for t in study.trials]
     assert origins == ["by", *["prior"] * 13, "cold"]
 
 
@@ -158,7 +159,7 @@ def test_pending_trials_count_as_taken() -> None:
     portfolio = [ask(study) for _ in range(4)]
     assert len({tuple(t.params.values()) for t in portfolio}) == 4
     # The first two are one of each study, since the second of the same would add little.
-    assert {t.user_attrs["origin"].split("from ")[1] for t in study.trials[:2]} == {"a", "b"}
+    assert {ORIGIN.required_of(t).split("from ")[1] for t in study.trials[:2]} == {"a", "b"}
     for trial in portfolio:
         study.tell(trial, bowl(0.3, -3)(trial.params))
     later = [ask(study) for _ in range(3)]

@@ -10,6 +10,7 @@ from autometa.priors.domain import Domain
 from autometa.priors.target import Target
 from autometa.space.parameters import Choice, Range
 from autometa.space.space import SearchSpace
+from autometa.trial_attributes import CURVE
 
 SPACE = SearchSpace("s", (Choice("learner", ("a", "b")), Range("a.rate", 0.1, 1.0, when={"learner": ("a",)})))
 DOMAIN = Domain.of_space(SPACE)
@@ -33,7 +34,7 @@ def test_it_grows_with_the_study() -> None:
             value = float("nan") if random.random() < 0.05 else float(random.random())
             trial.report(value, step)
             curve.append(report(step, value))
-            trial.set_user_attr("curve", curve)
+            CURVE.write(trial, curve)
             trials = study.get_trials(deepcopy=False)
             for sign in (1.0, -1.0):
                 grown, fresh = growing.results(trials, sign), Target().results(trials, sign)

@@ -8,6 +8,7 @@ import optuna
 from optuna.samplers import BaseSampler, TPESampler
 from optuna.trial import TrialState
 
+from autometa import trial_attributes as attributes
 from autometa.records import TrialConfig, TrialRecord
 from autometa.space.parameters import Choice, Range
 from autometa.space.space import SearchSpace
@@ -54,7 +55,7 @@ def test_the_study_says_that_a_trial_was_infeasible_and_why(tmp_path: Path) -> N
     failed = [t for t in study.trials if t.state == TrialState.FAIL]
     assert failed
     assert all(t.constraints == {MEMORY: 1.0} for t in failed)
-    assert {t.user_attrs["fail_reason"] for t in failed} == {"out of GPU memory: CUDA"}
+    assert {attributes.FAIL_REASON.of(t) for t in failed} == {"out of GPU memory: CUDA"}
     assert not study.get_trials(states=[TrialState.WAITING, TrialState.RUNNING]), "none is tried again"
 
 

@@ -12,6 +12,7 @@ import pytest
 from optuna.trial import TrialState
 
 import autometa
+from autometa import trial_attributes as attributes
 from autometa.errors import DataChangedError, StopSearchError, StudyError
 from autometa.records import StudyRecord, parse_budget
 from autometa.study import export, settings
@@ -94,7 +95,7 @@ def test_a_folder_that_changes_during_a_search_ends_it_and_nothing_is_lost(folde
     with pytest.raises(StopSearchError, match=r"study 't' stopped: .*photos: .*class 'class03' is gone \(and 1 more\)"):
         searched(cluster, on_event=when(TrialEnded, lose_two_classes))
     after_first = study().trials
-    assert [t.state for t in after_first if not t.user_attrs.get("interrupted")].count(TrialState.FAIL) == 0
+    assert [t.state for t in after_first if not attributes.INTERRUPTED.of(t)].count(TrialState.FAIL) == 0
     assert [t.state for t in ended(study())] == [TrialState.COMPLETE]
     assert [t for t in after_first if t.state == TrialState.WAITING], "those that could not be begun are in the queue"
     with pytest.raises(StudyError, match=r"study 't' exists with other data in .*photos: class 'class03' is gone"):

@@ -9,6 +9,7 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
+from autometa import trial_attributes as attributes
 from autometa.priors.past import PastReport, PastStudy, PastTrial
 from autometa.records import Accuracy, Budget, EpisodeSpec, RungReport, StudyRecord, TrialConfig, TrialRecord
 from autometa.space.parameters import Choice, Range
@@ -78,7 +79,7 @@ def test_complete_pruned_and_fail_are_told_apart(study: optuna.Study, tmp_path: 
     ledger.end(broken.number, record=record(broken.number, "diverged: loss is nan at step 3"))
     assert [t.state.name for t in study.trials] == ["COMPLETE", "PRUNED", "FAIL"]
     assert study.trials[0].value == 0.9
-    assert study.trials[2].user_attrs["fail_reason"] == "diverged: loss is nan at step 3"
+    assert attributes.FAIL_REASON.of(study.trials[2]) == "diverged: loss is nan at step 3"
     assert record_of(study.trials[0]).facts == {"parameters": 12}
     assert [type(e) for e in events].count(TrialEnded) == 3
     assert [type(e) for e in events].count(RungReached) == 4
@@ -90,7 +91,7 @@ def test_a_repeated_report_is_written_once(study: optuna.Study, tmp_path: Path) 
     asked = ledger.ask()
     for _ in range(2):
         ledger.report(asked.number, report(1, 0.5))
-    assert len(study.trials[0].user_attrs["curve"]) == 1
+    assert len(attributes.CURVE.of(study.trials[0], [])) == 1
     assert [type(e) for e in events].count(RungReached) == 1
 
 
@@ -147,7 +148,7 @@ def test_recovering_twice_enqueues_once(study: optuna.Study, tmp_path: Path) -> 
     """As after a crash between the new entry and the closing of the old one."""
     ledger = make_ledger(study, tmp_path)
     old = ledger.ask()
-    study.enqueue_trial(old.values, user_attrs={"continues": old.number})
+    study.enqueue_trial(old.values, user_attrs=attributes.CONTINUES.entry(old.number))
     ledger.recover(died=True)
     assert len(study.get_trials(states=[TrialState.WAITING])) == 1
 
@@ -159,7 +160,7 @@ def test_a_trial_that_dies_with_every_driver_is_given_up(study: optuna.Study, tm
         ledger.ask()
     make_ledger(study, tmp_path).recover(died=True)
     assert not study.get_trials(states=[TrialState.WAITING, TrialState.RUNNING])
-    assert [t.user_attrs["fail_reason"] for t in ended(study)] == ["interrupted 3 times"]
+    assert [attributes.FAIL_REASON.of(t) for t in ended(study)] == ["interrupted 3 times"]
 
 
 def test_a_clean_interruption_is_not_an_attempt(study: optuna.Study, tmp_path: Path) -> None:
@@ -217,7 +218,7 @@ def test_others_like_a_trial_share_all_but_its_continuous_values(study: optuna.S
         assert frozen.state == TrialState.RUNNING
         assert frozen.params == asked.values
         assert frozen.distributions["learner"] == optuna.distributions.CategoricalDistribution(("a", "b"))
-    assert {study.trials[other.number].user_attrs["together_with"] for other in others} == {first.number}
+    assert {attributes.TOGETHER_WITH.of(study.trials[other.number]) for other in others} == {first.number}
 
 
 def test_one_of_a_group_comes_back_like_any_other_trial(study: optuna.Study, tmp_path: Path) -> None:

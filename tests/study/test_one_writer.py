@@ -15,6 +15,7 @@ from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
 from optuna.storages import BaseStorage, RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 
+from autometa import trial_attributes as attributes
 from autometa.study.one_writer import OneWriter, together
 from autometa.study.storage import open_storage
 from tests.study.postgresql import server
@@ -58,7 +59,7 @@ def search(study: optuna.Study, trials: int) -> None:
             trial = study.ask()
             width = trial.suggest_categorical("width", (4, 8, 16))
             rate = trial.suggest_float("rate", 1e-3, 0.3, log=True)
-            trial.set_user_attr("folder", f"{number:05d}")
+            attributes.FOLDER.write(trial, f"{number:05d}")
         for step in (1, 2, 3):
             with together(study):
                 trial.report(float("nan") if number == 3 else width * rate / step, step)
@@ -78,7 +79,7 @@ def test_memory_and_storage_hold_the_same(backend: BaseStorage) -> None:
         sampler=optuna.samplers.TPESampler(seed=2, n_startup_trials=4),
         pruner=optuna.pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=2),
     )
-    study.enqueue_trial({"width": 8}, user_attrs={"origin": "start"})
+    study.enqueue_trial({"width": 8}, user_attrs=attributes.ORIGIN.entry("start"))
     search(study, 12)
     study.ask()
     kept = optuna.load_study(study_name="s", storage=backend)
@@ -86,7 +87,7 @@ def test_memory_and_storage_hold_the_same(backend: BaseStorage) -> None:
     for mine, theirs in zip(study.trials, kept.trials, strict=True):
         assert seconds_between(mine.datetime_start, theirs.datetime_start) < 10  # each has its clock, of one time zone
         assert seconds_between(mine.datetime_complete, theirs.datetime_complete) < 10
-    assert kept.trials[0].user_attrs["origin"] == "start"
+    assert attributes.ORIGIN.of(kept.trials[0]) == "start"
     assert kept.best_trial.number == study.best_trial.number
     again = optuna.load_study(study_name="s", storage=OneWriter(backend))
     assert [facts(t) for t in again.get_trials()] == [facts(t) for t in study.get_trials()]

@@ -5,61 +5,34 @@ from __future__ import annotations
 import dataclasses
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import optuna
 import pytest
 from PIL import Image
 
+from autometa import trial_attributes as attributes
 from autometa.errors import ConfigError, DataError, StudyError
 from autometa.priors.features import compute
 from autometa.priors.folders import check_name
 from autometa.records import Accuracy, Budget, RungReport
-from autometa.space.files import load_space
 from autometa.space.parameters import Choice
 from autometa.space.space import SearchSpace
 from autometa.study import settings
 from autometa.study.export import best_recipes
-from autometa.study.plan import Plan, existing_record, make_plan, study_record, with_features
+from autometa.study.plan import Plan, existing_record, make_plan, require_comparable, study_record, with_features
+from autometa.study.search_settings import SearchSettings
 from tests.data.test_load import image_folder
 
 BUDGET = Budget(steps=30)
+TASK = {"way": 2, "shot": 1, "query": 3}
 
 
-def plan(
-    folder: Path,
-    dataset: str = "digits",
-    *,
-    study: str | None = "t",
-    seed: int = 3,
-    space: str | SearchSpace = "few_shot",
-    episodes: tuple[int | None, int | None, int | None] | None = None,
-    skip_unreadable: bool = False,
-    pretrain_dataset: str | None = None,
-    external: bool = False,
-) -> Plan:
-    return make_plan(
-        dataset,
-        space=load_space(space) if isinstance(space, str) else space,
-        is_shipped=True,
-        study=study,
-        episodes=episodes or (None if dataset == "digits" else 2, 2, None),
-        trials=4,
-        budget=BUDGET,
-        deadline=None,
-        storage=f"sqlite:///{folder}/t.db",
-        pruner="none",
-        gpus=None,
-        seed=seed,
-        data_root=None,
-        image_size=None,
-        skip_unreadable=skip_unreadable,
-        pretrain_dataset=pretrain_dataset,
-        transductive=False,
-        external=external,
-        runs=folder / "runs",
-        validation_episodes=20,
-    )
+def plan(folder: Path, dataset: str = "digits", **changes: Any) -> Plan:
+    how = {"study": "t", "way": None if dataset == "digits" else 2, "shot": 2, "trials": 4, "budget": BUDGET, "seed": 3}
+    how |= {"storage": f"sqlite:///{folder}/t.db", "pruner": "none"}
+    return make_plan(SearchSettings(dataset, **(how | changes)), runs=folder / "runs", validation_episodes=20)
 
 
 def test_features_are_the_data_sets_and_finite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -125,16 +98,14 @@ WITH_TIMM = {"backbone": ("timm",)}
         ),
     ],
 )
-def test_weights_from_elsewhere_are_refused_unless_asked_for(
-    tmp_path: Path, others: tuple[Choice, ...], refused: bool
-) -> None:
+def test_weights_from_elsewhere_are_refused_unless_asked_for(others: tuple[Choice, ...], refused: bool) -> None:
     space = SearchSpace("mine", (TIMM, *others), source="mine.toml")
-    assert plan(tmp_path, space=space, external=True).space is space
+    require_comparable(space, transductive=False, external=True)
     if refused:
         with pytest.raises(ConfigError, match=r"^mine.toml: backbone = 'timm' brings weights .*: add --external"):
-            plan(tmp_path, space=space)
+            require_comparable(space, transductive=True, external=False)
     else:
-        assert plan(tmp_path, space=space).space is space
+        require_comparable(space, transductive=False, external=False)
 
 
 def photographs(folder: Path) -> str:
@@ -189,12 +160,12 @@ def test_a_space_with_rotations_is_refused_where_the_classes_are_rotations(tmp_p
     with pytest.raises(ConfigError, match=says):
         plan(tmp_path, space="regularized")
     photos = str(image_folder(tmp_path / "photos", classes=12))
-    assert plan(tmp_path, photos, space="regularized", episodes=(2, 1, 3)).space.name == "regularized"
+    assert plan(tmp_path, photos, space="regularized", **TASK).space.name == "regularized"
     for number in range(0, 12, 2):
         (tmp_path / "photos" / f"class{number}").rename(tmp_path / "photos" / f"class{number + 1}@90")
         (tmp_path / "photos" / f"class{number + 1}").rename(tmp_path / "photos" / f"class{number + 1}@0")
     with pytest.raises(ConfigError, match="the classes of photos are rotations already"):
-        plan(tmp_path, photos, space="regularized", episodes=(2, 1, 3))
+        plan(tmp_path, photos, space="regularized", **TASK)
 
 
 def test_what_is_trained_on_counts_for_rotations(tmp_path: Path) -> None:
@@ -205,7 +176,7 @@ def test_what_is_trained_on_counts_for_rotations(tmp_path: Path) -> None:
         (rotated / f"class{number}").rename(rotated / f"{upright[str(number)]}@0")
         (rotated / f"class{number + 6}").rename(rotated / f"{upright[str(number)]}@180")
     with pytest.raises(ConfigError, match="the classes of rotated are rotations already"):
-        plan(tmp_path, str(photos), space="regularized", episodes=(2, 1, 3), pretrain_dataset=str(rotated))
+        plan(tmp_path, str(photos), space="regularized", **TASK, pretrain_dataset=str(rotated))
 
 
 def test_a_study_remembers_how_many_files_were_left_out(tmp_path: Path) -> None:
@@ -216,8 +187,8 @@ def test_a_study_remembers_how_many_files_were_left_out(tmp_path: Path) -> None:
     for number in range(6):
         (others / f"class{number}").rename(others / f"other{number}")
     with pytest.raises(DataError, match="2 files cannot be read"):
-        plan(tmp_path, str(photos), episodes=(2, 1, 3))
-    made = plan(tmp_path, str(photos), episodes=(2, 1, 3), skip_unreadable=True, pretrain_dataset=str(others))
+        plan(tmp_path, str(photos), **TASK)
+    made = plan(tmp_path, str(photos), **TASK, skip_unreadable=True, pretrain_dataset=str(others))
     assert made.ref.skip_unreadable
     assert made.pretrain is not None
     assert made.pretrain.skip_unreadable
@@ -234,8 +205,8 @@ def test_a_recipe_leaves_out_what_its_search_did(tmp_path: Path, left_out: int) 
     settings.write(study, record.model_copy(update={"dataset_facts": facts}))
     trial = study.ask()
     report = RungReport(rung=1, accuracy=Accuracy(mean=0.5, half_width=0.1, episodes=9, seed=0), steps=4, seconds=1)
-    for name, value in {"seed": 3, "curve": [report.model_dump()]}.items():
-        trial.set_user_attr(name, value)
+    attributes.SEED.write(trial, 3)
+    attributes.CURVE.write(trial, [report.model_dump()])
     study.tell(trial, 0.5)
     (recipe,) = best_recipes(study, 1)
     job = recipe.job(tmp_path / "m")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
@@ -19,6 +20,7 @@ import pytest
 from optuna.trial import FrozenTrial, TrialState
 
 import autometa
+from autometa import trial_attributes as attributes
 from autometa.errors import ConfigError, StudyError
 from autometa.priors import archive
 from autometa.records import parse_budget
@@ -232,13 +234,13 @@ def test_a_driver_killed_in_the_middle_loses_nothing(folder: Path, start: Start)
     assert not [t for t in after if t.state == TrialState.RUNNING]
     waiting = [t for t in after if t.state == TrialState.WAITING]
     assert waiting, "or the queue was too short to show anything"
-    assert not [t for t in waiting if "continues" in t.user_attrs]
+    assert not [t for t in waiting if attributes.CONTINUES.of(t) is not None]
     for number, facts in over.items():
         if facts[0] != TrialState.WAITING:
             assert (after[number].state, after[number].values, after[number].intermediate_values) == facts
     study = optuna.load_study(study_name="t", storage=f"sqlite:///{folder / 'runs' / 'autometa.db'}")
     assert len(ended(study)) == 3, "interrupted trials are counted once"
-    continued = {t.user_attrs["continues"]: t for t in after if "continues" in t.user_attrs}
+    continued = {attributes.CONTINUES.of(t): t for t in after if attributes.CONTINUES.of(t) is not None}
     assert set(continued) == cut
     with_curve = [n for n in cut if before[n].intermediate_values]
     assert with_curve
@@ -266,7 +268,7 @@ def test_trials_trained_together_are_trials_of_their_own(folder: Path) -> None:
     assert {"complete", "pruned"} == set(states)
     groups: dict[int, list[FrozenTrial]] = {}
     for trial in trials(folder):
-        groups.setdefault(trial.user_attrs.get("together_with", trial.number), []).append(trial)
+        groups.setdefault(attributes.TOGETHER_WITH.of(trial, trial.number), []).append(trial)
     assert sorted(len(group) for group in groups.values()) == [1, 3, 3]
     for group in groups.values():
         assert len({json.dumps({**t.params, "outer_rate": None}, sort_keys=True) for t in group}) == 1
@@ -287,7 +289,7 @@ def test_a_group_that_is_killed_loses_nothing(folder: Path, start: Start, killed
     )
     process = start(arguments)
     wait_for(lambda: all(t.intermediate_values for t in trials(folder)) and len(trials(folder)) == 3, process)
-    before = {t.user_attrs["folder"]: t.intermediate_values for t in trials(folder)}
+    before = {attributes.FOLDER.required_of(t): t.intermediate_values for t in trials(folder)}
     if killed == "driver":
         process.send_signal(signal.SIGKILL)
         process.wait()
@@ -301,7 +303,7 @@ def test_a_group_that_is_killed_loses_nothing(folder: Path, start: Start, killed
         ]
         worker.kill()
         assert process.wait(timeout=400) == 0
-    over = {t.user_attrs["folder"]: t for t in trials(folder) if not t.user_attrs.get("interrupted")}
+    over = {attributes.FOLDER.required_of(t): t for t in trials(folder) if not attributes.INTERRUPTED.of(t)}
     assert [t.state for t in over.values()] == [TrialState.COMPLETE] * 3
     for name, seen in before.items():
         assert seen.items() <= over[name].intermediate_values.items()
@@ -370,9 +372,9 @@ def test_a_full_disk_under_the_checkpoints_stops_the_search_and_the_same_command
     assert "no space left on the disk" in line
     assert line.endswith("the same command continues")
     assert "Traceback" not in full.stderr
-    left = [t for t in trials(folder) if t.state == TrialState.WAITING and "continues" in t.user_attrs]
+    left = [t for t in trials(folder) if t.state == TrialState.WAITING and attributes.CONTINUES.of(t) is not None]
     assert left
-    assert all(t.user_attrs["interrupted"] for t in trials(folder) if t.state == TrialState.FAIL)
+    assert all(attributes.INTERRUPTED.of(t) for t in trials(folder) if t.state == TrialState.FAIL)
 
     small_disk(disk, "size=20m")
     again = subprocess.run(arguments, cwd=folder, env=environment(), capture_output=True, text=True, timeout=400)
@@ -415,36 +417,17 @@ def test_a_gpu_that_is_not_there_is_one_line_and_nothing_is_written(folder: Path
 
 
 def test_the_budget_of_a_trial_fits_the_time_given(folder: Path) -> None:
-    from autometa.space.files import load_space
     from autometa.study.bridge import Share
     from autometa.study.plan import make_plan, trial_budget
+    from autometa.study.search_settings import SearchSettings
 
-    plan = make_plan(
-        "digits",
-        space=load_space(folder / "tiny.toml"),
-        is_shipped=False,
-        study=None,
-        episodes=(None, None, None),
-        trials=10,
-        budget=None,
-        deadline=None,
-        storage="sqlite:///x.db",
-        pruner="halving",
-        gpus=None,
-        seed=0,
-        data_root=None,
-        image_size=None,
-        skip_unreadable=False,
-        pretrain_dataset=None,
-        transductive=False,
-        external=False,
-        runs=folder,
-        validation_episodes=20,
-    )
-    budget = trial_budget(plan, Share(workers=2, gpus=0), 600)
+    settings = SearchSettings(space=folder / "tiny.toml", trials=10, time_budget=600, storage="sqlite:///x.db")
+    plan = make_plan(settings, runs=folder, validation_episodes=20)
+    budget = trial_budget(plan, Share(workers=2, gpus=0))
     assert budget.seconds is not None
     assert 0.5 * 600 < 10 * 0.65 * budget.seconds / 2 < 600
-    assert trial_budget(plan, Share(workers=2, gpus=0), None).steps == 300
+    endless = make_plan(dataclasses.replace(settings, time_budget=None), runs=folder, validation_episodes=20)
+    assert trial_budget(endless, Share(workers=2, gpus=0)).steps == 300
 
 
 def test_a_cluster_that_is_not_there_is_one_line_at_once(folder: Path) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from autometa import trial_attributes as attributes
 from autometa.data.load import load_dataset
 from autometa.study import confirm
 from autometa.study.ledger import ended
@@ -120,5 +121,5 @@ def test_test_classes_are_in_no_batch_of_a_search_but_those_of_the_one_measureme
     assert sum(sizes["test"]) == confirm.EPISODES * AN_EPISODE, "measured once"
     # Nothing went another way than the one that is watched.
     assert sum(sizes["val"]) >= confirm.CANDIDATES * confirm.EPISODES * AN_EPISODE
-    assert sum(sizes["train"]) >= sum(t.user_attrs["curve"][-1]["steps"] for t in trials) * AN_EPISODE
+    assert sum(sizes["train"]) >= sum(attributes.CURVE.required_of(t)[-1]["steps"] for t in trials) * AN_EPISODE
     assert TOGETHER * EPISODES_A_STEP * AN_EPISODE in sizes["train"], "some were trained as one model"

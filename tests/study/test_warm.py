@@ -10,6 +10,7 @@ from pathlib import Path
 import optuna
 import pytest
 
+from autometa import trial_attributes as attributes
 from autometa.data.dataset import FewShotDataset
 from autometa.errors import StudyError
 from autometa.priors import archive
@@ -253,9 +254,9 @@ def test_worth_counts_origins() -> None:
         ("prior: x 0.9", 0.6),
         (None, None),
     ):
-        attributes = {"origin": origin} if origin else {}
+        noted = attributes.ORIGIN.entry(origin) if origin else {}
         state = optuna.trial.TrialState.COMPLETE if value else optuna.trial.TrialState.PRUNED
-        study.add_trial(optuna.create_trial(value=value, state=state, user_attrs=attributes))
+        study.add_trial(optuna.create_trial(value=value, state=state, user_attrs=noted))
     assert warm.worth(study) == {
         "portfolio": warm.Worth(2, 0.7),
         "prior": warm.Worth(1, 0.6),
