@@ -20,9 +20,9 @@ import optuna
 import psutil
 from end_to_end import RESULTS, machine
 
+from autometa.past import PastReport, PastStudy, PastTrial
 from autometa.priors import kept
 from autometa.priors.domain import Domain
-from autometa.priors.past import PastReport, PastStudy, PastTrial
 from autometa.priors.sampler import PriorSampler
 from autometa.space.files import load_space
 

@@ -26,7 +26,7 @@ from transfer_report import Facts, environment, interval, keep, markdown, short,
 from transfer_runs import Cell, Setting, add_common, cells, noted, open_suite, run_all, seed_of, setting
 from transfer_tasks import Array, Cube, Scale, Suite, Task
 
-from autometa.priors.past import PastStudy
+from autometa.past import PastStudy
 from autometa.study.pruning import make_pruner
 
 TYPICAL = 1000

@@ -19,7 +19,7 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial
 from transfer_tasks import Array, Cube, Distributions, Task, Values
 
-from autometa.priors.past import PastStudy
+from autometa.past import PastStudy
 
 PORTFOLIO = 10
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from autometa.priors.past import PastStudy
+    from autometa.past import PastStudy
 
 Opt = typer.Option
 

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from autometa.errors import ConfigError, did_you_mean
-from autometa.priors.past import Direction
+from autometa.past import Direction
 from autometa.records import Scalar, TrialState
 
 _NO_NUMBER = {"none", "null", "n/a", "-nan"}

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from autometa.priors.past import PastStudy, PastTrial
+from autometa.past import PastStudy, PastTrial
 
 Array = NDArray[np.floating[Any]]
 

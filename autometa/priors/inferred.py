@@ -13,7 +13,7 @@ from optuna.distributions import (
     json_to_distribution,
 )
 
-from autometa.priors.past import PastStudy
+from autometa.past import PastStudy
 from autometa.records import Scalar
 from autometa.space.parameters import same
 

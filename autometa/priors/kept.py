@@ -15,9 +15,9 @@ from pathlib import Path
 import numpy as np
 
 from autometa.data import cache
+from autometa.past import PastStudy
 from autometa.priors.domain import Domain
 from autometa.priors.kernel import Kernel, Nystroem
-from autometa.priors.past import PastStudy
 from autometa.priors.surrogates import Learned, Surrogates, learn
 from autometa.priors.threads import one_thread
 

@@ -20,7 +20,7 @@ from optuna.distributions import (
 from optuna.trial import FrozenTrial, TrialState
 
 from autometa.errors import StudyError
-from autometa.priors.past import Direction, PastReport, PastStudy, PastTrial
+from autometa.past import Direction, PastReport, PastStudy, PastTrial
 from autometa.records import Scalar
 
 _ENDED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)

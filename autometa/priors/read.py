@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from autometa.errors import AutometaError, StudyError
+from autometa.past import PastReport, PastStudy, PastTrial
 from autometa.priors import archive, folders, foreign
 from autometa.priors.archive import ArchivedStudy
-from autometa.priors.past import PastReport, PastStudy, PastTrial
 from autometa.records import StudyRecord, TrialRecord
 
 

@@ -17,10 +17,10 @@ from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from autometa.errors import StudyError
+from autometa.past import PastStudy
 from autometa.priors import inferred
 from autometa.priors.domain import Domain, learned
 from autometa.priors.kept import learn_or_read
-from autometa.priors.past import PastStudy
 from autometa.priors.proposals import Proposal, Proposer
 from autometa.priors.target import Target
 from autometa.space.space import SearchSpace

@@ -20,8 +20,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from autometa.past import PastStudy
 from autometa.priors.features import Features
-from autometa.priors.past import PastStudy
 from autometa.records import EpisodeSpec
 
 _MOST = 3.0

@@ -18,10 +18,10 @@ from typing import Any
 import numpy as np
 from scipy.linalg import cho_factor, cho_solve, solve_triangular
 
+from autometa.past import PastStudy
 from autometa.priors.domain import Domain
 from autometa.priors.informative import uninformative
 from autometa.priors.kernel import Kernel, Nystroem, fitted
-from autometa.priors.past import PastStudy
 from autometa.priors.scores import Results, ranks, scored
 
 # Share of a study's function that all studies have, before any is seen.

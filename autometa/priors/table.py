@@ -15,9 +15,9 @@ import numpy as np
 import pandas as pd
 
 from autometa.errors import ConfigError
+from autometa.past import PastReport, PastStudy, PastTrial
 from autometa.priors import columns as cells
 from autometa.priors.columns import Columns
-from autometa.priors.past import PastReport, PastStudy, PastTrial
 from autometa.records import Scalar, TrialState
 
 

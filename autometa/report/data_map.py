@@ -14,8 +14,8 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
+from autometa.past import PastStudy
 from autometa.priors import similarity
-from autometa.priors.past import PastStudy
 from autometa.priors.similarity import SCALES
 
 _NAMED = 6  # differences in a hover text, before all features

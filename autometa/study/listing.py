@@ -10,8 +10,8 @@ import optuna
 
 from autometa import shipped
 from autometa.errors import AutometaError, StudyError
+from autometa.past import PastStudy
 from autometa.priors import archive, read
-from autometa.priors.past import PastStudy
 from autometa.records import Accuracy, StudyRecord, TrialRecord
 from autometa.study import confirm, settings
 from autometa.study.ledger import ended_records

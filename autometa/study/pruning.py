@@ -8,7 +8,7 @@ from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner
 from optuna.samplers import BaseSampler
 
 from autometa.errors import ConfigError, did_you_mean
-from autometa.priors.past import PastStudy
+from autometa.past import PastStudy
 from autometa.priors.pruner import PriorPruner
 from autometa.study.failures import FailureAwareTPE
 from autometa.study.halving import HalvingPruner

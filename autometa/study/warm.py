@@ -15,8 +15,8 @@ import optuna
 from optuna.samplers import BaseSampler
 
 from autometa.errors import StudyError
+from autometa.past import PastStudy
 from autometa.priors import read
-from autometa.priors.past import PastStudy
 from autometa.priors.sampler import PriorSampler
 from autometa.priors.similarity import coordinates, distances, log_weights
 from autometa.records import Scalar, StudyRecord

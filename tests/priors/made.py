@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from autometa.priors.past import PastReport, PastStudy, PastTrial
+from autometa.past import PastReport, PastStudy, PastTrial
 
 LOSSES = PastStudy(
     name="losses",

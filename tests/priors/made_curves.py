@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from autometa.priors.past import PastReport, PastStudy, PastTrial
+from autometa.past import PastReport, PastStudy, PastTrial
 
 Array = NDArray[np.float64]
 

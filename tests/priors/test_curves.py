@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from autometa.past import PastReport, PastStudy, PastTrial
 from autometa.priors.curves import CurvePrior, Curves, curves_of
-from autometa.priors.past import PastReport, PastStudy, PastTrial
 from tests.priors.made_curves import archive, as_study, halved, power_laws
 
 

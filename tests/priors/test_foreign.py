@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from autometa.errors import AutometaError
+from autometa.past import PastReport, PastTrial
 from autometa.priors import foreign, read
-from autometa.priors.past import PastReport, PastTrial
 from tests.priors.made import LOSSES
 
 

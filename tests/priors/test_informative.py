@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 
+from autometa.past import PastReport, PastStudy, PastTrial
 from autometa.priors.domain import Domain
 from autometa.priors.informative import Rated, uninformative
-from autometa.priors.past import PastReport, PastStudy, PastTrial
 from autometa.priors.scores import ranks
 from autometa.priors.surrogates import learn
 

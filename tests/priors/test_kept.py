@@ -9,9 +9,9 @@ import pytest
 from optuna.distributions import FloatDistribution
 from threadpoolctl import threadpool_info
 
+from autometa.past import PastReport, PastStudy, PastTrial
 from autometa.priors import kept
 from autometa.priors.domain import Domain
-from autometa.priors.past import PastReport, PastStudy, PastTrial
 from autometa.priors.threads import one_thread
 
 DOMAIN = Domain({"x": FloatDistribution(0, 1), "y": FloatDistribution(0, 1)})

@@ -10,9 +10,9 @@ import pytest
 from autometa import shipped
 from autometa.data.dataset import FewShotDataset
 from autometa.errors import ConfigError
+from autometa.past import PastReport
 from autometa.priors import archive, foreign, read
 from autometa.priors.features import compute
-from autometa.priors.past import PastReport
 from tests.priors.made import LOSSES
 from tests.priors.test_archive import STUDY, TRIALS
 

@@ -7,10 +7,10 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
+from autometa.past import PastReport, PastStudy, PastTrial
 from autometa.priors.belief import Observations, Posterior
 from autometa.priors.domain import Domain
 from autometa.priors.kernel import Kernel
-from autometa.priors.past import PastReport, PastStudy, PastTrial
 from autometa.priors.remembered import Correlations, Encoded, Gram
 from autometa.priors.scores import Results
 from autometa.priors.surrogates import Surrogates, learn

@@ -15,7 +15,7 @@ from optuna.trial import Trial, TrialState
 
 from autometa import shipped
 from autometa.errors import StudyError
-from autometa.priors.past import PastReport, PastStudy, PastTrial
+from autometa.past import PastReport, PastStudy, PastTrial
 from autometa.priors.read import past_studies
 from autometa.priors.sampler import PriorSampler
 from autometa.space.files import load_space

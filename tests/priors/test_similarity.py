@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from autometa.data.load import load_dataset
+from autometa.past import PastStudy
 from autometa.priors import similarity
 from autometa.priors.features import compute
-from autometa.priors.past import PastStudy
 from autometa.priors.similarity import SCALES, coordinates, distance, distances, log_weights, scales
 from autometa.records import EpisodeSpec
 

@@ -11,8 +11,8 @@ import pandas as pd
 import pytest
 
 from autometa.errors import ConfigError
+from autometa.past import PastStudy
 from autometa.priors.columns import Columns
-from autometa.priors.past import PastStudy
 from autometa.priors.table import from_table
 from autometa.priors.table_files import read_table, table_name
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from autometa.errors import ConfigError
-from autometa.priors.past import PastStudy
+from autometa.past import PastStudy
 from autometa.priors.similarity import coordinates, distances
 from autometa.records import EpisodeSpec
 from autometa.report.data_map import classical_scaling, data_map, figure, labels

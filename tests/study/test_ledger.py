@@ -9,7 +9,7 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from autometa.priors.past import PastReport, PastStudy, PastTrial
+from autometa.past import PastReport, PastStudy, PastTrial
 from autometa.records import Accuracy, Budget, EpisodeSpec, RungReport, StudyRecord, TrialConfig, TrialRecord
 from autometa.space.parameters import Choice, Range
 from autometa.space.space import SearchSpace

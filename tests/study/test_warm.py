@@ -12,9 +12,9 @@ import pytest
 
 from autometa.data.dataset import FewShotDataset
 from autometa.errors import StudyError
+from autometa.past import PastReport, PastStudy, PastTrial
 from autometa.priors import archive
 from autometa.priors.features import features
-from autometa.priors.past import PastReport, PastStudy, PastTrial
 from autometa.records import Accuracy, Budget, EpisodeSpec, RungReport, StudyRecord, TrialConfig, TrialRecord
 from autometa.space.files import load_space
 from autometa.space.parameters import Choice, Range

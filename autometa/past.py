@@ -1,4 +1,4 @@
-"""Past studies in the one form that priors learn from, wherever they were kept.
+"""Past studies in the one form that samplers, pruners and task similarity learn from, wherever they were kept.
 
 It does not know storages, tables or the archive's files; what reads those makes a `PastStudy`.
 """
@@ -61,7 +61,7 @@ class PastStudy:
         trials: in the order they were proposed.
         direction: whether greater values are better.
         ranges: how parameters could vary, in Optuna's JSON form, as far as that is known.
-        features: of its data set, as in `priors.features`; empty where it has none.
+        features: of its data set, as in `tasks.features`; empty where it has none.
         dataset: its data set, for people.
         origin: where it was read, for people.
         episodes: its few-shot task; None where it had none or nobody noted it.
