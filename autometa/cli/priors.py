@@ -43,10 +43,10 @@ def show_map(
     ] = False,
 ) -> None:
     """Show where a data set lies among those of past studies: the nearest, what differs, and a map."""
+    from autometa.archives.read import all_past_studies
     from autometa.data import catalog
     from autometa.data.load import load_dataset
     from autometa.priors.features import features
-    from autometa.priors.read import all_past_studies
     from autometa.priors.similarity import coordinates
     from autometa.records import EpisodeSpec
 

@@ -15,13 +15,13 @@ import optuna
 from optuna.storages import BaseStorage
 from optuna.study import StudyDirection
 
+from autometa.archives.folders import check_name, is_folder_name, safe_name
 from autometa.data import catalog
 from autometa.data.dataset import FewShotDataset
 from autometa.data.identity import identity_of
 from autometa.data.load import load_dataset
 from autometa.errors import ConfigError, DataError
 from autometa.priors.features import features
-from autometa.priors.folders import check_name, is_folder_name, safe_name
 from autometa.records import LARGEST_SEARCH_SEED, Budget, EpisodeSpec, Scalar, StudyRecord, TrialConfig
 from autometa.space.parameters import Choice, Range
 from autometa.space.space import SearchSpace

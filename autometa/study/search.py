@@ -16,8 +16,8 @@ from pathlib import Path
 import filelock
 import optuna
 
+from autometa.archives import archive
 from autometa.errors import ConfigError, StopSearchError, StudyError
-from autometa.priors import archive
 from autometa.records import (
     Budget,
     Comparison,

@@ -14,9 +14,9 @@ from pathlib import Path
 import optuna
 from optuna.samplers import BaseSampler
 
+from autometa.archives import read
 from autometa.errors import StudyError
 from autometa.past import PastStudy
-from autometa.priors import read
 from autometa.priors.sampler import PriorSampler
 from autometa.priors.similarity import coordinates, distances, log_weights
 from autometa.records import Scalar, StudyRecord

@@ -14,9 +14,9 @@ from optuna.samplers import TPESampler
 from optuna.trial import Trial, TrialState
 
 from autometa import shipped
+from autometa.archives.read import past_studies
 from autometa.errors import StudyError
 from autometa.past import PastReport, PastStudy, PastTrial
-from autometa.priors.read import past_studies
 from autometa.priors.sampler import PriorSampler
 from autometa.space.files import load_space
 

@@ -11,9 +11,9 @@ import optuna
 import pytest
 from PIL import Image
 
+from autometa.archives.folders import check_name
 from autometa.errors import ConfigError, DataError, StudyError
 from autometa.priors.features import compute
-from autometa.priors.folders import check_name
 from autometa.records import Accuracy, Budget, RungReport
 from autometa.space.files import load_space
 from autometa.space.parameters import Choice

@@ -10,10 +10,10 @@ from pathlib import Path
 import optuna
 import pytest
 
+from autometa.archives import archive
 from autometa.data.dataset import FewShotDataset
 from autometa.errors import StudyError
 from autometa.past import PastReport, PastStudy, PastTrial
-from autometa.priors import archive
 from autometa.priors.features import features
 from autometa.records import Accuracy, Budget, EpisodeSpec, RungReport, StudyRecord, TrialConfig, TrialRecord
 from autometa.space.files import load_space

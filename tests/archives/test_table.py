@@ -10,11 +10,11 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from autometa.archives.columns import Columns
+from autometa.archives.table import from_table
+from autometa.archives.table_files import read_table, table_name
 from autometa.errors import ConfigError
 from autometa.past import PastStudy
-from autometa.priors.columns import Columns
-from autometa.priors.table import from_table
-from autometa.priors.table_files import read_table, table_name
 
 RUNS = """\
 ,run,epoch,loss,rate,layers,act,flag,took

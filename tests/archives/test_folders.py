@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from autometa.archives import folders
 from autometa.errors import StudyError
-from autometa.priors import folders
 
 
 def test_what_breaks_off_leaves_what_was_there(tmp_path: Path) -> None:

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from autometa import shipped
+from autometa.archives import folders
 from autometa.errors import StudyError
-from autometa.priors import folders
 from autometa.records import StudyRecord, TrialRecord, checked
 
 ARCHIVES = Path("studies")

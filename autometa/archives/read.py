@@ -10,10 +10,10 @@ import warnings
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
+from autometa.archives import archive, folders, foreign
+from autometa.archives.archive import ArchivedStudy
 from autometa.errors import AutometaError, StudyError
 from autometa.past import PastReport, PastStudy, PastTrial
-from autometa.priors import archive, folders, foreign
-from autometa.priors.archive import ArchivedStudy
 from autometa.records import StudyRecord, TrialRecord
 
 
@@ -56,7 +56,7 @@ def all_past_studies(*roots: Path) -> list[PastStudy]:
 
 
 def as_past(study: StudyRecord, trials: Sequence[TrialRecord], *, origin: str = "") -> PastStudy:
-    """A study of autometa as priors see it: values are query-set accuracies in [0, 1]."""
+    """A study of autometa in the common form: values are query-set accuracies in [0, 1]."""
     return PastStudy(
         name=study.name,
         trials=tuple(_past_trial(trial) for trial in trials),

@@ -7,41 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from autometa.archives import archive, folders
 from autometa.errors import AutometaError
-from autometa.priors import archive, folders
-from autometa.records import (
-    Accuracy,
-    Budget,
-    Confirmation,
-    EpisodeSpec,
-    RungReport,
-    StudyRecord,
-    TrialConfig,
-    TrialRecord,
-)
-
-SCORE = Accuracy(mean=0.61, half_width=0.02, episodes=100, seed=3)
-STUDY = StudyRecord(
-    name="digits-5w1s",
-    dataset="digits",
-    dataset_fingerprint="ab",
-    episodes=EpisodeSpec(way=4, shot=2, query=7),
-    space="few_shot",
-    space_version="12345678",
-    budget=Budget(steps=30, teraflops=0.5),
-    seed=6,
-    pruner="halving",
-    confirmed=[Confirmation(trial=1, validation=SCORE)],
-)
-TRIALS = [
-    TrialRecord(
-        number=1,
-        state="pruned",
-        config=TrialConfig(values={"learner": "maml", "maml.first_order": True, "maml.inner_rate": 0.25}),
-        curve=[RungReport(rung=2, accuracy=SCORE, steps=12, seconds=3.5)],
-    ),
-    TrialRecord(number=4, state="fail", config=TrialConfig(values={}), reason="diverged: loss is nan"),
-]
+from tests.archives.example_studies import STUDY, TRIALS
 
 
 def test_a_study_comes_back_as_it_was_and_is_replaced_as_a_whole(tmp_path: Path) -> None:

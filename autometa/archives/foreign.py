@@ -15,9 +15,9 @@ from typing import Literal
 from optuna.distributions import json_to_distribution
 from pydantic import Field, field_validator
 
+from autometa.archives import folders
 from autometa.errors import StudyError
 from autometa.past import PastReport, PastStudy, PastTrial
-from autometa.priors import folders
 from autometa.records import MOST_RUNGS, Record, TrialConfig, TrialState, checked
 
 FORMAT = "autometa-past/1"

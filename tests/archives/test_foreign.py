@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from autometa.archives import foreign, read
 from autometa.errors import AutometaError
 from autometa.past import PastReport, PastTrial
-from autometa.priors import foreign, read
-from tests.priors.made import LOSSES
+from tests.archives.example_studies import LOSSES
 
 
 def test_a_study_comes_back_as_it_was(tmp_path: Path) -> None:

@@ -11,9 +11,9 @@ import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution, json_to_distribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from autometa.archives.foreign import records_of
+from autometa.archives.optuna_study import from_optuna
 from autometa.errors import StudyError
-from autometa.priors.foreign import records_of
-from autometa.priors.optuna_study import from_optuna
 
 RATE = FloatDistribution(0.5, 3.0)
 

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from autometa.archives import columns as cells
+from autometa.archives.columns import Columns
 from autometa.errors import ConfigError
 from autometa.past import PastReport, PastStudy, PastTrial
-from autometa.priors import columns as cells
-from autometa.priors.columns import Columns
 from autometa.records import Scalar, TrialState
 
 

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from autometa import shipped
-from autometa.priors import archive, foreign, read
+from autometa.archives import archive, foreign, read
 from autometa.study import warm
+from tests.archives.example_studies import LOSSES
 from tests.cli.test_cli import run
-from tests.priors.made import LOSSES
 
 GOOD = "digits-5w1s"
 

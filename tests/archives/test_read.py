@@ -8,13 +8,12 @@ from pathlib import Path
 import pytest
 
 from autometa import shipped
+from autometa.archives import archive, foreign, read
 from autometa.data.dataset import FewShotDataset
 from autometa.errors import ConfigError
 from autometa.past import PastReport
-from autometa.priors import archive, foreign, read
 from autometa.priors.features import compute
-from tests.priors.made import LOSSES
-from tests.priors.test_archive import STUDY, TRIALS
+from tests.archives.example_studies import LOSSES, STUDY, TRIALS
 
 
 def test_a_study_of_autometa_keeps_its_rungs_seconds_and_intervals(tmp_path: Path) -> None:
