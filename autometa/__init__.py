@@ -15,15 +15,15 @@ if TYPE_CHECKING:
     from autometa.archives.read import past_studies
     from autometa.data.load import load_dataset
     from autometa.looks import looks_at as test_looks
-    from autometa.priors.pruner import PriorPruner
     from autometa.priors.sampler import PriorSampler
+    from autometa.pruning.pruner import PriorPruner
     from autometa.space.files import load_space
     from autometa.study.search import search
     from autometa.trial.run import evaluate_checkpoint as evaluate
     from autometa.trial.train import train, train_seeds
 
 _PUBLIC = {
-    "PriorPruner": ("autometa.priors.pruner", "PriorPruner"),
+    "PriorPruner": ("autometa.pruning.pruner", "PriorPruner"),
     "PriorSampler": ("autometa.priors.sampler", "PriorSampler"),
     "evaluate": ("autometa.trial.run", "evaluate_checkpoint"),
     "from_optuna": ("autometa.archives.optuna_study", "from_optuna"),

@@ -34,7 +34,7 @@ TYPICAL = 1000
 
 def curves(past: Sequence[PastStudy]) -> BasePruner:
     """What this repository adds."""
-    from autometa.priors.pruner import PriorPruner
+    from autometa.pruning.pruner import PriorPruner
 
     return PriorPruner(past=list(past))
 

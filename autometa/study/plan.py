@@ -21,7 +21,6 @@ from autometa.data.dataset import FewShotDataset
 from autometa.data.identity import identity_of
 from autometa.data.load import load_dataset
 from autometa.errors import ConfigError, DataError
-from autometa.priors.features import features
 from autometa.records import LARGEST_SEARCH_SEED, Budget, EpisodeSpec, Scalar, StudyRecord, TrialConfig
 from autometa.space.parameters import Choice, Range
 from autometa.space.space import SearchSpace
@@ -29,6 +28,7 @@ from autometa.study import settings
 from autometa.study.cluster import Share, require_local_gpus
 from autometa.study.pruning import make_pruner
 from autometa.study.storage import damage_told, open_storage, reading, storage_exists
+from autometa.tasks.features import features
 from autometa.trial.job import DatasetRef, Job, external_backbones, is_transductive
 
 # With halving about half of all budgets is trained in a long search; the first trials of each worker have

@@ -9,7 +9,7 @@ from optuna.samplers import BaseSampler
 
 from autometa.errors import ConfigError, did_you_mean
 from autometa.past import PastStudy
-from autometa.priors.pruner import PriorPruner
+from autometa.pruning.pruner import PriorPruner
 from autometa.study.failures import FailureAwareTPE
 from autometa.study.halving import HalvingPruner
 

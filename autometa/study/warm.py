@@ -18,11 +18,11 @@ from autometa.archives import read
 from autometa.errors import StudyError
 from autometa.past import PastStudy
 from autometa.priors.sampler import PriorSampler
-from autometa.priors.similarity import coordinates, distances, log_weights
 from autometa.records import Scalar, StudyRecord
 from autometa.space.space import SearchSpace
 from autometa.study.ledger import ended
 from autometa.study.pruning import make_sampler
+from autometa.tasks.similarity import coordinates, distances, log_weights
 from autometa.trial.job import marks
 
 # The first batch: no more than a third of all trials, since a space's own starts have their say too.

@@ -12,7 +12,7 @@ from autometa.archives import archive, foreign, read
 from autometa.data.dataset import FewShotDataset
 from autometa.errors import ConfigError
 from autometa.past import PastReport
-from autometa.priors.features import compute
+from autometa.tasks.features import compute
 from tests.archives.example_studies import LOSSES, STUDY, TRIALS
 
 

@@ -13,7 +13,6 @@ from PIL import Image
 
 from autometa.archives.folders import check_name
 from autometa.errors import ConfigError, DataError, StudyError
-from autometa.priors.features import compute
 from autometa.records import Accuracy, Budget, RungReport
 from autometa.space.files import load_space
 from autometa.space.parameters import Choice
@@ -21,6 +20,7 @@ from autometa.space.space import SearchSpace
 from autometa.study import settings
 from autometa.study.export import best_recipes
 from autometa.study.plan import Plan, existing_record, make_plan, study_record, with_features
+from autometa.tasks.features import compute
 from tests.data.test_load import image_folder
 
 BUDGET = Budget(steps=30)

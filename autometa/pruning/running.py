@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from autometa.priors.curves import Array, Curves
+from autometa.pruning.curves import Array, Curves
 
 # A trial that reports more often is looked at in so many of its reports at most, equally spaced.
 MOST_RUNGS = 16

@@ -1,4 +1,4 @@
-"""Made learning curves: power laws that cross, in studies of many scales."""
+"""Learning curves to test with: power laws that cross, in studies of many scales."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def as_study(curves: Array, name: str, *, direction: str = "maximize", keep: Arr
     return PastStudy(name, trials, direction=direction)  # type: ignore[arg-type]
 
 
-def archive(studies: int = 8, *, trials: int = 60, rungs: int = 9, seed: int = 100) -> list[PastStudy]:
+def past_studies(studies: int = 8, *, trials: int = 60, rungs: int = 9, seed: int = 100) -> list[PastStudy]:
     """Past studies, each in a unit and from a zero of its own."""
     return [
         as_study(10.0 ** (index % 5 - 2) * (power_laws(trials, rungs, seed + index) + 3 * index), f"past {index}")

@@ -24,7 +24,7 @@ Features = Mapping[str, float]
 _VERSION = 2
 _IMAGES = 2000  # enough for shares of variance to be known to a percent
 _LEAST_IMAGES_A_CLASS = 20
-_VALUES = 20_000_000  # of pixels for intensity and edges: 160 MB, where 2,000 images of 224 × 224 would be 2.4 GB
+_PIXELS = 20_000_000  # for intensity and edges: 160 MB, where 2,000 images of 224 × 224 would be 2.4 GB
 _SIDE = 16  # pixels a side for PCA and landmarkers, after averaging
 _EPISODES = 200
 _WAY, _QUERY = 5, 10
@@ -45,13 +45,17 @@ def features(dataset: FewShotDataset) -> dict[str, float]:
     return found
 
 
-def compute(dataset: FewShotDataset) -> dict[str, float]:
-    """The same, without the cache."""
+def compute(dataset: FewShotDataset, *, most_pixels: int = _PIXELS) -> dict[str, float]:
+    """The same, without the cache.
+
+    Args:
+        most_pixels: of how many, counted in all channels, intensity and edges are computed.
+    """
     generator = np.random.default_rng(0)
     images, labels = _sample(dataset, generator)  # uint8 (M, C, H, W), (M,)
     small = _shrunk(images)  # in [0, 1]
     pixels = small.reshape(len(small), -1)
-    some = _thinned(images)
+    some = images[:: math.ceil(images.size / most_pixels)] / 255  # every n-th image in [0, 1]
     return {
         **_size(dataset),
         **_intensity(some, small),
@@ -115,11 +119,6 @@ def _shrunk(images: np.ndarray) -> np.ndarray:
     height, width = (side // step * step for side in images.shape[2:])
     cut = images[:, :, :height, :width]
     return cut.reshape(*cut.shape[:2], height // step, step, width // step, step).mean((3, 5)) / 255
-
-
-def _thinned(images: np.ndarray) -> np.ndarray:
-    """Every n-th image, so that as floating-point numbers in [0, 1] they fit the memory beside a search."""
-    return images[:: math.ceil(images.size / _VALUES)] / 255
 
 
 def _size(dataset: FewShotDataset) -> dict[str, float]:

@@ -10,10 +10,10 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from autometa.priors.pruner import PriorPruner
-from tests.priors.made_curves import Array, archive, power_laws
+from autometa.pruning.pruner import PriorPruner
+from tests.pruning.learning_curves import Array, past_studies, power_laws
 
-PAST = archive()
+PAST = past_studies()
 HALVING_TAKES = 4.1  # of 9 rungs, when it halves at 2, 4 and 8
 
 
@@ -105,7 +105,7 @@ def test_a_trial_that_diverges_is_stopped_and_disturbs_no_other(direction: str, 
 
 
 def test_without_a_past_it_is_no_dearer_than_halving() -> None:
-    for pasts in ([], archive(studies=1, trials=4)):
+    for pasts in ([], past_studies(studies=1, trials=4)):
         curves = power_laws(60, 9, seed=6)
         ours, theirs = (rungs_taken(searched(curves, pruner)) for pruner in (PriorPruner(pasts, rungs=9), halving()))
         assert sum(ours[4:]) <= 1.1 * sum(theirs[4:]), "the first four are compared with nobody"

@@ -10,10 +10,10 @@ import pytest
 
 from autometa.data.load import load_dataset
 from autometa.past import PastStudy
-from autometa.priors import similarity
-from autometa.priors.features import compute
-from autometa.priors.similarity import SCALES, coordinates, distance, distances, log_weights, scales
 from autometa.records import EpisodeSpec
+from autometa.tasks import similarity
+from autometa.tasks.features import compute
+from autometa.tasks.similarity import SCALES, coordinates, distance, distances, log_weights, scales
 
 OMNIGLOT = {"log_images": 11.3, "channels": 1.0, "colour": 0.0, "pixel_5_shot": 0.81, "pca_ten": 0.38}
 PHOTOS = {"log_images": 10.6, "channels": 3.0, "colour": 0.25, "pixel_5_shot": 0.41, "pca_ten": 0.74}

@@ -10,11 +10,10 @@ import pytest
 
 from autometa.data import cache
 from autometa.data.dataset import FewShotDataset
-from autometa.priors import features as module
-from autometa.priors.features import compute, features, nearest_centroid_accuracy, random_convolution
+from autometa.tasks.features import compute, features, nearest_centroid_accuracy, random_convolution
 
 
-def made(images: np.ndarray, classes: int, fingerprint: str = "made") -> FewShotDataset:
+def dataset_of(images: np.ndarray, classes: int, fingerprint: str = "made") -> FewShotDataset:
     """All classes are train classes, images [M, C, H, W] in their order."""
     labels = np.arange(len(images)) % classes
     return FewShotDataset(
@@ -34,7 +33,7 @@ def noise(count: int, channels: int = 1, side: int = 12, seed: int = 4) -> np.nd
 
 
 def test_size_and_intensity_are_what_they_say() -> None:
-    found = compute(made(noise(300, channels=3), classes=6))
+    found = compute(dataset_of(noise(300, channels=3), classes=6))
     assert found["log_images"] == pytest.approx(math.log(300))
     assert found["log_images_per_class"] == pytest.approx(math.log(50))
     assert found["log_resolution"] == pytest.approx(math.log(12))
@@ -42,17 +41,16 @@ def test_size_and_intensity_are_what_they_say() -> None:
     assert found["intensity_kurtosis"] == pytest.approx(1.8, abs=0.05), "of a uniform distribution"
 
 
-def test_large_images_are_thinned_and_say_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = compute(made(noise(400, channels=3), classes=8))
-    monkeypatch.setattr(module, "_VALUES", 400 * 3 * 12 * 12 // 7)
-    thinned = compute(made(noise(400, channels=3), classes=8))
+def test_large_images_are_thinned_and_say_the_same() -> None:
+    whole = compute(dataset_of(noise(400, channels=3), classes=8))
+    thinned = compute(dataset_of(noise(400, channels=3), classes=8), most_pixels=400 * 3 * 12 * 12 // 7)
     assert thinned == pytest.approx(whole, rel=0.05, abs=0.02)
     assert thinned != whole
 
 
 def test_moments_are_those_of_the_pixels() -> None:
     bright = np.random.default_rng(2).choice([0, 51, 255], (200, 1, 4, 4), p=[0.7, 0.2, 0.1])
-    found = compute(made(bright, classes=4))
+    found = compute(dataset_of(bright, classes=4))
     values = np.sort(bright.ravel()) / 255
     z = (values - values.mean()) / values.std()
     assert found["intensity_skew"] == pytest.approx((z**3).mean())
@@ -60,13 +58,13 @@ def test_moments_are_those_of_the_pixels() -> None:
 
 
 def test_noise_has_no_classes_and_stripes_are_all_class() -> None:
-    at_random = compute(made(noise(400), classes=8))
+    at_random = compute(dataset_of(noise(400), classes=8))
     assert at_random["between_classes"] < 0.1
     assert at_random["pixel_5_shot"] == pytest.approx(0.2, abs=0.03), "chance in five ways"
     columns = np.arange(400) % 8
     stripes = noise(400) // 8
     stripes[np.arange(400), 0, :, columns] = 255
-    told_apart = compute(made(stripes, classes=8))
+    told_apart = compute(dataset_of(stripes, classes=8))
     assert told_apart["between_classes"] > 0.8
     assert told_apart["pixel_1_shot"] > 0.98
     assert told_apart["edge_direction"] < 0.3, "steep from left to right only"
@@ -74,7 +72,7 @@ def test_noise_has_no_classes_and_stripes_are_all_class() -> None:
 
 def test_one_direction_of_variance_is_one_dimension() -> None:
     brightness = np.random.default_rng(1).integers(0, 256, (200, 1, 1, 1))
-    found = compute(made(np.broadcast_to(brightness, (200, 1, 9, 9)), classes=4))
+    found = compute(dataset_of(np.broadcast_to(brightness, (200, 1, 9, 9)), classes=4))
     assert found["pca_first"] == pytest.approx(1)
     assert found["log_dimension"] == pytest.approx(0, abs=1e-6)
 
@@ -113,9 +111,9 @@ def test_too_few_images_for_a_shot_is_no_number() -> None:
 
 def test_features_are_kept_by_fingerprint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AUTOMETA_CACHE", str(tmp_path))
-    first = features(made(noise(100), classes=5))
+    first = features(dataset_of(noise(100), classes=5))
     file = next((cache.root() / "features").iterdir())
-    assert features(made(noise(100, seed=9), classes=5)) == first, "read, not computed"
-    assert features(made(noise(100, seed=9), classes=5, fingerprint="other")) != first
+    assert features(dataset_of(noise(100, seed=9), classes=5)) == first, "read, not computed"
+    assert features(dataset_of(noise(100, seed=9), classes=5, fingerprint="other")) != first
     file.write_text("damaged")
-    assert features(made(noise(100), classes=5)) == first
+    assert features(dataset_of(noise(100), classes=5)) == first

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from autometa.past import PastReport, PastStudy, PastTrial
-from autometa.priors.curves import CurvePrior, Curves, curves_of
-from tests.priors.made_curves import archive, as_study, halved, power_laws
+from autometa.pruning.curves import CurvePrior, Curves, curves_of
+from tests.pruning.learning_curves import as_study, halved, past_studies, power_laws
 
 
 def chances(prior: CurvePrior, rung: int, seed: int, scale: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
@@ -27,7 +27,7 @@ def pooled(prior: CurvePrior, rung: int) -> tuple[np.ndarray, np.ndarray]:
 
 @pytest.mark.parametrize("rung", [0, 1, 4])
 def test_a_chance_is_how_often_it_happens(rung: int) -> None:
-    chance, won = pooled(CurvePrior(archive(), rungs=9), rung)
+    chance, won = pooled(CurvePrior(past_studies(), rungs=9), rung)
     assert chance.mean() == pytest.approx(won.mean(), abs=0.03)
     assert won[chance < 0.05].mean() < 0.05, "what a pruner stops"
     assert won[chance > 0.5].mean() > 0.5
@@ -35,7 +35,7 @@ def test_a_chance_is_how_often_it_happens(rung: int) -> None:
 
 
 def test_later_rungs_tell_more() -> None:
-    prior = CurvePrior(archive(), rungs=9)
+    prior = CurvePrior(past_studies(), rungs=9)
     study = Curves(power_laws(40, 9, seed=7))
     spread = [prior.forecast(study, study.values, rung).deviation.mean() for rung in (0, 1, 4, 7, 8)]
     assert spread == sorted(spread, reverse=True)
@@ -43,7 +43,7 @@ def test_later_rungs_tell_more() -> None:
 
 
 def test_the_unit_of_the_study_does_not_matter() -> None:
-    prior = CurvePrior(archive(), rungs=9)
+    prior = CurvePrior(past_studies(), rungs=9)
     plain, _ = chances(prior, 2, seed=3)
     large, _ = chances(prior, 2, seed=3, scale=1e5)
     np.testing.assert_allclose(plain, large, atol=1e-3)
@@ -90,7 +90,7 @@ def test_a_past_of_other_rungs_is_read_by_the_share_of_the_training() -> None:
     np.testing.assert_allclose(curves_of(study, 6).values[0], [np.nan, -1, -1.5, -2, -3, -4])
     np.testing.assert_allclose(curves_of(study, 6).values[1], [np.nan, np.nan, np.nan, -5, np.nan, np.nan])
 
-    coarse = CurvePrior(archive(rungs=4), rungs=9)
+    coarse = CurvePrior(past_studies(rungs=4), rungs=9)
     chance, won = pooled(coarse, 4)
     assert won[chance < 0.05].mean() < 0.06
 

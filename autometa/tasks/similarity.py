@@ -21,8 +21,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from autometa.past import PastStudy
-from autometa.priors.features import Features
 from autometa.records import EpisodeSpec
+from autometa.tasks.features import Features
 
 _MOST = 3.0
 # The archive's own deviation counts as much as the fixed scale once it has this many data sets; that of three is

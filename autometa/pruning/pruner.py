@@ -15,8 +15,8 @@ from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from autometa.past import PastStudy
-from autometa.priors.curves import Array, CurvePrior, Forecast
-from autometa.priors.running import Running, running
+from autometa.pruning.curves import Array, CurvePrior, Forecast
+from autometa.pruning.running import Running, running
 
 # Of .01, .02, .03, .05 and .08 on LCBench, the smallest that was as good as any against halving (docs/log.md).
 _CHANCE = 0.03
