@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from autometa.archives.read import past_studies
     from autometa.data.load import load_dataset
     from autometa.looks import looks_at as test_looks
-    from autometa.priors.sampler import PriorSampler
     from autometa.pruning.pruner import PriorPruner
+    from autometa.sampling.sampler import PriorSampler
     from autometa.space.files import load_space
     from autometa.study.search import search
     from autometa.trial.run import evaluate_checkpoint as evaluate
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 _PUBLIC = {
     "PriorPruner": ("autometa.pruning.pruner", "PriorPruner"),
-    "PriorSampler": ("autometa.priors.sampler", "PriorSampler"),
+    "PriorSampler": ("autometa.sampling.sampler", "PriorSampler"),
     "evaluate": ("autometa.trial.run", "evaluate_checkpoint"),
     "from_optuna": ("autometa.archives.optuna_study", "from_optuna"),
     "load_dataset": ("autometa.data.load", "load_dataset"),

@@ -21,9 +21,9 @@ import psutil
 from end_to_end import RESULTS, machine
 
 from autometa.past import PastReport, PastStudy, PastTrial
-from autometa.priors import kept
-from autometa.priors.domain import Domain
-from autometa.priors.sampler import PriorSampler
+from autometa.sampling import surrogate_cache
+from autometa.sampling.encoding import Domain
+from autometa.sampling.sampler import PriorSampler
 from autometa.space.files import load_space
 
 BARS = {60: 0.25, 500: 0.5}
@@ -49,10 +49,10 @@ def measure(count: int, name: str) -> dict[str, Any]:
     domain = Domain.of_space(space)
     past = [made(domain, f"study {i}", seed=i, trials=TRIALS) for i in range(count)]
     started = time.perf_counter()
-    surrogates, _ = kept.learn_or_read(domain, past)
+    surrogates, _ = surrogate_cache.learn_or_read(domain, past)
     fitted = time.perf_counter() - started
     started = time.perf_counter()
-    kept.learn_or_read(domain, past)
+    surrogate_cache.learn_or_read(domain, past)
     read = time.perf_counter() - started
     assert surrogates is not None
     study = optuna.create_study(direction="maximize")

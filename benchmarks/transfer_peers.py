@@ -98,7 +98,7 @@ def bounding_box(task: Task, past: Sequence[PastStudy], seed: int) -> Start:
 
 def prior(task: Task, past: Sequence[PastStudy], seed: int) -> Start:
     """What this repository adds."""
-    from autometa.priors.sampler import PriorSampler
+    from autometa.sampling.sampler import PriorSampler
 
     return Start(PriorSampler(past=list(past), seed=seed))
 

@@ -17,8 +17,8 @@ from optuna.samplers import BaseSampler
 from autometa.archives import read
 from autometa.errors import StudyError
 from autometa.past import PastStudy
-from autometa.priors.sampler import PriorSampler
 from autometa.records import Scalar, StudyRecord
+from autometa.sampling.sampler import PriorSampler
 from autometa.space.space import SearchSpace
 from autometa.study.ledger import ended
 from autometa.study.pruning import make_sampler

@@ -9,7 +9,7 @@ import pytest
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 
 from autometa.past import PastReport, PastStudy, PastTrial
-from autometa.priors.sampler import PriorSampler
+from autometa.sampling.sampler import PriorSampler
 from autometa.space.parameters import Choice, Range
 from autometa.space.space import SearchSpace
 from autometa.study.bounded import Bounded

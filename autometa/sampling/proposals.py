@@ -11,15 +11,15 @@ from functools import cached_property
 
 import numpy as np
 
-from autometa.priors.belief import Observations, Posterior, weights
-from autometa.priors.domain import Domain, Values
-from autometa.priors.feasible import Feasible, feasibility
-from autometa.priors.kernel import Kernel
-from autometa.priors.remembered import Correlations, Encoded, Gram
-from autometa.priors.scores import Results
-from autometa.priors.surrogates import Surrogates
-from autometa.priors.threads import one_thread
 from autometa.records import Scalar
+from autometa.sampling.encoding import Domain, Values
+from autometa.sampling.feasible import Feasible, feasibility
+from autometa.sampling.kernel import Kernel
+from autometa.sampling.kernel_cache import Correlations, Encoded, Gram
+from autometa.sampling.posterior import Observations, Posterior, weights
+from autometa.sampling.scores import Results
+from autometa.sampling.surrogates import Surrogates
+from autometa.sampling.threads import one_thread
 
 _RANDOM, _BESTS_EACH, _MOST_BESTS = 1500, 3, 300
 _MOST_PAST = 1000

@@ -17,7 +17,7 @@ from autometa import shipped
 from autometa.archives.read import past_studies
 from autometa.errors import StudyError
 from autometa.past import PastReport, PastStudy, PastTrial
-from autometa.priors.sampler import PriorSampler
+from autometa.sampling.sampler import PriorSampler
 from autometa.space.files import load_space
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)

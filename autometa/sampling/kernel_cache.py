@@ -11,8 +11,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from autometa.priors.kernel import Kernel
-from autometa.priors.surrogates import Surrogates
+from autometa.sampling.kernel import Kernel
+from autometa.sampling.surrogates import Surrogates
 
 
 class Encoded:

@@ -13,9 +13,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from optuna.trial import FrozenTrial, TrialState
 
-from autometa.priors import inferred
-from autometa.priors.domain import Domain
-from autometa.priors.scores import Results
+from autometa.sampling import inferred
+from autometa.sampling.encoding import Domain
+from autometa.sampling.scores import Results
 
 
 class Target:

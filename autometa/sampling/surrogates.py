@@ -19,10 +19,10 @@ import numpy as np
 from scipy.linalg import cho_factor, cho_solve, solve_triangular
 
 from autometa.past import PastStudy
-from autometa.priors.domain import Domain
-from autometa.priors.informative import uninformative
-from autometa.priors.kernel import Kernel, Nystroem, fitted
-from autometa.priors.scores import Results, ranks, scored
+from autometa.sampling.encoding import Domain
+from autometa.sampling.informative import uninformative
+from autometa.sampling.kernel import Kernel, Nystroem, fitted
+from autometa.sampling.scores import Results, ranks, scored
 
 # Share of a study's function that all studies have, before any is seen.
 _SHARED = 0.5

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.special import ndtri
 
-from autometa.priors.scores import Results, ranks, scored, standardised
+from autometa.sampling.scores import Results, ranks, scored, standardised
 
 NAN = np.nan
 

@@ -6,8 +6,8 @@ import numpy as np
 import optuna
 from optuna.trial import TrialState
 
-from autometa.priors.domain import Domain
-from autometa.priors.target import Target
+from autometa.sampling.encoding import Domain
+from autometa.sampling.target_trials import Target
 from autometa.space.parameters import Choice, Range
 from autometa.space.space import SearchSpace
 

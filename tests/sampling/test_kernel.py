@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from scipy.optimize import approx_fprime
 
-from autometa.priors.kernel import Kernel, _negative_log_likelihood, expected, fitted, refitted
+from autometa.sampling.kernel import Kernel, _negative_log_likelihood, expected, fitted, refitted
 
 
 def test_the_likelihoods_gradient_is_right() -> None:

@@ -18,11 +18,11 @@ from optuna.trial import FrozenTrial, TrialState
 
 from autometa.errors import StudyError
 from autometa.past import PastStudy
-from autometa.priors import inferred
-from autometa.priors.domain import Domain, learned
-from autometa.priors.kept import learn_or_read
-from autometa.priors.proposals import Proposal, Proposer
-from autometa.priors.target import Target
+from autometa.sampling import inferred
+from autometa.sampling.encoding import Domain, learned
+from autometa.sampling.proposals import Proposal, Proposer
+from autometa.sampling.surrogate_cache import learn_or_read
+from autometa.sampling.target_trials import Target
 from autometa.space.space import SearchSpace
 
 # One proposal in five does not look at past studies at all, once a cold sampler has something to go by: within the

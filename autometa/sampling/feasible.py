@@ -14,7 +14,7 @@ import numpy as np
 from scipy.linalg import cho_factor, cho_solve
 from scipy.special import ndtr
 
-from autometa.priors.kernel import fitted, unfitted
+from autometa.sampling.kernel import fitted, unfitted
 
 Feasible = Callable[[np.ndarray], np.ndarray]
 

@@ -16,10 +16,10 @@ import numpy as np
 
 from autometa.data import cache
 from autometa.past import PastStudy
-from autometa.priors.domain import Domain
-from autometa.priors.kernel import Kernel, Nystroem
-from autometa.priors.surrogates import Learned, Surrogates, learn
-from autometa.priors.threads import one_thread
+from autometa.sampling.encoding import Domain
+from autometa.sampling.kernel import Kernel, Nystroem
+from autometa.sampling.surrogates import Learned, Surrogates, learn
+from autometa.sampling.threads import one_thread
 
 _VERSION = 4  # of the fit: to be raised when the same studies would give other functions
 _MOST_FILES = 20

@@ -16,8 +16,8 @@ import numpy as np
 from scipy.linalg import cho_solve, cholesky, solve_triangular
 from scipy.special import log_ndtr, ndtr
 
-from autometa.priors.kernel import Kernel, expected, refitted
-from autometa.priors.scores import Results, scored, standardised
+from autometa.sampling.kernel import Kernel, expected, refitted
+from autometa.sampling.scores import Results, scored, standardised
 
 # Spread of a score's error in units of scores, where two results are compared by a hypothesis.
 _RANK_NOISE = 1.0

@@ -15,7 +15,7 @@ import numpy as np
 from scipy.linalg import solve
 from scipy.special import ndtri
 
-from autometa.priors.kernel import unfitted
+from autometa.sampling.kernel import unfitted
 
 # The chance that studies of noise alone pass for informative, all of them together. A search is led astray by large
 # ones; small ones weigh little, and a first search has no others.

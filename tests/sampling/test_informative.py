@@ -7,10 +7,10 @@ import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 
 from autometa.past import PastReport, PastStudy, PastTrial
-from autometa.priors.domain import Domain
-from autometa.priors.informative import Rated, uninformative
-from autometa.priors.scores import ranks
-from autometa.priors.surrogates import learn
+from autometa.sampling.encoding import Domain
+from autometa.sampling.informative import Rated, uninformative
+from autometa.sampling.scores import ranks
+from autometa.sampling.surrogates import learn
 
 COLUMNS = 10
 DOMAIN = Domain({f"p{column}": FloatDistribution(0, 1) for column in range(COLUMNS)})

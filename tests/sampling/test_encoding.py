@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
-from autometa.priors.domain import Domain, learned
+from autometa.sampling.encoding import Domain, learned
 from autometa.space.files import load_space
 
 PLAIN = Domain(

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from autometa.past import PastReport, PastStudy, PastTrial
-from autometa.priors.belief import Observations, Posterior
-from autometa.priors.domain import Domain
-from autometa.priors.kernel import Kernel
-from autometa.priors.remembered import Correlations, Encoded, Gram
-from autometa.priors.scores import Results
-from autometa.priors.surrogates import Surrogates, learn
+from autometa.sampling.encoding import Domain
+from autometa.sampling.kernel import Kernel
+from autometa.sampling.kernel_cache import Correlations, Encoded, Gram
+from autometa.sampling.posterior import Observations, Posterior
+from autometa.sampling.scores import Results
+from autometa.sampling.surrogates import Surrogates, learn
 from autometa.space.files import load_space
 
 DOMAIN = Domain.of_space(load_space("few_shot"))
