@@ -49,10 +49,10 @@ def measure(count: int, name: str) -> dict[str, Any]:
     domain = Domain.of_space(space)
     past = [made(domain, f"study {i}", seed=i, trials=TRIALS) for i in range(count)]
     started = time.perf_counter()
-    surrogates, _ = surrogate_cache.learn_or_read(domain, past)
+    surrogates, _ = surrogate_cache.fit_or_load(domain, past)
     fitted = time.perf_counter() - started
     started = time.perf_counter()
-    surrogate_cache.learn_or_read(domain, past)
+    surrogate_cache.fit_or_load(domain, past)
     read = time.perf_counter() - started
     assert surrogates is not None
     study = optuna.create_study(direction="maximize")

@@ -1,8 +1,8 @@
-"""What a target study may vary, as matrices: the coordinates in which all studies are compared.
+"""The domain of a target study and its encoding: the coordinates in which all studies are compared.
 
-A configuration is a row of codes, one a parameter: a number's place in its range (0 … 1 within, on the scale
-of the range), or the index of a category; NaN where the parameter plays no part or nobody noted it. It does
-not know which configurations are good.
+A configuration is a row of codes, one per parameter: a number's place in its range (0 … 1 within, on the scale
+of the range), or the index of a category. A code is NaN where the parameter is inactive or nobody noted it. This
+file does not know which configurations are good.
 
 Symbols: n configurations, P parameters, D columns of the encoding.
 """
@@ -35,7 +35,7 @@ _OUTSIDE = 0.5
 
 @dataclass(frozen=True)
 class Condition:
-    """A parameter plays a part only where the code of its parent is one of these, or between low and high."""
+    """A parameter is active only where the code of its parent is one of these, or between low and high."""
 
     parent: str
     codes: frozenset[int] = frozenset()
@@ -109,7 +109,7 @@ class Domain:
         return {name: value_of(distribution, code) for (name, distribution), code, on in pairs if on}
 
     def active(self, codes: np.ndarray) -> np.ndarray:
-        """Which parameters play a part, bool [n, P]: known, and their conditions hold."""
+        """Which parameters are active, bool [n, P]: known, and their conditions hold."""
         found = ~np.isnan(codes)
         for (parent, condition), children in self._children.items():
             found[:, children] &= (found[:, parent] & condition.holds(codes[:, parent]))[:, None]
@@ -126,7 +126,7 @@ class Domain:
         return children
 
     def keys(self, codes: np.ndarray) -> list[bytes]:
-        """One key a row [n]: equal where the active parameters have equal values."""
+        """One key per row [n]: equal where the active parameters have equal values."""
         return _keys(codes, self.active(codes))
 
     def encode(self, codes: np.ndarray) -> np.ndarray:
@@ -165,18 +165,18 @@ class Domain:
         """Random codes [n, P] without gaps: what is inactive has a value too, for when it becomes active."""
         drawn = generator.random((n, len(self.names)))
         drawn[:, self.is_category] = np.floor(drawn * self._counts)[:, self.is_category]
-        return self.snapped(drawn)
+        return self.on_grid(drawn)
 
-    def filled(self, codes: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-        """The codes within the ranges, gaps and unknown categories filled."""
+    def imputed(self, codes: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+        """The codes within the ranges, with missing values and unknown categories imputed."""
         bad = np.isnan(codes) | (self.is_category & (codes < 0))
         inside = np.where(self.is_category, codes, np.clip(codes, 0, 1))
         new = self.sample(generator, len(codes))
         for column, name in enumerate(self.names):
             new[:, column] = self.defaults.get(name, new[:, column])
-        return self.snapped(np.where(bad, new, inside))
+        return self.on_grid(np.where(bad, new, inside))
 
-    def moved(self, codes: np.ndarray, generator: np.random.Generator, each: int, scale: float) -> np.ndarray:
+    def neighbours(self, codes: np.ndarray, generator: np.random.Generator, each: int, scale: float) -> np.ndarray:
         """Neighbours [n · each, P]: one or a few parameters moved, numbers by about `scale` of their range."""
         rows = np.repeat(codes, each, axis=0)
         share = generator.choice([0.15, 0.3, 0.6], size=(len(rows), 1))
@@ -185,10 +185,10 @@ class Domain:
         width = scale * np.exp(0.7 * generator.standard_normal((len(rows), 1)))
         numbers = np.clip(rows + width * generator.standard_normal(rows.shape), 0, 1)
         categories = np.floor(generator.random(rows.shape) * self._counts)
-        return self.snapped(np.where(chosen, np.where(self.is_category, categories, numbers), rows))
+        return self.on_grid(np.where(chosen, np.where(self.is_category, categories, numbers), rows))
 
-    def snapped(self, codes: np.ndarray) -> np.ndarray:
-        """The codes that values with steps really have."""
+    def on_grid(self, codes: np.ndarray) -> np.ndarray:
+        """The codes rounded to the grid of parameters with steps."""
         found = codes.copy()
         for column, distribution in enumerate(self.distributions.values()):
             if not self.is_category[column] and getattr(distribution, "step", None):
@@ -196,7 +196,7 @@ class Domain:
         return found
 
 
-def learned(distributions: Mapping[str, BaseDistribution], examples: Sequence[Values]) -> Domain:
+def infer_domain(distributions: Mapping[str, BaseDistribution], examples: Sequence[Values]) -> Domain:
     """A domain whose conditions are read off which parameters appeared together.
 
     A parameter that is often absent gets conditions on parents (categories or numbers that were there whenever

@@ -15,7 +15,7 @@ import numpy as np
 from scipy.linalg import solve
 from scipy.special import ndtri
 
-from autometa.sampling.kernel import unfitted
+from autometa.sampling.kernel import default_kernel
 
 # The chance that studies of noise alone pass for informative, all of them together. A search is led astray by large
 # ones; small ones weigh little, and a first search has no others.
@@ -91,7 +91,7 @@ def _covariance(studies: Sequence[Rated]) -> np.ndarray:
     own = np.repeat(np.arange(len(studies)), [len(scores) for _, scores in studies])
     same = own[:, None] == own
     centring = np.eye(len(rows)) - same / same.sum(1)
-    kernel = unfitted(rows)
+    kernel = default_kernel(rows)
     parts = [centring @ part @ centring for part in (kernel(rows, rows), columns @ columns.T)]
     return sum((part / max(np.trace(part), 1e-12) for part in parts), np.zeros_like(parts[0])) * len(rows) / 2
 

@@ -1,6 +1,6 @@
 """One kernel for all studies of a domain: which parameters matter, and how fast, is what past studies share.
 
-A Matérn-5/2 kernel with a length a column, fitted to several studies at once, and its Nyström features, in
+A Matérn-5/2 kernel with a length per column, fitted to several studies at once, and its Nyström features, in
 which predicting hundreds of studies is one matrix product. It does not know what the columns mean.
 
 Symbols: n rows, D columns, M inducing rows.
@@ -90,18 +90,18 @@ class Nystroem:
         return found
 
 
-def unfitted(rows: np.ndarray) -> Kernel:
+def default_kernel(rows: np.ndarray) -> Kernel:
     """A kernel for rows nothing is known of: one length for all columns, from the rows' own distances."""
     return Kernel(np.full(rows.shape[1], _typical_length(rows)))
 
 
-def fitted(studies: Sequence[tuple[np.ndarray, np.ndarray]], generator: np.random.Generator) -> Kernel:
+def fit_kernel(studies: Sequence[tuple[np.ndarray, np.ndarray]], generator: np.random.Generator) -> Kernel:
     """The kernel of the greatest joint likelihood over studies: rows [n, D] and their scores [n].
 
     Lengths are drawn towards that of an unfitted kernel; columns that never vary keep it.
     """
     chosen = generator.permutation(len(studies))[:_STUDIES]
-    data = [_part(studies[i][0], studies[i][1], generator) for i in chosen]
+    data = [_subsample(studies[i][0], studies[i][1], generator) for i in chosen]
     start = math.log(_typical_length(np.concatenate([rows for rows, _ in data])))
     columns = data[0][0].shape[1]
 
@@ -109,28 +109,28 @@ def fitted(studies: Sequence[tuple[np.ndarray, np.ndarray]], generator: np.rando
         away = at[:columns] - start
         total, gradient = 0.5 * float(away @ away), np.concatenate([away, [0.0, 0.0]])
         for rows, scores in data:
-            value, slope = _negative_log_likelihood(at, rows, scores[:, None])
+            value, slope = negative_log_likelihood(at, rows, scores[:, None])
             total, gradient = total + value, gradient + slope
         return total, gradient
 
     bounds = [(start - 3, start + 4)] * columns + [(math.log(1e-3), 0.0), (math.log(0.05), math.log(5.0))]
     first = np.array([start] * columns + [math.log(0.1), 0.0])
-    at = _least(cost, first, bounds)
+    at = _minimum(cost, first, bounds)
     return Kernel(np.exp(at[:columns]), float(np.exp(at[columns + 1])), float(np.exp(at[columns])))
 
 
-def expected(kernel: Kernel) -> Kernel:
-    """What a study may differ by from hypotheses about it, as long as there is nothing to fit that to."""
+def residual_prior(kernel: Kernel) -> Kernel:
+    """The kernel of the residual, what a target differs by from past studies, while there is nothing to fit it to."""
     lengths, noise = _FIRST_STRETCH * kernel.lengths, _RESIDUAL_NOISE * kernel.noise
     return replace(kernel, lengths=lengths, amplitude=_FIRST_VARIANCE, noise=noise)
 
 
-def refitted(
+def fit_residual(
     kernel: Kernel, rows: np.ndarray, errors: np.ndarray, weights: np.ndarray, own_noise: np.ndarray
 ) -> Kernel:
-    """The kernel of what a study differs by from hypotheses about it, drawn towards their own `kernel`.
+    """The kernel of the residual, fitted to the errors of hypotheses and drawn towards their `kernel`.
 
-    Lengths may become quite different ones: by them a target leaves behind what does not hold for it.
+    Its lengths may become quite different, so that a target can depart from what does not hold for it.
 
     Args:
         rows: [n, D].
@@ -145,17 +145,17 @@ def refitted(
 
     def cost(at: np.ndarray) -> tuple[float, np.ndarray]:
         away = (at - middle) / spread
-        value, slope = _negative_log_likelihood(at, rows, targets, own_noise)
+        value, slope = negative_log_likelihood(at, rows, targets, own_noise)
         return value + 0.5 * float(away @ away), slope + away / spread
 
     bounds = [(at - 3, at + 3) for at in middle[:columns]]
     bounds += [(math.log(1e-4), math.log(_MOST_NOISE)), (math.log(0.03), math.log(3.0))]
-    at = _least(cost, middle, bounds)
+    at = _minimum(cost, middle, bounds)
     lengths, noise, variance = np.exp(at[:columns]), math.exp(at[columns]), math.exp(at[columns + 1])
     return replace(kernel, lengths=lengths, amplitude=variance, noise=noise)
 
 
-def _least(cost: Cost, start: np.ndarray, bounds: list[tuple[float, float]]) -> np.ndarray:
+def _minimum(cost: Cost, start: np.ndarray, bounds: list[tuple[float, float]]) -> np.ndarray:
     """Where a cost with a gradient is least, near `start`."""
     from scipy.optimize import minimize  # slow to import, and a fit that was kept needs none
 
@@ -163,10 +163,12 @@ def _least(cost: Cost, start: np.ndarray, bounds: list[tuple[float, float]]) -> 
     return found
 
 
-def _negative_log_likelihood(
+def negative_log_likelihood(
     at: np.ndarray, rows: np.ndarray, scores: np.ndarray, own_noise: np.ndarray | float = 0.0
 ) -> tuple[float, np.ndarray]:
-    """And its gradient in the logarithms of lengths, noise and amplitude (Rasmussen and Williams 2006, 5.9).
+    """Of scores [n, H] at rows [n, D], and its gradient; `at` holds the logarithms of lengths [D], noise and amplitude.
+
+    The gradient is in these logarithms (Rasmussen and Williams 2006, 5.9).
 
     Columns of `scores` [n, H] are seen as parts of one: their squares add up, their determinant counts once.
     """
@@ -186,7 +188,7 @@ def _negative_log_likelihood(
     return float(value), np.concatenate([along, [noise * np.trace(slope), amplitude * (slope * gram).sum()]])
 
 
-def _part(rows: np.ndarray, scores: np.ndarray, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+def _subsample(rows: np.ndarray, scores: np.ndarray, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     chosen = generator.permutation(len(rows))[:_ROWS]
     return rows[chosen], scores[chosen]
 

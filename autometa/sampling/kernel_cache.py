@@ -1,8 +1,8 @@
-"""What was found for the last proposal and need not be found for the next, whose trials differ by one or two.
+"""Caches of what one proposal computes and the next, whose trials differ by one or two, needs again.
 
-It does not know what the rows are, nor what is proposed.
+They do not know what the rows are, nor what is proposed.
 
-Symbols: n rows of trials, C rows that stay, D columns of the encoding, S studies.
+Symbols: n rows of trials, C fixed rows, D columns of the encoding, S studies.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from autometa.sampling.kernel import Kernel
 from autometa.sampling.surrogates import Surrogates
 
 
-class Encoded:
-    """Trials encoded and predicted by past studies, each once."""
+class PredictionCache:
+    """Encodings of trials and the surrogates' predictions, each computed once."""
 
     def __init__(self, surrogates: Surrogates) -> None:
         self._surrogates = surrogates
@@ -38,8 +38,8 @@ class Encoded:
         return rows, predicted
 
 
-class Correlations:
-    """Correlations of trials with rows that stay [C, D], as long as the kernel stays the same."""
+class CrossKernelCache:
+    """Correlations of trials with fixed rows [C, D]; emptied when the kernel changes."""
 
     def __init__(self, rows: np.ndarray) -> None:
         self._rows = rows
@@ -61,8 +61,8 @@ class Correlations:
         return found
 
 
-class Gram:
-    """Correlations of trials with each other, as long as the kernel stays the same."""
+class KernelCache:
+    """Correlations of trials with each other; emptied when the kernel changes."""
 
     def __init__(self) -> None:
         self._kernel: Kernel | None = None

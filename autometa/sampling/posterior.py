@@ -1,8 +1,8 @@
-"""What is believed of the target study: past studies as hypotheses, weighed by how well they rank its results.
+"""The posterior of the target study: past studies as hypotheses, weighted by how well they rank its results.
 
-Each past study is a hypothesis: the target is that study's function and a Gaussian process of what differs. One
-more hypothesis knows no past study; it gains weight where all others rank badly, so that a misleading archive
-is left behind. It does not know trials or samplers.
+Under each hypothesis the target is one past study's function plus a Gaussian process, the residual. One more
+hypothesis uses no past study. It gains weight where all others rank badly, so a misleading archive is ignored.
+This file does not know trials or samplers.
 
 Symbols: n target trials, S hypotheses of studies (and one cold), C candidates, D columns.
 """
@@ -16,17 +16,17 @@ import numpy as np
 from scipy.linalg import cho_solve, cholesky, solve_triangular
 from scipy.special import log_ndtr, ndtr
 
-from autometa.sampling.kernel import Kernel, expected, refitted
+from autometa.sampling.kernel import Kernel, fit_residual, residual_prior
 from autometa.sampling.scores import Results, scored, standardised
 
-# Spread of a score's error in units of scores, where two results are compared by a hypothesis.
+# Standard deviation of a score's error where a hypothesis ranks two results.
 _RANK_NOISE = 1.0
 _PAIRS = 1500
 _NEGLIGIBLE = 0.005
 _ANY_IS_BETTER = 3.0  # standard deviations below the worst
 _LEAST_TO_FIT = 4
 _MOST_RESULTS, _MOST_TO_FIT = 400, 100
-_AT_ONCE = 48  # candidates whose spreads are found together
+_AT_ONCE = 48  # candidates whose posterior std is computed together
 
 
 @dataclass(frozen=True)
@@ -59,11 +59,11 @@ class Observations:
         return Observations(self.rows[keep], self.predicted[keep], self.results.of(keep))
 
 
-def weights(observations: Observations, start: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+def hypothesis_weights(observations: Observations, start: np.ndarray, generator: np.random.Generator) -> np.ndarray:
     """Probabilities [S + 1] of the hypotheses, the cold one last.
 
-    Each pair of results is ranked by a hypothesis with a probability (Thurstone 1927), compared at the highest
-    rung both reached; n results count as n facts, not as the n²/2 pairs they make.
+    Each hypothesis gives a pair of results, compared at the highest rung both reached, a probability of their order
+    (Thurstone 1927). n results count as n observations, not as the n²/2 pairs they make.
 
     Args:
         start: log weights [S] before any result.
@@ -98,17 +98,17 @@ def _pairs(results: Results, generator: np.random.Generator) -> tuple[np.ndarray
 
 
 class Posterior:
-    """Expected improvement over the target's best, under all hypotheses that still count.
+    """Posterior mean, std and expected improvement under all hypotheses of notable weight.
 
-    Pending trials count as if they had shown what is expected of them.
+    Pending trials are taken to show their posterior mean.
 
     Args:
-        kernel: of past studies; what the target differs by is fitted from there.
+        kernel: of past studies; the prior of the residual's kernel.
         probabilities: of the hypotheses [S + 1].
-        residual: fitted before; otherwise it is fitted now.
-        gram: k(rows, rows) [n, n] of a kernel, for whoever remembers parts of it.
+        residual: the residual's kernel, if fitted before; by default it is fitted here.
+        gram: computes k(rows, rows) [n, n] of a kernel, such as a cache.
 
-    `rows` [n, D] are those of the target's trials, `residual` is the kernel of what it differs by.
+    `rows` [n, D] are those of the target's trials, `residual` is the kernel of the residual.
     """
 
     def __init__(
@@ -126,32 +126,32 @@ class Posterior:
         scores, own_noise = scored(observations.results, standardised)
         self.rows = observations.rows
         self._shown, self._feasible = shown, observations.results.feasible
-        self._means = self._hypotheses(observations.predicted)[shown]
-        self._scores, self._own_noise = _normal(scores[shown]), own_noise[shown]
+        self._means = self._prior_means(observations.predicted)[shown]
+        self._scores, self._own_noise = _unit_variance(scores[shown]), own_noise[shown]
         self.residual = residual or self._fit(kernel)
-        self._solve(self._hypotheses(observations.predicted), gram(self.residual, self.rows))
+        self._solve(self._prior_means(observations.predicted), gram(self.residual, self.rows))
 
     def expected_improvement(self, rows: np.ndarray, predicted: np.ndarray) -> np.ndarray:
         """Of C candidates: rows [C, D], predicted by past studies [C, S]."""
         across = self.residual(self.rows, rows)
-        return self._improvement(self._expected(across, predicted), self._spread(across))
+        return self._expected_improvement(self._mean(across, predicted), self._std(across))
 
-    def greatest(
+    def best_candidates(
         self, count: int, predicted: np.ndarray, correlations: np.ndarray, worth: np.ndarray, *, above: float = -np.inf
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Indices [count] of the candidates of the greatest expected improvement times `worth`, and that.
+        """Indices [count] of the candidates of greatest expected improvement times `worth`, and those products.
 
-        Spreads are most of the work. A candidate's is found only where it may be among the greatest if no trial but the
-        nearest said anything of it.
+        The posterior std is most of the work. It is computed only for candidates that may be among the best by an
+        upper bound on it.
 
         Args:
             predicted: by past studies, [C, S].
             correlations: by `residual` with the target's trials, [n, C].
-            worth: [C]; candidates of a negative one are worth that, and behind all others.
-            above: those that are no greater need not be found, and may be -inf.
+            worth: [C]; a negative one is the candidate's product, and ranks behind all others.
+            above: products up to this need not be computed, and may be -inf.
         """
-        means = self._expected(correlations, predicted)
-        at_most = np.where(worth < 0, worth, worth * self._improvement(means, self._widest(correlations)))
+        means = self._mean(correlations, predicted)
+        at_most = np.where(worth < 0, worth, worth * self._expected_improvement(means, self._std_bound(correlations)))
         order = np.argsort(-at_most)
         found = np.where(worth < 0, worth, -np.inf)
         for start in range(0, len(order), _AT_ONCE):
@@ -159,66 +159,68 @@ class Posterior:
             if max(above, np.sort(found)[-count:][0]) >= at_most[some[0]]:
                 break
             some = some[worth[some] >= 0]
-            found[some] = worth[some] * self._improvement(means[some], self._spread(correlations[:, some]))
+            found[some] = worth[some] * self._expected_improvement(means[some], self._std(correlations[:, some]))
         chosen = np.argsort(-found)[:count]
         return chosen, found[chosen]
 
-    def _expected(self, correlations: np.ndarray, predicted: np.ndarray) -> np.ndarray:
-        """Means [C, active] of candidates under each hypothesis."""
-        return self._hypotheses(predicted) + self.residual.amplitude * (correlations.T @ self._solved)
+    def _mean(self, correlations: np.ndarray, predicted: np.ndarray) -> np.ndarray:
+        """Posterior means [C, active] of candidates under each hypothesis."""
+        return self._prior_means(predicted) + self.residual.amplitude * (correlations.T @ self._solved)
 
-    def _spread(self, correlations: np.ndarray) -> np.ndarray:
-        """Standard deviations [C, 1] of candidates."""
+    def _std(self, correlations: np.ndarray) -> np.ndarray:
+        """Posterior std [C, 1] of candidates."""
         explained = solve_triangular(self._root_of_all, correlations, lower=True)
         amplitude = self.residual.amplitude
         return np.sqrt(np.maximum(amplitude - amplitude**2 * (explained**2).sum(0), 1e-9))[:, None]
 
-    def _widest(self, correlations: np.ndarray) -> np.ndarray:
-        """What spreads [C, 1] are at most: those that the one trial leaves which says most."""
+    def _std_bound(self, correlations: np.ndarray) -> np.ndarray:
+        """Upper bound on the posterior std [C, 1]: it conditions on the most informative trial alone."""
         amplitude = self.residual.amplitude
-        said = (correlations * (amplitude / np.sqrt(amplitude + self._noise))[:, None]).max(0)  # none is negative
-        return np.sqrt(np.maximum(amplitude - said**2, 1e-9))[:, None]
+        explained = (correlations * (amplitude / np.sqrt(amplitude + self._noise))[:, None]).max(0)  # none is negative
+        return np.sqrt(np.maximum(amplitude - explained**2, 1e-9))[:, None]
 
-    def _improvement(self, means: np.ndarray, spread: np.ndarray) -> np.ndarray:
-        """Expected, over all hypotheses, [C]."""
-        ahead = (means - self._best) / spread
+    def _expected_improvement(self, means: np.ndarray, std: np.ndarray) -> np.ndarray:
+        """[C], averaged over the hypotheses by weight."""
+        ahead = (means - self._best) / std
         density = np.exp(-0.5 * ahead**2) / np.sqrt(2 * np.pi)
-        found: np.ndarray = (spread * (ahead * ndtr(ahead) + density)) @ self._weights
+        found: np.ndarray = (std * (ahead * ndtr(ahead) + density)) @ self._weights
         return found
 
-    def _hypotheses(self, predicted: np.ndarray) -> np.ndarray:
-        """The functions of the hypotheses that count [n, active]; the cold one is zero."""
+    def _prior_means(self, predicted: np.ndarray) -> np.ndarray:
+        """Prior means [n, active] under the hypotheses of notable weight; zero under the cold one."""
         return np.column_stack([predicted, np.zeros(len(predicted))])[:, self._active]
 
-    def _on_scale(self, residual: Kernel) -> np.ndarray:
+    def _rescaled(self, residual: Kernel) -> np.ndarray:
         """The target's scores [n, active] on each hypothesis' scale.
 
         A study's best few are far above its mean, and the target has tried little else: its scores get the mean
         and spread that the hypothesis expects of just these trials.
         """
-        spread = np.sqrt(self._means.var(0) + residual.amplitude + residual.noise)
-        return self._means.mean(0) + self._scores[:, None] * spread
+        std = np.sqrt(self._means.var(0) + residual.amplitude + residual.noise)
+        return self._means.mean(0) + self._scores[:, None] * std
 
     def _fit(self, kernel: Kernel) -> Kernel:
-        """What all hypotheses leave, by their weight, as one more Gaussian process."""
-        first = expected(kernel)
+        """The residual's kernel: one for all hypotheses, fitted to their errors by weight."""
+        first = residual_prior(kernel)
         if len(self._scores) < _LEAST_TO_FIT:
             return first
         chosen = _best_and_latest(self._scores, _MOST_TO_FIT)
-        errors = self._on_scale(first) - self._means
+        errors = self._rescaled(first) - self._means
         errors -= errors.mean(0)
-        return refitted(kernel, self.rows[self._shown][chosen], errors[chosen], self._weights, self._own_noise[chosen])
+        return fit_residual(
+            kernel, self.rows[self._shown][chosen], errors[chosen], self._weights, self._own_noise[chosen]
+        )
 
     def _solve(self, hypotheses: np.ndarray, correlations: np.ndarray) -> None:
         residual, shown = self.residual, self._shown
         gram = residual.amplitude * correlations
-        # For the spread all trials count, pending ones too: their place is taken.
+        # The std conditions on pending trials too: their place is taken.
         self._noise = np.full(len(gram), residual.noise + 1e-6)
         self._noise[shown] += self._own_noise
         self._root_of_all = cholesky(gram + np.diag(self._noise), lower=True)
         root = cholesky(gram[np.ix_(shown, shown)] + np.diag(self._noise[shown]), lower=True)
         self._solved = np.zeros_like(hypotheses)  # zero where nothing was shown
-        self._solved[shown] = cho_solve((root, True), self._on_scale(residual) - self._means)
+        self._solved[shown] = cho_solve((root, True), self._rescaled(residual) - self._means)
         expected = hypotheses + gram @ self._solved
         # As long as no trial is feasible, any feasible one would be an improvement, and the larger the likelier it is.
         best = expected[self._feasible] if self._feasible.any() else expected.min(0, keepdims=True) - _ANY_IS_BETTER
@@ -234,6 +236,6 @@ def _best_and_latest(scores: np.ndarray, most: int) -> np.ndarray:
     return np.sort(np.concatenate([best, latest]))
 
 
-def _normal(scores: np.ndarray) -> np.ndarray:
+def _unit_variance(scores: np.ndarray) -> np.ndarray:
     spread = scores.std()
     return (scores - scores.mean()) / spread if spread > 0 else np.zeros(len(scores))

@@ -13,10 +13,10 @@ import numpy as np
 
 from autometa.records import Scalar
 from autometa.sampling.encoding import Domain, Values
-from autometa.sampling.feasible import Feasible, feasibility
+from autometa.sampling.feasibility import Feasibility, feasibility
 from autometa.sampling.kernel import Kernel
-from autometa.sampling.kernel_cache import Correlations, Encoded, Gram
-from autometa.sampling.posterior import Observations, Posterior, weights
+from autometa.sampling.kernel_cache import CrossKernelCache, KernelCache, PredictionCache
+from autometa.sampling.posterior import Observations, Posterior, hypothesis_weights
 from autometa.sampling.scores import Results
 from autometa.sampling.surrogates import Surrogates
 from autometa.sampling.threads import one_thread
@@ -41,7 +41,7 @@ class _Pool:
     rows: np.ndarray
     predicted: np.ndarray
     keys: Sequence[bytes]
-    correlations: Correlations
+    correlations: CrossKernelCache
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class Proposer:
         self._start = np.zeros(len(surrogates.studies)) if start is None else start
         self._cost_aware = cost_aware and surrogates.cost is not None
         self._seed = seed
-        self._encoded, self._gram = Encoded(surrogates), Gram()
+        self._encoded, self._gram = PredictionCache(surrogates), KernelCache()
         self._residual: tuple[set[bytes], Kernel | None] = (set(), None)
         self.probabilities = np.append(np.exp(self._start) / np.exp(self._start).sum(), 0.0)
 
@@ -88,7 +88,7 @@ class Proposer:
     def _propose(self, codes: np.ndarray, results: Results, number: int, fixed: np.ndarray) -> Proposal:
         generator = np.random.default_rng([self._seed, number])
         seen = Observations(*self._encoded(codes), results)
-        self.probabilities = weights(seen, self._start, generator)
+        self.probabilities = hypothesis_weights(seen, self._start, generator)
         if not seen.shown.any():
             return self._from_portfolio(codes, seen, fixed)
         posterior = self._posterior(seen.latest_and_best())
@@ -128,7 +128,7 @@ class Proposer:
         results: Results,
         generator: np.random.Generator,
         fixed: np.ndarray,
-        likely: Feasible,
+        likely: Feasibility,
     ) -> np.ndarray:
         """Codes [P] of the greatest expected improvement found from the pool and the best so far."""
         tried = set(self.domain.keys(codes))
@@ -136,12 +136,12 @@ class Proposer:
         best = _with(fixed, self._best_so_far(codes, results, generator))
         kept, kept_values = np.concatenate([kept, best]), np.concatenate([kept_values, np.full(len(best), _REPEATED)])
         for width in () if self.surrogates.kernel.is_rough else _WIDTHS:
-            moved = _with(fixed, self.domain.moved(kept, generator, _EACH, width))
+            moved = _with(fixed, self.domain.neighbours(kept, generator, _EACH, width))
             rows, keys = self.domain.encode_with_keys(moved)
             worth = self._worth(tried, keys, rows, likely)
             least = np.sort(kept_values)[-_STARTS:][0]
             correlations = posterior.residual(posterior.rows, rows)
-            chosen, values = posterior.greatest(
+            chosen, values = posterior.best_candidates(
                 _STARTS, self.surrogates.predict(rows), correlations, worth, above=least
             )
             kept, kept_values = np.concatenate([kept, moved[chosen]]), np.concatenate([kept_values, values])
@@ -151,13 +151,13 @@ class Proposer:
         return first
 
     def _best_of_pool(
-        self, tried: Container[bytes], posterior: Posterior, fixed: np.ndarray, likely: Feasible
+        self, tried: Container[bytes], posterior: Posterior, fixed: np.ndarray, likely: Feasibility
     ) -> tuple[np.ndarray, np.ndarray]:
         """Codes [starts, P] of the greatest expected improvement, and that."""
         pool = self._pool if np.isnan(fixed).all() else self._pool_of(_with(fixed, self._pool.codes))
         worth = self._worth(tried, pool.keys, pool.rows, likely)
         correlations = pool.correlations(posterior.residual, posterior.rows)
-        chosen, values = posterior.greatest(_STARTS, pool.predicted, correlations, worth)
+        chosen, values = posterior.best_candidates(_STARTS, pool.predicted, correlations, worth)
         return pool.codes[chosen], values
 
     def _posterior(self, seen: Observations) -> Posterior:
@@ -175,9 +175,11 @@ class Proposer:
         furthest = np.where(results.last >= 0, results.last, -1)
         value = np.where(furthest >= 0, results.values[np.arange(len(codes)), furthest], -np.inf)
         order = np.lexsort((-value, -furthest, ~results.feasible))[:_BESTS_EACH]
-        return self.domain.filled(codes[order], generator)
+        return self.domain.imputed(codes[order], generator)
 
-    def _worth(self, tried: Container[bytes], keys: Sequence[bytes], rows: np.ndarray, likely: Feasible) -> np.ndarray:
+    def _worth(
+        self, tried: Container[bytes], keys: Sequence[bytes], rows: np.ndarray, likely: Feasibility
+    ) -> np.ndarray:
         """What an improvement by each candidate [C] is worth: less where it costs more or may be infeasible.
 
         Nothing where it was tried.
@@ -216,7 +218,7 @@ class Proposer:
         each = max(1, min(_BESTS_EACH, _MOST_BESTS // len(self.surrogates.studies)))
         chosen = [np.argsort(-study.scores)[:each] for study in self.surrogates.studies]
         codes = np.concatenate([s.codes[best] for s, best in zip(self.surrogates.studies, chosen, strict=True)])
-        filled = self.domain.filled(codes, generator)
+        filled = self.domain.imputed(codes, generator)
         scores = self.surrogates.predict(self.domain.encode(filled))
         place = 0
         for column, (study, best) in enumerate(zip(self.surrogates.studies, chosen, strict=True)):
@@ -235,7 +237,7 @@ class Proposer:
         """Candidates that stay the same over a study."""
         generator = np.random.default_rng([self._seed, 0])
         bests = self._tried[0]
-        near = self.domain.moved(bests, generator, 1, 0.1)
+        near = self.domain.neighbours(bests, generator, 1, 0.1)
         parts = [self.domain.sample(generator, _RANDOM), bests, near]
         if self.surrogates.kernel.is_rough:
             parts.append(self._better_half(generator))
@@ -243,14 +245,14 @@ class Proposer:
 
     def _pool_of(self, codes: np.ndarray) -> _Pool:
         rows, keys = self.domain.encode_with_keys(codes)
-        return _Pool(codes, rows, self.surrogates.predict(rows), keys, Correlations(rows))
+        return _Pool(codes, rows, self.surrogates.predict(rows), keys, CrossKernelCache(rows))
 
     def _better_half(self, generator: np.random.Generator) -> np.ndarray:
         """Of past studies' configurations, drawn: where little can be told, what was really tried is the safer bet."""
         each = max(1, _MOST_PAST // len(self.surrogates.studies))
         halves = [s.codes[np.argsort(-s.scores)[: (len(s.scores) + 1) // 2]] for s in self.surrogates.studies]
         drawn = [half[generator.permutation(len(half))[:each]] for half in halves]
-        return self.domain.filled(np.concatenate(drawn), generator)
+        return self.domain.imputed(np.concatenate(drawn), generator)
 
     def _reasons(self) -> str:
         """The past studies that speak for it, by weight."""

@@ -19,9 +19,9 @@ from optuna.trial import FrozenTrial, TrialState
 from autometa.errors import StudyError
 from autometa.past import PastStudy
 from autometa.sampling import inferred
-from autometa.sampling.encoding import Domain, learned
+from autometa.sampling.encoding import Domain, infer_domain
 from autometa.sampling.proposals import Proposal, Proposer
-from autometa.sampling.surrogate_cache import learn_or_read
+from autometa.sampling.surrogate_cache import fit_or_load
 from autometa.sampling.target_trials import Target
 from autometa.space.space import SearchSpace
 
@@ -192,7 +192,7 @@ class PriorSampler(BaseSampler):
         key = tuple(sorted((n, repr(d)) for n, d in asked.items()))
         if key != self._fitted_for:
             domain = self._given or _domain(self.past, asked, study)
-            surrogates, self.dropped = learn_or_read(domain, self.past)
+            surrogates, self.dropped = fit_or_load(domain, self.past)
             self._fitted_for, self._proposer = key, None
             if surrogates is not None:
                 start = np.array([self._log_weights.get(n, 0.0) for n in surrogates.names])
@@ -237,4 +237,4 @@ def _domain(past: Sequence[PastStudy], asked: Mapping[str, BaseDistribution], st
     if tried:  # what was always there in the past, and the target has not, is not the target's
         always = {name for name in known if all(name in values for values in examples)}
         known = {name: d for name, d in known.items() if name in asked or name not in always}
-    return learned(known | dict(asked), [*examples, *tried])
+    return infer_domain(known | dict(asked), [*examples, *tried])

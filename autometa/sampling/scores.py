@@ -75,7 +75,7 @@ def scored(results: Results, scale: Scale) -> tuple[np.ndarray, np.ndarray]:
     return scores, noise
 
 
-def ranks(values: np.ndarray) -> np.ndarray:
+def normal_scores(values: np.ndarray) -> np.ndarray:
     """Normal scores of the values' ranks [n]: robust, for studies that are over."""
     _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
     rank = np.cumsum(counts) - (counts - 1) / 2  # of each value, from 1; ties share the mean of theirs

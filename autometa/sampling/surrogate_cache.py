@@ -1,6 +1,6 @@
-"""Fitted surrogates on disk, by the content they were fitted to, so that the next search does not fit again.
+"""Fitted surrogates on disk, by a digest of what they were fitted to, so that the next search does not fit again.
 
-Arrays and text only, never a pickle; a damaged or foreign file is as good as none.
+Arrays and text only, never a pickle. A file that cannot be read counts as missing.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from autometa.data import cache
 from autometa.past import PastStudy
 from autometa.sampling.encoding import Domain
 from autometa.sampling.kernel import Kernel, Nystroem
-from autometa.sampling.surrogates import Learned, Surrogates, learn
+from autometa.sampling.surrogates import Surrogates, TrainingSet, fit_surrogates
 from autometa.sampling.threads import one_thread
 
 _VERSION = 4  # of the fit: to be raised when the same studies would give other functions
@@ -27,14 +27,14 @@ _MOST_FILES = 20
 Fit = tuple[Surrogates | None, dict[str, str]]
 
 
-def learn_or_read(domain: Domain, past: Sequence[PastStudy], seed: int = 0) -> Fit:
-    """`surrogates.learn`, kept in the cache folder. A full disk costs the cache, not the answer."""
+def fit_or_load(domain: Domain, past: Sequence[PastStudy], seed: int = 0) -> Fit:
+    """`surrogates.fit_surrogates`, kept in the cache folder. A full disk costs the cache, not the answer."""
     file = cache.root() / "priors" / f"{_content(domain, past, seed)}.npz"
     kept = _read(file, domain)
     if kept is not None:
         return kept
     with one_thread():
-        fit = learn(domain, past, seed)
+        fit = fit_surrogates(domain, past, seed)
     _write(file, fit)
     return fit
 
@@ -93,5 +93,5 @@ def _surrogates(arrays: dict[str, np.ndarray], domain: Domain) -> Surrogates:
     ends = np.cumsum(arrays["sizes"])[:-1]
     parts = [np.split(arrays[name], ends) for name in ("codes", "scores", "noise", "log_seconds")]
     names = json.loads(str(arrays["names"]))
-    studies = tuple(Learned(*row) for row in zip(names, *parts, strict=True))
+    studies = tuple(TrainingSet(*row) for row in zip(names, *parts, strict=True))
     return Surrogates(domain, features, studies, arrays["weights"], arrays["cost"] if arrays["cost"].size else None)

@@ -1,8 +1,7 @@
-"""What past studies say about any configuration: one function a study, fitted once, predicted together.
+"""Surrogates of past studies: one function per study, fitted once, predicted together.
 
-Each is a ridge regression of rank scores on shared features: what all studies have in common, and on top what
-this one showed. A study whose results might as well be chance says nothing, and is left out (`informative.py`).
-It does not know the target study.
+Each is a ridge regression of rank scores on shared features: a function that all studies have in common, plus the
+study's own. A study whose results may be chance is left out (`informative.py`). This file does not know the target.
 
 Symbols: n trials, S studies, D columns of the encoding, M features.
 """
@@ -21,8 +20,8 @@ from scipy.linalg import cho_factor, cho_solve, solve_triangular
 from autometa.past import PastStudy
 from autometa.sampling.encoding import Domain
 from autometa.sampling.informative import uninformative
-from autometa.sampling.kernel import Kernel, Nystroem, fitted
-from autometa.sampling.scores import Results, ranks, scored
+from autometa.sampling.kernel import Kernel, Nystroem, fit_kernel
+from autometa.sampling.scores import Results, normal_scores, scored
 
 # Share of a study's function that all studies have, before any is seen.
 _SHARED = 0.5
@@ -30,8 +29,8 @@ _LEAST_TRIALS = 3
 
 
 @dataclass(frozen=True)
-class Learned:
-    """A past study's trials that showed something: codes [n, P], scores [n], and the seconds they took [n]."""
+class TrainingSet:
+    """A past study's trials with results: codes [n, P], scores [n], their noise [n] and log seconds [n]."""
 
     name: str
     codes: np.ndarray
@@ -51,7 +50,7 @@ class Surrogates:
 
     domain: Domain
     features: Nystroem
-    studies: tuple[Learned, ...]
+    studies: tuple[TrainingSet, ...]
     weights: np.ndarray
     cost: np.ndarray | None
 
@@ -76,12 +75,14 @@ class Surrogates:
         return found
 
 
-def learn(domain: Domain, past: Sequence[PastStudy], seed: int = 0) -> tuple[Surrogates | None, dict[str, str]]:
-    """Fit all studies that have anything to say about this domain; also returns those left out, and why."""
+def fit_surrogates(
+    domain: Domain, past: Sequence[PastStudy], seed: int = 0
+) -> tuple[Surrogates | None, dict[str, str]]:
+    """Fit the studies that share parameters with this domain; also returns those left out, and why."""
     dropped: dict[str, str] = {}
     usable = []
     for study in past:
-        data = _learned(domain, study)
+        data = _training_set(domain, study)
         if isinstance(data, str):
             dropped[study.name] = data
         else:
@@ -93,13 +94,13 @@ def learn(domain: Domain, past: Sequence[PastStudy], seed: int = 0) -> tuple[Sur
     return (_fit(domain, usable, seed) if usable else None), dropped
 
 
-def _learned(domain: Domain, study: PastStudy) -> Learned | str:
+def _training_set(domain: Domain, study: PastStudy) -> TrainingSet | str:
     """The study in the domain's coordinates, or why it cannot be."""
     known = {name for trial in study.trials for name in trial.values}
     if not known & set(domain.names):
         return "it has no parameter in common"
     results = results_of(study)
-    scores, noise = scored(results, ranks)
+    scores, noise = scored(results, normal_scores)
     failed = np.array([trial.state == "fail" for trial in study.trials], dtype=bool)
     if (~np.isnan(scores) & ~failed).sum() < _LEAST_TRIALS:
         return f"fewer than {_LEAST_TRIALS} of its trials have a result"
@@ -111,7 +112,7 @@ def _learned(domain: Domain, study: PastStudy) -> Learned | str:
     seconds = np.array([trial.curve[-1].seconds if trial.curve else math.nan for trial in study.trials])[keep]
     with np.errstate(divide="ignore", invalid="ignore"):
         log_seconds = np.log(seconds)
-    return Learned(
+    return TrainingSet(
         study.name, codes, scores[keep], noise[keep], np.where(np.isfinite(log_seconds), log_seconds, np.nan)
     )
 
@@ -128,14 +129,14 @@ def results_of(study: PastStudy) -> Results:
     return Results(values, widths)
 
 
-def _fit(domain: Domain, studies: Sequence[Learned], seed: int) -> Surrogates:
+def _fit(domain: Domain, studies: Sequence[TrainingSet], seed: int) -> Surrogates:
     generator = np.random.default_rng(seed)
     rows = [domain.encode(study.codes) for study in studies]
-    kernel = fitted([(r, s.scores) for r, s in zip(rows, studies, strict=True)], generator)
+    kernel = fit_kernel([(r, s.scores) for r, s in zip(rows, studies, strict=True)], generator)
     features = Nystroem.of(kernel, np.concatenate(rows), generator)
 
-    def parts() -> Iterator[_Part]:  # twice made rather than kept: hundreds of studies are a gigabyte
-        return (_Part(features(r), s, kernel) for r, s in zip(rows, studies, strict=True))
+    def parts() -> Iterator[_NormalEquations]:  # twice made rather than kept: hundreds of studies are a gigabyte
+        return (_NormalEquations(features(r), s, kernel) for r, s in zip(rows, studies, strict=True))
 
     common = _Common.of(parts(), kernel)
     weights = []
@@ -145,10 +146,10 @@ def _fit(domain: Domain, studies: Sequence[Learned], seed: int) -> Surrogates:
     return Surrogates(domain, features, tuple(studies), np.array(weights).T, _cost(parts(), kernel))
 
 
-class _Part:
+class _NormalEquations:
     """One study's normal equations."""
 
-    def __init__(self, features: np.ndarray, study: Learned, kernel: Kernel) -> None:
+    def __init__(self, features: np.ndarray, study: TrainingSet, kernel: Kernel) -> None:
         self.features, self.scores, self.log_seconds = features, study.scores, study.log_seconds
         self.precision = 1 / (kernel.noise + study.noise)
         self.variance = kernel.amplitude * (1 - _SHARED)  # of the study's own function
@@ -175,7 +176,7 @@ class _Common:
     precision: float
 
     @classmethod
-    def of(cls, parts: Iterable[_Part], kernel: Kernel) -> _Common:
+    def of(cls, parts: Iterable[_NormalEquations], kernel: Kernel) -> _Common:
         gram: Any = 0.0
         moment: Any = 0.0
         for part in parts:
@@ -183,13 +184,13 @@ class _Common:
             moment = moment + part.independence * part.moment
         return cls(gram, moment, 1 / (kernel.amplitude * _SHARED))
 
-    def without(self, part: _Part) -> np.ndarray:
+    def without(self, part: _NormalEquations) -> np.ndarray:
         """Weights [M] of the common function."""
         gram = self.gram - part.independence * part.gram + self.precision * np.eye(len(self.gram))
         return cho_solve(cho_factor(gram, lower=True), self.moment - part.independence * part.moment)
 
 
-def _cost(parts: Iterable[_Part], kernel: Kernel) -> np.ndarray | None:
+def _cost(parts: Iterable[_NormalEquations], kernel: Kernel) -> np.ndarray | None:
     gram: Any = 0.0
     moment: Any = 0.0
     for part in parts:

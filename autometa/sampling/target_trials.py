@@ -1,6 +1,6 @@
-"""Trials of a running study as matrices. What is over is read once, however often it is asked for.
+"""Trials of the target study, the one being searched, as matrices. An ended trial is read once.
 
-It knows Optuna's trials, and not what is made of them.
+It knows Optuna's trials, not what is computed from them.
 
 Symbols: n trials, P parameters, R rungs.
 """
@@ -19,7 +19,7 @@ from autometa.sampling.scores import Results
 
 
 class Target:
-    """One study, as it grows."""
+    """The target study, as it grows."""
 
     def __init__(self) -> None:
         self._domain: Domain | None = None

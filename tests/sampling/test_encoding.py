@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
-from autometa.sampling.encoding import Domain, learned
+from autometa.sampling.encoding import Domain, infer_domain
 from autometa.space.files import load_space
 
 PLAIN = Domain(
@@ -33,7 +33,7 @@ def test_what_is_unknown_or_outside_is_marked() -> None:
     assert codes[0, 0] == -1
     assert codes[0, 1] == 1.5
     assert np.isnan(codes[0, 2])
-    filled = PLAIN.filled(codes, np.random.default_rng(0))
+    filled = PLAIN.imputed(codes, np.random.default_rng(0))
     assert not np.isnan(filled).any()
     assert (filled[:, 0] >= 0).all()
     assert filled[0, 1] == 1
@@ -50,7 +50,7 @@ def test_a_different_category_and_a_whole_range_are_one_apart() -> None:
 def test_samples_and_neighbours_have_steps_and_bounds() -> None:
     generator = np.random.default_rng(0)
     drawn = PLAIN.sample(generator, 200)
-    moved = PLAIN.moved(drawn, generator, 3, 0.5)
+    moved = PLAIN.neighbours(drawn, generator, 3, 0.5)
     for codes in (*drawn, *moved):
         values = PLAIN.values(codes)
         assert values["depth"] in {2, 4, 6, 8, 10}
@@ -71,7 +71,7 @@ def test_gaps_of_a_space_take_its_first_values() -> None:
     space = load_space("few_shot")
     domain = Domain.of_space(space)
     part = {"learner": "prototypical", "backbone": "conv"}
-    filled = domain.filled(domain.codes([part]), np.random.default_rng(0))
+    filled = domain.imputed(domain.codes([part]), np.random.default_rng(0))
     expected = space.fitted(part)
     assert expected is not None
     assert domain.values(filled[0]) == pytest.approx(expected)
@@ -79,7 +79,7 @@ def test_gaps_of_a_space_take_its_first_values() -> None:
 
 def test_an_inactive_number_is_in_the_middle_and_says_so() -> None:
     examples = [{"kind": "a", "rate": 0.1}, {"kind": "b"}]
-    domain = learned({k: PLAIN.distributions[k] for k in ("kind", "rate")}, examples)
+    domain = infer_domain({k: PLAIN.distributions[k] for k in ("kind", "rate")}, examples)
     rows = domain.encode(domain.codes(examples))
     assert rows[0, -2] == 1
     assert rows[1, -2:] == pytest.approx([0, 0.5])
@@ -100,7 +100,7 @@ def test_conditions_on_categories_and_numbers_are_read_off_examples() -> None:
         "kind": CategoricalDistribution(["a", "b"]),
         "noise": CategoricalDistribution(["x", "y", "z"]),
     }
-    domain = learned(distributions, examples)  # type: ignore[arg-type]
+    domain = infer_domain(distributions, examples)  # type: ignore[arg-type]
     assert {c.parent for c in domain.conditions["child"]} == {"kind", "depth"}
     for codes in domain.sample(generator, 100):
         found = domain.values(codes)

@@ -9,8 +9,8 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution
 from autometa.past import PastReport, PastStudy, PastTrial
 from autometa.sampling.encoding import Domain
 from autometa.sampling.informative import Rated, uninformative
-from autometa.sampling.scores import ranks
-from autometa.sampling.surrogates import learn
+from autometa.sampling.scores import normal_scores
+from autometa.sampling.surrogates import fit_surrogates
 
 COLUMNS = 10
 DOMAIN = Domain({f"p{column}": FloatDistribution(0, 1) for column in range(COLUMNS)})
@@ -19,14 +19,14 @@ DOMAIN = Domain({f"p{column}": FloatDistribution(0, 1) for column in range(COLUM
 def noise(trials: int, *seed: int) -> Rated:
     generator = np.random.default_rng(seed)
     codes = generator.random((trials, COLUMNS))
-    return DOMAIN.encode(codes), ranks(generator.standard_normal(trials))
+    return DOMAIN.encode(codes), normal_scores(generator.standard_normal(trials))
 
 
 def smooth(trials: int, *seed: int, spread: float = 0.3) -> Rated:
     """Two parameters of ten matter, the same in all studies; a little of it is chance."""
     rows, chance = noise(trials, *seed)
     first, second = rows[:, 1], rows[:, 3]
-    return rows, ranks(-((first - 0.3) ** 2) * 4 - second + spread * chance)
+    return rows, normal_scores(-((first - 0.3) ** 2) * 4 - second + spread * chance)
 
 
 def passes(studies: list[Rated]) -> bool:
@@ -55,7 +55,7 @@ def test_a_fit_leaves_out_the_noise_that_its_own_kernel_would_explain() -> None:
         values = [{name: float(generator.random()) for name in DOMAIN.names} for _ in range(60)]
         curves = [(PastReport(1, float(generator.standard_normal())),) for _ in values]
         study = PastStudy("noise", tuple(PastTrial(v, c) for v, c in zip(values, curves, strict=True)))
-        kept += learn(DOMAIN, [study])[0] is not None
+        kept += fit_surrogates(DOMAIN, [study])[0] is not None
     assert kept <= 1
 
 
@@ -73,7 +73,7 @@ def test_noise_beside_real_studies_is_left_out_alone() -> None:
 def test_categories_that_differ_are_seen() -> None:
     domain = Domain({"kind": CategoricalDistribution(("a", "b", "c")), "rate": FloatDistribution(1e-4, 1, log=True)})
     codes = domain.sample(np.random.default_rng(3), 24)
-    scores = ranks((codes[:, 0] == 2) + 0.2 * np.random.default_rng(4).standard_normal(24))
+    scores = normal_scores((codes[:, 0] == 2) + 0.2 * np.random.default_rng(4).standard_normal(24))
     assert uninformative([(domain.encode(codes), scores)]) == set()
 
 

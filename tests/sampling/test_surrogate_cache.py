@@ -31,9 +31,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_what_was_fitted_is_read_and_predicts_the_same(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    first, _ = surrogate_cache.learn_or_read(DOMAIN, [study("a"), study("b", 0.2)])
-    monkeypatch.setattr(surrogate_cache, "learn", lambda *_: pytest.fail("fitted again"))
-    second, dropped = surrogate_cache.learn_or_read(DOMAIN, [study("a"), study("b", 0.2)])
+    first, _ = surrogate_cache.fit_or_load(DOMAIN, [study("a"), study("b", 0.2)])
+    monkeypatch.setattr(surrogate_cache, "fit_surrogates", lambda *_: pytest.fail("fitted again"))
+    second, dropped = surrogate_cache.fit_or_load(DOMAIN, [study("a"), study("b", 0.2)])
     assert first is not None
     assert second is not None
     rows = np.random.default_rng(0).random((5, 4))
@@ -44,26 +44,26 @@ def test_what_was_fitted_is_read_and_predicts_the_same(folder: Path, monkeypatch
 
 
 def test_other_content_is_fitted_anew(folder: Path) -> None:
-    surrogate_cache.learn_or_read(DOMAIN, [study("a")])
-    surrogate_cache.learn_or_read(DOMAIN, [study("a", 0.1)])
-    surrogate_cache.learn_or_read(Domain({"x": FloatDistribution(0, 2)}), [study("a")])
+    surrogate_cache.fit_or_load(DOMAIN, [study("a")])
+    surrogate_cache.fit_or_load(DOMAIN, [study("a", 0.1)])
+    surrogate_cache.fit_or_load(Domain({"x": FloatDistribution(0, 2)}), [study("a")])
     assert len(list(folder.glob("*.npz"))) == 3
 
 
 def test_that_nothing_is_informative_is_kept_too(folder: Path) -> None:
     other = PastStudy("other", (PastTrial({"z": 1.0}, (PastReport(1, 1.0),)),))
-    assert surrogate_cache.learn_or_read(DOMAIN, [other])[0] is None
-    again, dropped = surrogate_cache.learn_or_read(DOMAIN, [other])
+    assert surrogate_cache.fit_or_load(DOMAIN, [other])[0] is None
+    again, dropped = surrogate_cache.fit_or_load(DOMAIN, [other])
     assert again is None
     assert dropped == {"other": "it has no parameter in common"}
 
 
 @pytest.mark.parametrize("damage", [b"", b"PK\x03\x04 not a zip", b"\x80\x04."])
 def test_a_damaged_file_is_fitted_anew(folder: Path, damage: bytes) -> None:
-    surrogate_cache.learn_or_read(DOMAIN, [study("a")])
+    surrogate_cache.fit_or_load(DOMAIN, [study("a")])
     file = next(folder.glob("*.npz"))
     file.write_bytes(damage)
-    found, _ = surrogate_cache.learn_or_read(DOMAIN, [study("a")])
+    found, _ = surrogate_cache.fit_or_load(DOMAIN, [study("a")])
     assert found is not None
     assert file.read_bytes() != damage
 

@@ -1,6 +1,6 @@
 """How likely a configuration keeps a study's constraints, by those that its trials kept or violated.
 
-One Gaussian process a constraint, independent of each other, as in constrained expected improvement (Gardner et al.
+One Gaussian process per constraint, independent of each other, as in constrained expected improvement (Gardner et al.
 2014). It knows nothing of objectives, and nothing of past studies, since their constraints were not these.
 
 Symbols: n trials, C candidates, D columns of the encoding, K constraints.
@@ -14,9 +14,9 @@ import numpy as np
 from scipy.linalg import cho_factor, cho_solve
 from scipy.special import ndtr
 
-from autometa.sampling.kernel import fitted, unfitted
+from autometa.sampling.kernel import default_kernel, fit_kernel
 
-Feasible = Callable[[np.ndarray], np.ndarray]
+Feasibility = Callable[[np.ndarray], np.ndarray]
 
 _LEAST_TO_FIT = 4
 # A probability below the first makes an improvement worth next to nothing. With the best on a border, 53 of 90 trials
@@ -31,7 +31,7 @@ def always(rows: np.ndarray) -> np.ndarray:
     return np.ones(len(rows))
 
 
-def feasibility(rows: np.ndarray, constraints: np.ndarray | None) -> Feasible:
+def feasibility(rows: np.ndarray, constraints: np.ndarray | None) -> Feasibility:
     """A function from rows [C, D] to what an improvement there is worth [C], for the chance to keep all constraints.
 
     That is the probability itself, and next to nothing where it is small: near the best feasible trial little can be
@@ -43,7 +43,7 @@ def feasibility(rows: np.ndarray, constraints: np.ndarray | None) -> Feasible:
     """
     if constraints is None:
         return always
-    parts = [_kept(rows, values) for values in constraints.T if (values > 0).any()]
+    parts = [_satisfied(rows, values) for values in constraints.T if (values > 0).any()]
 
     def together(candidates: np.ndarray) -> np.ndarray:
         found = np.ones(len(candidates))
@@ -54,12 +54,12 @@ def feasibility(rows: np.ndarray, constraints: np.ndarray | None) -> Feasible:
     return together
 
 
-def _kept(rows: np.ndarray, values: np.ndarray) -> Feasible:
+def _satisfied(rows: np.ndarray, values: np.ndarray) -> Feasibility:
     """The same for one constraint, of values [n]."""
     known = np.flatnonzero(~np.isnan(values))[-_LATEST:]
     rows, margins = rows[known], _margins(values[known])
     enough = len(known) >= _LEAST_TO_FIT
-    kernel = fitted([(rows, margins)], np.random.default_rng(0)) if enough else unfitted(rows)
+    kernel = fit_kernel([(rows, margins)], np.random.default_rng(0)) if enough else default_kernel(rows)
     gram = kernel.amplitude * kernel(rows, rows) + (kernel.noise + _JITTER) * np.eye(len(rows))
     factor = cho_factor(gram, lower=True)
     solved = cho_solve(factor, margins)
