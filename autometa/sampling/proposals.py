@@ -99,7 +99,7 @@ class Proposer:
     def portfolio(self, size: int) -> list[Proposal]:
         """The first batch: past configurations that complement each other, best first; fewer if there are fewer."""
         picks: list[Proposal] = []
-        for _ in range(min(size, len(self._tried[0]))):
+        for _ in range(min(size, len(self._past_bests[0]))):
             nothing = np.full((len(picks), 1), np.nan)
             codes = self.domain.codes([p.values for p in picks])
             picks.append(self.propose(codes, Results(nothing, nothing), number=len(picks)))
@@ -107,7 +107,7 @@ class Proposer:
 
     def _from_portfolio(self, codes: np.ndarray, seen: Observations, fixed: np.ndarray) -> Proposal:
         """The past configuration that adds most to those already running, over all past studies by weight."""
-        candidates, known = self._tried
+        candidates, known, own = self._past_bests
         if not np.isnan(fixed).all():
             candidates = _with(fixed, candidates)
             known = self.surrogates.predict(self.domain.encode(candidates))
@@ -118,7 +118,7 @@ class Proposer:
         repeats = _among(set(self.domain.keys(codes)), self.domain.keys(candidates))
         gain = np.where(repeats, _REPEATED, gain * self._novelty(candidates, codes))
         best = int(np.argmax(gain))
-        study = self.surrogates.names[self._owner(best)]
+        study = self.surrogates.names[own[best]]
         return Proposal(self.domain.values(candidates[best]), f"portfolio {len(codes) + 1}: from {study}")
 
     def _search(
@@ -209,34 +209,28 @@ class Proposer:
         return int(np.argmax(children)) if any(children) else None
 
     @cached_property
-    def _tried(self) -> tuple[np.ndarray, np.ndarray]:
-        """The best few configurations of each past study, and their scores under every study [C, S].
+    def _past_bests(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The best few configurations of each past study, their scores under every study [C, S], and their own [C].
 
-        Under their own, what they really showed.
+        The score under their own study is what they really showed.
         """
         generator = np.random.default_rng([self._seed, 1])
-        each = max(1, min(_BESTS_EACH, _MOST_BESTS // len(self.surrogates.studies)))
-        chosen = [np.argsort(-study.scores)[:each] for study in self.surrogates.studies]
-        codes = np.concatenate([s.codes[best] for s, best in zip(self.surrogates.studies, chosen, strict=True)])
-        filled = self.domain.imputed(codes, generator)
-        scores = self.surrogates.predict(self.domain.encode(filled))
-        place = 0
-        for column, (study, best) in enumerate(zip(self.surrogates.studies, chosen, strict=True)):
-            scores[place : place + len(best), column] = study.scores[best]
-            place += len(best)
-        return filled, scores
-
-    def _owner(self, candidate: int) -> int:
-        """The past study one of the tried configurations is from."""
-        each = max(1, min(_BESTS_EACH, _MOST_BESTS // len(self.surrogates.studies)))
-        sizes = [min(each, len(study.scores)) for study in self.surrogates.studies]
-        return int(np.searchsorted(np.cumsum(sizes), candidate, side="right"))
+        studies = self.surrogates.studies
+        each = max(1, min(_BESTS_EACH, _MOST_BESTS // len(studies)))
+        chosen = [np.argsort(-study.scores)[:each] for study in studies]
+        codes = np.concatenate([study.codes[best] for study, best in zip(studies, chosen, strict=True)])
+        own = np.repeat(np.arange(len(studies)), [len(best) for best in chosen])
+        imputed = self.domain.imputed(codes, generator)
+        scores = self.surrogates.predict(self.domain.encode(imputed))
+        shown = [study.scores[best] for study, best in zip(studies, chosen, strict=True)]
+        scores[np.arange(len(own)), own] = np.concatenate(shown)
+        return imputed, scores, own
 
     @cached_property
     def _pool(self) -> _Pool:
         """Candidates that stay the same over a study."""
         generator = np.random.default_rng([self._seed, 0])
-        bests = self._tried[0]
+        bests = self._past_bests[0]
         near = self.domain.neighbours(bests, generator, 1, 0.1)
         parts = [self.domain.sample(generator, _RANDOM), bests, near]
         if self.surrogates.kernel.is_rough:
