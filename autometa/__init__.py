@@ -11,25 +11,25 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from autometa.archives.optuna_study import from_optuna
+    from autometa.archives.read import past_studies
     from autometa.data.load import load_dataset
     from autometa.looks import looks_at as test_looks
-    from autometa.priors.optuna_study import from_optuna
-    from autometa.priors.pruner import PriorPruner
-    from autometa.priors.read import past_studies
-    from autometa.priors.sampler import PriorSampler
+    from autometa.pruning.pruner import PriorPruner
+    from autometa.sampling.sampler import PriorSampler
     from autometa.space.files import load_space
     from autometa.study.search import search
     from autometa.trial.run import evaluate_checkpoint as evaluate
     from autometa.trial.train import train, train_seeds
 
 _PUBLIC = {
-    "PriorPruner": ("autometa.priors.pruner", "PriorPruner"),
-    "PriorSampler": ("autometa.priors.sampler", "PriorSampler"),
+    "PriorPruner": ("autometa.pruning.pruner", "PriorPruner"),
+    "PriorSampler": ("autometa.sampling.sampler", "PriorSampler"),
     "evaluate": ("autometa.trial.run", "evaluate_checkpoint"),
-    "from_optuna": ("autometa.priors.optuna_study", "from_optuna"),
+    "from_optuna": ("autometa.archives.optuna_study", "from_optuna"),
     "load_dataset": ("autometa.data.load", "load_dataset"),
     "load_space": ("autometa.space.files", "load_space"),
-    "past_studies": ("autometa.priors.read", "past_studies"),
+    "past_studies": ("autometa.archives.read", "past_studies"),
     "search": ("autometa.study.search", "search"),
     "test_looks": ("autometa.looks", "looks_at"),
     "train": ("autometa.trial.train", "train"),

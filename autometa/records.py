@@ -314,8 +314,8 @@ class Comparison(Record):
 class StudyRecord(Record):
     """What a study searched: everything its trials have in common.
 
-    `features` are of its data set, as in `priors.features`; empty where nobody computed them. `past` are the archives
-    it learned from: the digest of each (`priors.past`), or several where an archive changed in between; None where
+    `features` are of its data set, as in `tasks.features`; empty where nobody computed them. `past` are the archives
+    it learned from: the digest of each (`past.py`), or several where an archive changed in between; None where
     nobody noted it. The identities say more of the data than its fingerprint; older studies have none.
     """
 

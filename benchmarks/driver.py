@@ -28,8 +28,8 @@ from optuna.trial import TrialState
 from rich.console import Console
 
 from autometa import trial_attributes
+from autometa.archives import read
 from autometa.cli.live import LiveTable
-from autometa.priors import read
 from autometa.records import Accuracy, Budget, EpisodeSpec, RungReport, StudyRecord, TrialConfig, TrialRecord
 from autometa.space.files import load_space
 from autometa.space.space import SearchSpace

@@ -2,7 +2,7 @@
 
     python benchmarks/feature_scales.py --data-root ../shared/data
 
-The scales of `autometa/priors/similarity.py` are chosen by its result, `results/feature-scales.md`.
+The scales of `autometa/tasks/similarity.py` are chosen by its result, `results/feature-scales.md`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from end_to_end import RESULTS, machine
 
 import autometa
 from autometa.data.dataset import FewShotDataset
-from autometa.priors.features import compute
+from autometa.tasks.features import compute
 
 KINDS = ("digits", "omniglot-unrotated", "cifar-fs")
 HALVES = 8

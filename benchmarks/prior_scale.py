@@ -20,10 +20,10 @@ import optuna
 import psutil
 from end_to_end import RESULTS, machine
 
-from autometa.priors import kept
-from autometa.priors.domain import Domain
-from autometa.priors.past import PastReport, PastStudy, PastTrial
-from autometa.priors.sampler import PriorSampler
+from autometa.past import PastReport, PastStudy, PastTrial
+from autometa.sampling import surrogate_cache
+from autometa.sampling.encoding import Domain
+from autometa.sampling.sampler import PriorSampler
 from autometa.space.files import load_space
 
 BARS = {60: 0.25, 500: 0.5}
@@ -49,10 +49,10 @@ def measure(count: int, name: str) -> dict[str, Any]:
     domain = Domain.of_space(space)
     past = [made(domain, f"study {i}", seed=i, trials=TRIALS) for i in range(count)]
     started = time.perf_counter()
-    surrogates, _ = kept.learn_or_read(domain, past)
+    surrogates, _ = surrogate_cache.fit_or_load(domain, past)
     fitted = time.perf_counter() - started
     started = time.perf_counter()
-    kept.learn_or_read(domain, past)
+    surrogate_cache.fit_or_load(domain, past)
     read = time.perf_counter() - started
     assert surrogates is not None
     study = optuna.create_study(direction="maximize")

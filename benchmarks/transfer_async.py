@@ -26,7 +26,7 @@ from transfer_report import Facts, environment, interval, keep, markdown, short,
 from transfer_runs import Cell, Setting, add_common, cells, noted, open_suite, run_all, seed_of, setting
 from transfer_tasks import Array, Cube, Scale, Suite, Task
 
-from autometa.priors.past import PastStudy
+from autometa.past import PastStudy
 from autometa.study.pruning import make_pruner
 
 TYPICAL = 1000
@@ -34,7 +34,7 @@ TYPICAL = 1000
 
 def curves(past: Sequence[PastStudy]) -> BasePruner:
     """What this repository adds."""
-    from autometa.priors.pruner import PriorPruner
+    from autometa.pruning.pruner import PriorPruner
 
     return PriorPruner(past=list(past))
 

@@ -13,7 +13,7 @@ import pandas as pd
 from optuna.distributions import BaseDistribution, FloatDistribution, IntDistribution
 from transfer_tasks import Array, Cube, Distributions, Report, Scale, Values, past_study
 
-from autometa.priors.past import Direction, PastStudy
+from autometa.past import Direction, PastStudy
 
 # The table holds the logarithm of each; these are the ranges that its rows span.
 DISTRIBUTIONS: dict[str, tuple[str, BaseDistribution]] = {

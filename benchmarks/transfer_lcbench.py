@@ -18,7 +18,7 @@ import numpy as np
 from optuna.distributions import FloatDistribution, IntDistribution
 from transfer_tasks import Array, Cube, Distributions, Report, Scale, Values, past_study
 
-from autometa.priors.past import Direction, PastStudy
+from autometa.past import Direction, PastStudy
 
 EPOCHS = 52
 RUNGS = 9

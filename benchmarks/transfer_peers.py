@@ -19,7 +19,7 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial
 from transfer_tasks import Array, Cube, Distributions, Task, Values
 
-from autometa.priors.past import PastStudy
+from autometa.past import PastStudy
 
 PORTFOLIO = 10
 
@@ -98,7 +98,7 @@ def bounding_box(task: Task, past: Sequence[PastStudy], seed: int) -> Start:
 
 def prior(task: Task, past: Sequence[PastStudy], seed: int) -> Start:
     """What this repository adds."""
-    from autometa.priors.sampler import PriorSampler
+    from autometa.sampling.sampler import PriorSampler
 
     return Start(PriorSampler(past=list(past), seed=seed))
 

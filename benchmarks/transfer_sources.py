@@ -14,7 +14,7 @@ from optuna.distributions import (
 )
 from transfer_tasks import Cube, Distributions
 
-from autometa.priors.past import PastStudy
+from autometa.past import PastStudy
 
 Transform = Callable[[Sequence[PastStudy], int], list[PastStudy]]
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from optuna.distributions import BaseDistribution, FloatDistribution, IntDistribution, distribution_to_json
 
-from autometa.priors.past import Direction, PastReport, PastStudy, PastTrial
+from autometa.past import Direction, PastReport, PastStudy, PastTrial
 
 Values = dict[str, Any]
 Distributions = dict[str, BaseDistribution]

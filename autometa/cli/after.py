@@ -40,8 +40,8 @@ def export(
     storage: Storage = None,
 ) -> None:
     """Write the best configurations of a study as recipes that `autometa train` takes."""
+    from autometa.archives.folders import safe_name
     from autometa.cli.words import marked
-    from autometa.priors.folders import safe_name
     from autometa.study.export import best_recipes
     from autometa.study.storage import damage_told, default_url, load_study, open_storage
     from autometa.trial.recipe import write_recipes

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from autometa.priors.past import PastStudy
+    from autometa.past import PastStudy
 
 Opt = typer.Option
 
@@ -43,12 +43,12 @@ def show_map(
     ] = False,
 ) -> None:
     """Show where a data set lies among those of past studies: the nearest, what differs, and a map."""
+    from autometa.archives.read import all_past_studies
     from autometa.data import catalog
     from autometa.data.load import load_dataset
-    from autometa.priors.features import features
-    from autometa.priors.read import all_past_studies
-    from autometa.priors.similarity import coordinates
     from autometa.records import EpisodeSpec
+    from autometa.tasks.features import features
+    from autometa.tasks.similarity import coordinates
 
     usual_way, usual_shot, _ = catalog.default_episodes(dataset)
     spec = EpisodeSpec(way=way or usual_way, shot=shot or usual_shot)
@@ -75,7 +75,7 @@ def show_map(
 
 def _print_nearest(target: Mapping[str, float], known: Sequence[PastStudy], top: int) -> None:
     from autometa.cli.tables import new_table, print_table
-    from autometa.priors import similarity
+    from autometa.tasks import similarity
 
     places = {study.name: similarity.coordinates_of(study) for study in known}
     fitted = similarity.scales([target, *places.values()])

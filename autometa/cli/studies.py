@@ -13,7 +13,7 @@ import typer
 from autometa.cli.options import Storage
 
 if TYPE_CHECKING:
-    from autometa.priors.columns import Columns
+    from autometa.archives.columns import Columns
     from autometa.study.imports import Incoming
 
 Opt = typer.Option
@@ -160,7 +160,7 @@ def remove(
     yes: Annotated[bool, Opt("--yes", "-y", help="Do not ask.")] = False,
 ) -> None:
     """Remove archives from ./studies; what is in a storage stays."""
-    from autometa.priors import folders
+    from autometa.archives import folders
     from autometa.study.find import own_archive
 
     chosen = [own_archive(name) for name in dict.fromkeys(studies)]
@@ -198,7 +198,7 @@ def _columns(
 
     if value is None and direction is None and not any([*roles.values(), params, rename, ignore]):
         return None
-    from autometa.priors.columns import Columns
+    from autometa.archives.columns import Columns
 
     if value is None:
         raise ConfigError("--value: say which column of the table was measured")

@@ -10,7 +10,7 @@ from autometa.records import Scalar, StudyRecord
 from autometa.trial.job import marks
 
 if TYPE_CHECKING:
-    from autometa.priors.past import PastReport, PastStudy
+    from autometa.past import PastReport, PastStudy
     from autometa.study.find import FoundStudy
 
 _MOST_PAST = 3

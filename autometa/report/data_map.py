@@ -1,6 +1,6 @@
 """The known tasks on a map, with one to place: the facts as a frame, then the figure.
 
-It does not know how near two tasks are (`priors/similarity.py` does), nor where a page is kept (`page.py`).
+It does not know how near two tasks are (`tasks/similarity.py` does), nor where a page is kept (`page.py`).
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from autometa.priors import similarity
-from autometa.priors.past import PastStudy
-from autometa.priors.similarity import SCALES
+from autometa.past import PastStudy
+from autometa.tasks import similarity
+from autometa.tasks.similarity import SCALES
 
 _NAMED = 6  # differences in a hover text, before all features
 _TOO_NEAR = 0.12  # of the map's longer side: the length of a name

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from autometa import shipped
+from autometa.archives import archive, folders, read
+from autometa.archives.archive import ArchivedStudy
+from autometa.archives.optuna_study import from_optuna
 from autometa.errors import ConfigError, StudyError, did_you_mean
-from autometa.priors import archive, folders, read
-from autometa.priors.archive import ArchivedStudy
-from autometa.priors.optuna_study import from_optuna
-from autometa.priors.past import PastStudy
+from autometa.past import PastStudy
 from autometa.records import StudyRecord
 from autometa.study import settings
 from autometa.study.ledger import ended_records

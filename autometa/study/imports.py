@@ -14,14 +14,14 @@ from pathlib import Path
 
 import optuna
 
+from autometa.archives import archive, folders, foreign, read
+from autometa.archives.archive import ArchivedStudy
+from autometa.archives.columns import Columns
+from autometa.archives.optuna_study import from_optuna
+from autometa.archives.table import from_table
+from autometa.archives.table_files import is_table, read_table, table_name
 from autometa.errors import ConfigError, StudyError, did_you_mean
-from autometa.priors import archive, folders, foreign, read
-from autometa.priors.archive import ArchivedStudy
-from autometa.priors.columns import Columns
-from autometa.priors.optuna_study import from_optuna
-from autometa.priors.past import PastStudy, PastTrial
-from autometa.priors.table import from_table
-from autometa.priors.table_files import is_table, read_table, table_name
+from autometa.past import PastStudy, PastTrial
 from autometa.records import StudyRecord, TrialRecord
 from autometa.study import settings
 from autometa.study.ledger import ended_records

@@ -9,9 +9,9 @@ from pathlib import Path
 import optuna
 
 from autometa import shipped
+from autometa.archives import archive, read
 from autometa.errors import AutometaError, StudyError
-from autometa.priors import archive, read
-from autometa.priors.past import PastStudy
+from autometa.past import PastStudy
 from autometa.records import Accuracy, StudyRecord, TrialRecord
 from autometa.study import confirm, settings
 from autometa.study.ledger import ended_records

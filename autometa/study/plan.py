@@ -16,13 +16,12 @@ import optuna
 from optuna.storages import BaseStorage
 from optuna.study import StudyDirection
 
+from autometa.archives.folders import check_name, is_folder_name, safe_name
 from autometa.data import catalog
 from autometa.data.dataset import FewShotDataset
 from autometa.data.identity import identity_of
 from autometa.data.load import load_dataset
 from autometa.errors import ConfigError, DataError
-from autometa.priors.features import features
-from autometa.priors.folders import check_name, is_folder_name, safe_name
 from autometa.records import Budget, EpisodeSpec, Scalar, StudyRecord, TrialConfig
 from autometa.space.files import load_space, shipped_spaces
 from autometa.space.parameters import Choice, Range
@@ -32,6 +31,7 @@ from autometa.study.cluster import Share, require_local_gpus
 from autometa.study.pruning import make_pruner
 from autometa.study.search_settings import SearchSettings
 from autometa.study.storage import damage_told, default_url, open_storage, reading, storage_exists
+from autometa.tasks.features import features
 from autometa.trial.job import DatasetRef, Job, external_backbones, is_transductive
 
 # With halving about half of all budgets is trained in a long search; the first trials of each worker have

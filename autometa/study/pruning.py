@@ -8,8 +8,8 @@ from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner
 from optuna.samplers import BaseSampler
 
 from autometa.errors import ConfigError, did_you_mean
-from autometa.priors.past import PastStudy
-from autometa.priors.pruner import PriorPruner
+from autometa.past import PastStudy
+from autometa.pruning.pruner import PriorPruner
 from autometa.study.failures import FailureAwareTPE
 from autometa.study.halving import HalvingPruner
 

@@ -17,9 +17,14 @@ import filelock
 import optuna
 
 from autometa import trial_attributes as attributes
+from autometa.archives import archive
 from autometa.errors import StopSearchError, StudyError
-from autometa.priors import archive
-from autometa.records import Comparison, Confirmation, StudyRecord, TrialRecord
+from autometa.records import (
+    Comparison,
+    Confirmation,
+    StudyRecord,
+    TrialRecord,
+)
 from autometa.study import confirm, finals, settings, warm
 from autometa.study.bounded import Bounded
 from autometa.study.cluster import Cluster, Share

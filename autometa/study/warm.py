@@ -15,15 +15,15 @@ import optuna
 from optuna.samplers import BaseSampler
 
 from autometa import trial_attributes as attributes
+from autometa.archives import read
 from autometa.errors import StudyError
-from autometa.priors import read
-from autometa.priors.past import PastStudy
-from autometa.priors.sampler import PriorSampler
-from autometa.priors.similarity import coordinates, distances, log_weights
+from autometa.past import PastStudy
 from autometa.records import Scalar, StudyRecord
+from autometa.sampling.sampler import PriorSampler
 from autometa.space.space import SearchSpace
 from autometa.study.ledger import ended
 from autometa.study.pruning import make_sampler
+from autometa.tasks.similarity import coordinates, distances, log_weights
 from autometa.trial.job import marks
 
 # The first batch: no more than a third of all trials, since a space's own starts have their say too.

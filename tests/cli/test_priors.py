@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from autometa import shipped
-from autometa.priors import archive
+from autometa.archives import archive
+from tests.archives.example_studies import STUDY, TRIALS
 from tests.cli.test_cli import run
-from tests.priors.test_archive import STUDY, TRIALS
 
 Command = Callable[..., tuple[int, str, str]]
 

@@ -15,15 +15,14 @@ from optuna.distributions import FloatDistribution
 from optuna.trial import TrialState, create_trial
 
 from autometa import shipped
-from autometa.priors import archive, foreign
-from autometa.priors.read import past_studies, past_study
+from autometa.archives import archive, foreign
+from autometa.archives.read import past_studies, past_study
 from autometa.records import TrialConfig, TrialRecord
 from autometa.study import settings
 from autometa.study.ledger import Ledger
 from autometa.study.storage import open_storage
+from tests.archives.example_studies import LOSSES, STUDY, TRIALS
 from tests.cli.test_cli import run
-from tests.priors.made import LOSSES
-from tests.priors.test_archive import STUDY, TRIALS
 from tests.study.test_ledger import SPACE, record, report
 
 Command = Callable[..., tuple[int, str, str]]

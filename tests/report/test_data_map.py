@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from autometa.errors import ConfigError
-from autometa.priors.past import PastStudy
-from autometa.priors.similarity import coordinates, distances
+from autometa.past import PastStudy
 from autometa.records import EpisodeSpec
 from autometa.report.data_map import classical_scaling, data_map, figure, labels
 from autometa.report.page import write_page
+from autometa.tasks.similarity import coordinates, distances
 
 FEW = EpisodeSpec(way=5, shot=5)
 PHOTOS = {"log_images": 10.6, "channels": 3.0, "colour": 0.25, "pixel_5_shot": 0.41, "pca_ten": 0.74}

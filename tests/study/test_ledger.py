@@ -10,7 +10,7 @@ import pytest
 from optuna.trial import TrialState
 
 from autometa import trial_attributes as attributes
-from autometa.priors.past import PastReport, PastStudy, PastTrial
+from autometa.past import PastReport, PastStudy, PastTrial
 from autometa.records import Accuracy, Budget, EpisodeSpec, RungReport, StudyRecord, TrialConfig, TrialRecord
 from autometa.space.parameters import Choice, Range
 from autometa.space.space import SearchSpace

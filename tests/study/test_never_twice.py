@@ -8,8 +8,8 @@ import optuna
 import pytest
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 
-from autometa.priors.past import PastReport, PastStudy, PastTrial
-from autometa.priors.sampler import PriorSampler
+from autometa.past import PastReport, PastStudy, PastTrial
+from autometa.sampling.sampler import PriorSampler
 from autometa.space.parameters import Choice, Range
 from autometa.space.space import SearchSpace
 from autometa.study.bounded import Bounded

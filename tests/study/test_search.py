@@ -21,8 +21,8 @@ from optuna.trial import FrozenTrial, TrialState
 
 import autometa
 from autometa import trial_attributes as attributes
+from autometa.archives import archive
 from autometa.errors import ConfigError, StudyError
-from autometa.priors import archive
 from autometa.records import parse_budget
 from autometa.study.events import Event, Warned
 from autometa.study.ledger import ended

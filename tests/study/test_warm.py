@@ -11,16 +11,16 @@ import optuna
 import pytest
 
 from autometa import trial_attributes as attributes
+from autometa.archives import archive
 from autometa.data.dataset import FewShotDataset
 from autometa.errors import StudyError
-from autometa.priors import archive
-from autometa.priors.features import features
-from autometa.priors.past import PastReport, PastStudy, PastTrial
+from autometa.past import PastReport, PastStudy, PastTrial
 from autometa.records import Accuracy, Budget, EpisodeSpec, RungReport, StudyRecord, TrialConfig, TrialRecord
 from autometa.space.files import load_space
 from autometa.space.parameters import Choice, Range
 from autometa.space.space import SearchSpace
 from autometa.study import warm
+from autometa.tasks.features import features
 
 SPACE = SearchSpace("s", (Choice("kind", ("a", "b")), Range("rate", 0.001, 1.0, log=True)))
 

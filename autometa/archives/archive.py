@@ -1,0 +1,55 @@
+"""The archive of autometa's own past studies: small text that outlives storages and checkpoints.
+
+What a search writes when it ends, and what `studies archive` writes before. It does not know how a search is
+run; studies of others have a format of their own (`foreign.py`), since their values are no accuracies.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from autometa import shipped
+from autometa.archives import folders
+from autometa.errors import StudyError
+from autometa.records import StudyRecord, TrialRecord, checked
+
+ARCHIVES = Path("studies")
+FORMAT = "autometa-study/1"
+
+
+@dataclass(frozen=True)
+class ArchivedStudy:
+    """One past study, read back."""
+
+    path: Path
+    study: StudyRecord
+    trials: tuple[TrialRecord, ...]
+
+
+def write(root: Path, study: StudyRecord, trials: Sequence[TrialRecord]) -> Path:
+    """Write (or replace as a whole) the archive `root/<study name>/`; returns the folder."""
+    head = {"format": FORMAT, **study.model_dump(mode="json", exclude_none=True)}
+    return folders.write(root, study.name, head, (trial.model_dump_json(exclude_none=True) for trial in trials))
+
+
+def read(folder: Path) -> ArchivedStudy:
+    """Read one archive; raises `StudyError` or `ConfigError` naming the file and what is wrong."""
+    found, head = folders.read_head(folder)
+    file = folder / folders.HEAD
+    if found != FORMAT:
+        raise StudyError(f"{file}: format is not {FORMAT!r}")
+    study = checked(StudyRecord, head, where=str(file))
+    trials = (checked(TrialRecord, data, where=where) for where, data in folders.read_lines(folder))
+    return ArchivedStudy(folder, study, tuple(trials))
+
+
+def list_archives(*roots: Path) -> Iterator[Path]:
+    """Folders of archived studies under these roots, by default `./studies` and the shipped ones."""
+    seen = set()
+    for root in roots or (ARCHIVES, shipped.folder("studies")):
+        for folder in folders.found_in(root):
+            if folder.resolve() not in seen:
+                seen.add(folder.resolve())
+                yield folder

@@ -1,0 +1,89 @@
+"""Archives of either format as past studies to learn from.
+
+It does not know how archives are written, nor what a prior makes of them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+from autometa.archives import archive, folders, foreign
+from autometa.archives.archive import ArchivedStudy
+from autometa.errors import AutometaError, StudyError
+from autometa.past import PastReport, PastStudy, PastTrial
+from autometa.records import StudyRecord, TrialRecord
+
+
+def read(folder: Path) -> ArchivedStudy | PastStudy:
+    """An archive as its own format has it: a study of autometa with its record, or another's."""
+    found, _ = folders.read_head(folder)
+    if found == archive.FORMAT:
+        return archive.read(folder)
+    if found == foreign.FORMAT:
+        return foreign.read(folder)
+    raise StudyError(
+        f"{folder / folders.HEAD}: format is {found!r}; it may be {archive.FORMAT!r} or {foreign.FORMAT!r}"
+    )
+
+
+def past_study(folder: Path) -> PastStudy:
+    """Read one archive; raises `StudyError` or `ConfigError` naming the file and what is wrong."""
+    kept = read(folder)
+    return kept if isinstance(kept, PastStudy) else as_past(kept.study, kept.trials, origin=str(folder))
+
+
+def past_studies(*roots: Path, on_broken: Callable[[str], None] | None = None) -> list[PastStudy]:
+    """Read all archives under these roots, by default `./studies` and the shipped ones.
+
+    A broken one is left out, and its reason goes to `on_broken`, or becomes a warning without it. Where two
+    have the same name, such as your own and the one that came with autometa, the second is called `name~2`.
+    """
+    found: list[PastStudy] = []
+    for folder in archive.list_archives(*roots):
+        try:
+            found.append(past_study(folder))
+        except AutometaError as error:
+            _report(f"left out a past study: {error}", on_broken)
+    return _told_apart(found)
+
+
+def all_past_studies(*roots: Path) -> list[PastStudy]:
+    """The same; raises at the first that is broken."""
+    return _told_apart(past_study(folder) for folder in archive.list_archives(*roots))
+
+
+def as_past(study: StudyRecord, trials: Sequence[TrialRecord], *, origin: str = "") -> PastStudy:
+    """A study of autometa in the common form: values are query-set accuracies in [0, 1]."""
+    return PastStudy(
+        name=study.name,
+        trials=tuple(_past_trial(trial) for trial in trials),
+        features=study.features,
+        dataset=Path(study.dataset).name,
+        origin=origin,
+        episodes=study.episodes,
+        fingerprint=study.dataset_fingerprint,
+    )
+
+
+def _told_apart(studies: Iterable[PastStudy]) -> list[PastStudy]:
+    found: list[PastStudy] = []
+    times: dict[str, int] = {}
+    for past in studies:
+        times[past.name] = count = times.get(past.name, 0) + 1
+        found.append(past if count == 1 else dataclasses.replace(past, name=f"{past.name}~{count}"))
+    return found
+
+
+def _past_trial(trial: TrialRecord) -> PastTrial:
+    curve = tuple(PastReport(r.rung, r.accuracy.mean, r.seconds, r.accuracy.half_width) for r in trial.curve)
+    return PastTrial(trial.config.values, curve, trial.state, trial.number)
+
+
+def _report(message: str, on_broken: Callable[[str], None] | None) -> None:
+    if on_broken:
+        on_broken(message)
+    else:
+        warnings.warn(message, stacklevel=3)

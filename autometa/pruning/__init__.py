@@ -1,0 +1,1 @@
+"""A pruner that forecasts where a learning curve will end, from the curves of past studies."""

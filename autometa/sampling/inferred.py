@@ -1,0 +1,70 @@
+"""Parameters of studies that nobody described: ranges read off values, and values fitted to ranges."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+    json_to_distribution,
+)
+
+from autometa.past import PastStudy
+from autometa.records import Scalar
+from autometa.space.parameters import same
+
+# Positive values over more than this are taken to have been drawn on a log scale.
+_LOG_SPAN = 50.0
+
+
+def distributions(past: Sequence[PastStudy]) -> dict[str, BaseDistribution]:
+    """A distribution for every parameter of any past study: as it was noted, or else as its values lie."""
+    noted: dict[str, BaseDistribution] = {}
+    seen: dict[str, list[Scalar]] = {}
+    for study in past:
+        for name, text in study.ranges.items():
+            noted.setdefault(name, json_to_distribution(text))
+        for trial in study.trials:
+            for name, value in trial.values.items():
+                seen.setdefault(name, []).append(value)
+    return {name: noted[name] if name in noted else of_values(values) for name, values in seen.items()}
+
+
+def of_values(values: Sequence[Scalar]) -> BaseDistribution:
+    """The narrowest distribution these values could have come from."""
+    if any(isinstance(value, bool | str) for value in values):
+        distinct: list[Any] = []
+        for value in values:
+            if not any(same(value, other) for other in distinct):
+                distinct.append(value)
+        return CategoricalDistribution(distinct)
+    numbers = [float(value) for value in values]
+    low, high = min(numbers), max(numbers)
+    log = low > 0 and high / low > _LOG_SPAN
+    if all(isinstance(value, int) for value in values):
+        return IntDistribution(int(low), int(high), log=log)
+    return FloatDistribution(low, high, log=log)
+
+
+def within(distribution: BaseDistribution, value: Any) -> Any:
+    """The value this distribution has for a proposed one; None where it has none."""
+    if isinstance(distribution, CategoricalDistribution):
+        return next((c for c in distribution.choices if same(c, value) or (c is None and value == "None")), None)
+    if isinstance(value, bool | str) or not isinstance(distribution, FloatDistribution | IntDistribution):
+        return None
+    if not distribution.low <= value <= distribution.high:
+        return None
+    if isinstance(distribution, IntDistribution):
+        return int(round((value - distribution.low) / distribution.step) * distribution.step + distribution.low)
+    return float(value)
+
+
+def plain(params: Mapping[str, Any]) -> dict[str, Scalar]:
+    """A running trial's parameters as archives have them."""
+    return {
+        name: value if isinstance(value, bool | int | float | str) else str(value) for name, value in params.items()
+    }

@@ -1,0 +1,67 @@
+"""Archives of both formats as past studies, and the broken ones left out with a reason."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from autometa import shipped
+from autometa.archives import archive, foreign, read
+from autometa.data.dataset import FewShotDataset
+from autometa.errors import ConfigError
+from autometa.past import PastReport
+from autometa.tasks.features import compute
+from tests.archives.example_studies import LOSSES, STUDY, TRIALS
+
+
+def test_a_study_of_autometa_keeps_its_rungs_seconds_and_intervals(tmp_path: Path) -> None:
+    own = STUDY.model_copy(update={"dataset": "/data/digits", "features": {"log_images": 7.5}})
+    past = read.past_study(archive.write(tmp_path, own, TRIALS))
+    assert (past.name, past.dataset, past.direction) == ("digits-5w1s", "digits", "maximize")
+    assert past.features == {"log_images": 7.5}
+    assert [(t.number, t.state) for t in past.trials] == [(1, "pruned"), (4, "fail")]
+    assert past.trials[0].curve == (PastReport(2, 0.61, 3.5, 0.02),)
+    assert past.trials[0].values == {"learner": "maml", "maml.first_order": True, "maml.inner_rate": 0.25}
+
+
+def test_shipped_studies_can_be_learned_from() -> None:
+    found = {past.name: past for past in read.past_studies(shipped.folder("studies"))}
+    digits = found["digits-5w1s"]
+    assert digits.rungs == 9
+    best = digits.best()
+    assert best is not None
+    assert 0.5 < best.by_rung[9].value < 0.9
+    assert digits.episodes is not None
+    assert (digits.episodes.way, digits.episodes.shot) == (5, 1)
+
+
+def test_shipped_features_are_those_of_the_data_set(digits: FewShotDataset) -> None:
+    """Fails when features are computed in another way and the shipped studies still have the old ones."""
+    found = {past.name: past for past in read.past_studies(shipped.folder("studies"))}
+    assert dict(found["digits-5w1s"].features) == pytest.approx(compute(digits), abs=0.01)
+    assert found["cifar-fs-5w5s"].features.keys() == found["digits-5w1s"].features.keys()
+
+
+def test_a_broken_study_is_left_out_with_its_reason(tmp_path: Path) -> None:
+    archive.write(tmp_path, STUDY, TRIALS)
+    foreign.write(tmp_path, LOSSES)
+    shutil.copytree(tmp_path / "losses", tmp_path / "a-broken")
+    (tmp_path / "a-broken" / "trials.jsonl").write_text("{")
+    reasons: list[str] = []
+    found = read.past_studies(tmp_path, on_broken=reasons.append)
+    assert [past.name for past in found] == ["digits-5w1s", "losses"]
+    assert len(reasons) == 1
+    assert "a-broken/trials.jsonl: line 1" in reasons[0]
+    with pytest.warns(UserWarning, match="a-broken"):
+        read.past_studies(tmp_path)
+    with pytest.raises(ConfigError, match=r"^\S+a-broken/trials.jsonl: line 1"):
+        read.all_past_studies(tmp_path)
+
+
+def test_studies_of_one_name_are_both_there(tmp_path: Path) -> None:
+    for place in ("mine", "theirs"):
+        foreign.write(tmp_path / place, LOSSES)
+    found = read.past_studies(tmp_path / "mine", tmp_path / "theirs")
+    assert [past.name for past in found] == ["losses", "losses~2"]
