@@ -29,7 +29,8 @@ from autometa.study import settings
 from autometa.study.cluster import Share, require_local_gpus
 from autometa.study.pruning import make_pruner
 from autometa.study.storage import damage_told, open_storage, reading, storage_exists
-from autometa.trial.job import DatasetRef, Job, external_backbones, is_transductive
+from autometa.trial.abilities import external_backbones, is_transductive
+from autometa.trial.job import DatasetRef, Job
 
 # With halving about half of all budgets is trained in a long search; the first trials of each worker have
 # nobody to be compared with and run to their end. Validation comes on top.

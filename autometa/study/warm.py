@@ -23,7 +23,7 @@ from autometa.records import Scalar, StudyRecord
 from autometa.space.space import SearchSpace
 from autometa.study.ledger import ended
 from autometa.study.pruning import make_sampler
-from autometa.trial.job import marks
+from autometa.trial.abilities import marks
 
 # The first batch: no more than a third of all trials, since a space's own starts have their say too.
 _PORTFOLIO, _PART = 4, 3

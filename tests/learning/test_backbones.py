@@ -28,8 +28,8 @@ from autometa.learning.normalization import MODES, Layout
 from autometa.records import TrialConfig
 from autometa.space.files import load_space
 from autometa.trial import build
+from autometa.trial.abilities import is_external
 from autometa.trial.check import check_space
-from autometa.trial.job import is_external
 
 SHAPES = [(1, 8, 8), (1, 28, 28), (3, 32, 32), (3, 84, 84), (2, 12, 20)]
 Make = Callable[..., Backbone]
