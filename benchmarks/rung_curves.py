@@ -26,11 +26,10 @@ from autometa.data.episodes import ImagePool, fixed_episodes
 from autometa.errors import ConfigError, DivergedError
 from autometa.learning.device import limit_threads
 from autometa.learning.evaluation import interval, score
-from autometa.learning.learner import Setting
 from autometa.learning.training import Training
 from autometa.records import Accuracy, Budget, EpisodeSpec, Scalar, TrialConfig
 from autometa.space.files import load_space
-from autometa.trial.build import build_learner
+from autometa.trial.build import candidate
 from autometa.trial.job import DatasetRef, Job
 from autometa.trial.run import open_dataset, prepare
 
@@ -77,7 +76,7 @@ def is_possible(values: dict[str, Scalar]) -> bool:
     """Whether learner and backbone go together."""
     with torch.device("meta"):
         try:
-            build_learner(TrialConfig(values=values), image_shape=(1, 28, 28), setting=Setting(5, 64))
+            candidate(TrialConfig(values=values)).build(image_shape=(1, 28, 28), way=5, train_classes=64)
         except ConfigError:
             return False
     return True

@@ -20,7 +20,8 @@ from autometa.parsing import parse_json, parse_toml
 from autometa.records import Budget, EpisodeSpec, TrialConfig, parse_budget, parse_seconds
 from autometa.shipped import folder as shipped_folder
 from autometa.space.files import load_space
-from autometa.trial.check import check_config, check_space
+from autometa.trial.build import candidate
+from autometa.trial.check import check_space
 from autometa.trial.job import DatasetRef, Job
 from autometa.trial.recipe import read_recipes
 from autometa.trial.run import evaluate_checkpoint, run
@@ -98,7 +99,7 @@ def test_a_recipe_that_cannot_be(old: str, new: str, says: str, tmp_path: Path) 
     file = tmp_path / "odd.toml"
     file.write_text(RECIPE.replace(old, new))
     with pytest.raises(ConfigError) as told:
-        check_config(TrialConfig(values=read_recipes(file)[0].config), where=f"{file}: recipe 1: config")
+        candidate(TrialConfig(values=read_recipes(file)[0].config), where=f"{file}: recipe 1: config")
     assert says in str(told.value)
     assert str(told.value).startswith(f"{file}: ")
 
@@ -235,7 +236,7 @@ def read_space(file: Path) -> None:
 def read_recipe(file: Path) -> None:
     for recipe in read_recipes(file):
         recipe.job(Path("nowhere"))
-        check_config(TrialConfig(values=recipe.config), where=str(file))
+        candidate(TrialConfig(values=recipe.config), where=str(file))
 
 
 @pytest.mark.parametrize("seed", range(2))

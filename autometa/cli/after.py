@@ -152,7 +152,7 @@ def evaluate(
     from autometa.cli.progress import episode_progress
     from autometa.cli.words import marked
     from autometa.errors import ConfigError
-    from autometa.trial.job import marks
+    from autometa.trial.abilities import marks
     from autometa.trial.measured import models_in
     from autometa.trial.opened import at
     from autometa.trial.run import job_of, measure_checkpoint

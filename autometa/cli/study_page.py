@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from autometa.cli.words import certain, for_new_classes, summary
 from autometa.records import Scalar, StudyRecord
-from autometa.trial.job import marks
+from autometa.trial.abilities import marks
 
 if TYPE_CHECKING:
     from autometa.past import PastReport, PastStudy

@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Mapping
 
 from autometa.records import Accuracy, Comparison, Scalar
-from autometa.trial.job import marks
+from autometa.trial.abilities import marks
 
 
 def percent(accuracy: Accuracy) -> str:

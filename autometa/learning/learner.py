@@ -6,9 +6,9 @@ Symbols: B episodes in a batch, N way, K shot, Q query images a class; C, H, W o
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,7 @@ from autometa.data.episodes import EpisodeBatch
 from autometa.learning.backbones.backbone import Backbone
 from autometa.learning.losses import cross_entropy
 from autometa.learning.normalization import Film, Layout, Norm
+from autometa.records import Scalar
 
 
 class TrainingSource(Protocol):
@@ -47,7 +48,16 @@ class Learner(nn.Module, ABC):
     A subclass takes `(backbone, setting, *, options...)`; its keyword-only arguments are the options a
     search may set. In inductive mode nothing of the query set influences the prediction for another
     query image.
+
+    Attributes:
+        stackable_with: own options, each with the one value that lets many candidates train as one model. Other values
+            draw random numbers, add terms or keep more weights. None: they always train alone.
+        inductive_with: own options, each with the one value that keeps query images apart. By default `transduction`,
+            where the learner has that option.
     """
+
+    stackable_with: ClassVar[Mapping[str, Scalar] | None] = None
+    inductive_with: ClassVar[Mapping[str, Scalar]] = {"transduction": "none"}
 
     trains_on_episodes = True  # whether `outer_step` takes episodes, not plain images
     averages_over_episodes = False  # whether its gradient is that mean over a batch that parts of it give, too
@@ -91,6 +101,8 @@ class Learner(nn.Module, ABC):
 
 class LossLearner(Learner):
     """A learner whose outer step is the gradient of one loss of one batch, so that many can be trained as one."""
+
+    stackable_with: ClassVar[Mapping[str, Scalar] | None] = {}
 
     @abstractmethod
     def draw(self, source: TrainingSource) -> tuple[Any, ...]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +21,7 @@ from autometa.learning.attacks import Attack, PixelRange
 from autometa.learning.device import random_states, replayed
 from autometa.learning.learner import Learner, TrainingSource
 from autometa.learning.normalization import Layout
+from autometa.records import Scalar
 
 # How far the weights go uphill before the second gradient is taken; Zhao et al. 2022 use 0.05 on CIFAR.
 _ASCENT_RADIUS = 0.05
@@ -39,6 +41,13 @@ class ObjectiveOptions:
         attack_epsilon: bound of adversarial changes of query images, a share of the intensity range.
         attack_steps: their gradient steps; 1 is FGSM.
     """
+
+    stackable_with: ClassVar[Mapping[str, Scalar]] = {
+        "contrastive_weight": 0.0,
+        "covariance_weight": 0.0,
+        "gradient_penalty": 0.0,
+        "attack_epsilon": 0.0,
+    }
 
     contrastive_weight: float = 0.0
     contrastive_temperature: float = 0.1

@@ -28,7 +28,8 @@ from ray.tune.stopper import Stopper
 from autometa.errors import AutometaError, StopSearchError, StudyError, write_trouble
 from autometa.records import RungReport, TrialRecord
 from autometa.space.space import SearchSpace
-from autometa.trial.job import Job, is_stackable
+from autometa.trial.abilities import is_stackable
+from autometa.trial.job import Job
 from autometa.trial.measured import Measured
 
 if TYPE_CHECKING:  # a worker imports this file, and starts faster without Optuna

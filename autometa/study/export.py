@@ -14,7 +14,7 @@ from autometa.errors import StudyError
 from autometa.records import Budget, Confirmation, StudyRecord, TrialRecord
 from autometa.study import confirm, settings
 from autometa.study.ledger import ended, record_of
-from autometa.trial.job import marks
+from autometa.trial.abilities import marks
 from autometa.trial.recipe import Recipe
 
 

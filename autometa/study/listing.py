@@ -16,7 +16,7 @@ from autometa.records import Accuracy, StudyRecord, TrialRecord
 from autometa.study import confirm, settings
 from autometa.study.ledger import ended_records
 from autometa.study.storage import damage_told, default_url, masked, open_storage, storage_exists
-from autometa.trial.job import marks
+from autometa.trial.abilities import marks
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,8 @@ from autometa.study.pruning import make_pruner
 from autometa.study.search_settings import SearchSettings
 from autometa.study.storage import damage_told, default_url, open_storage, reading, storage_exists
 from autometa.tasks.features import features
-from autometa.trial.job import DatasetRef, Job, external_backbones, is_transductive
+from autometa.trial.abilities import external_backbones, is_transductive
+from autometa.trial.job import DatasetRef, Job
 
 # With halving about half of all budgets is trained in a long search; the first trials of each worker have
 # nobody to be compared with and run to their end. Validation comes on top.

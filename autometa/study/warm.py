@@ -24,7 +24,7 @@ from autometa.space.space import SearchSpace
 from autometa.study.ledger import ended
 from autometa.study.pruning import make_sampler
 from autometa.tasks.similarity import coordinates, distances, log_weights
-from autometa.trial.job import marks
+from autometa.trial.abilities import marks
 
 # The first batch: no more than a third of all trials, since a space's own starts have their say too.
 _PORTFOLIO, _PART = 4, 3

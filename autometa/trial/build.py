@@ -1,15 +1,15 @@
-"""The one place where a name becomes an object: learners and backbones by the names a space may use.
+"""The one place where a name becomes an object: a configuration is parsed and validated here, once, into a `Candidate`.
 
 To add a learner, write its file in `learning/learners/`, add its row here and name it in a search space.
 Its keyword-only constructor arguments become options `NAME.OPTION` of the space. Another package adds
 one without touching this file, by an entry point in the group `autometa.learners` or `autometa.backbones`.
+What else it declares, and where the driver reads that, is in `trial/abilities.py`.
 """
 
 from __future__ import annotations
 
 import functools
-import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from importlib.metadata import entry_points
 from typing import Any
@@ -43,7 +43,8 @@ from autometa.learning.learners.siamese import Siamese
 from autometa.learning.learners.svm import Svm
 from autometa.learning.objective import ObjectiveOptions
 from autometa.learning.training import TrainingOptions
-from autometa.records import EpisodeSpec, Scalar, TrialConfig
+from autometa.records import Budget, EpisodeSpec, Scalar, TrialConfig
+from autometa.trial.options import check_kinds, options_of
 
 LEARNERS: dict[str, type[Learner]] = {
     "prototypical": Prototypical,
@@ -88,6 +89,10 @@ class Sampling:
     augment: str = "none"
     rotations: bool = False
 
+    def __post_init__(self) -> None:
+        if self.train_shot < 0:
+            raise ConfigError(f"train_shot = {self.train_shot}: it must be at least 0, the shot of the evaluation")
+
     def episodes(self, evaluated: EpisodeSpec, classes: int) -> EpisodeSpec:
         """Training episodes of a candidate that is evaluated on such episodes, from so many train classes."""
         way = min(self.train_way or evaluated.way, classes)
@@ -100,18 +105,151 @@ class Loss:
 
     label_smoothing: float = 0.0
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.label_smoothing < 1:
+            raise ConfigError(f"label_smoothing = {self.label_smoothing}: it must be in [0, 1)")
+
 
 # Options of every configuration, whatever the learner and the backbone.
 COMMON = (TrainingOptions, Sampling, Loss, ObjectiveOptions)
 # Options that a configuration may give to any backbone without its name; `maml.norm` is what the backbone
 # gets under that learner.
-OF_BACKBONES = ("norm",)
+_OF_BACKBONES = ("norm",)
+
+
+@dataclass(frozen=True)
+class Part:
+    """A learner or backbone by its name, and the options its constructor gets; those left out keep their default."""
+
+    name: str
+    kind: type[Any]
+    options: Mapping[str, Scalar]
+
+    def __post_init__(self) -> None:
+        known = options_of(self.kind)
+        for option in self.options:
+            if option not in known:
+                raise ConfigError(f"{self.name} has no option {option!r}; {did_you_mean(option, known)}")
+        check_kinds(self.options, self.kind, f"{self.name}.")
+
+    def build(self, *needs: Any) -> Any:
+        """The object, made of what its constructor needs beside options."""
+        try:
+            return self.kind(*needs, **self.options)
+        except (TypeError, ValueError, OverflowError) as error:
+            reason = str(error).splitlines()[0]
+            raise ConfigError(f"{self.name}: its options do not fit together: {reason}") from None
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A configuration, parsed and validated: all that a trial is made of but its data, budget and seed."""
+
+    learner: Part
+    backbone: Part
+    training: TrainingOptions
+    sampling: Sampling
+    loss: Loss
+    objective: ObjectiveOptions
+
+    def __post_init__(self) -> None:
+        if self.objective.attack_epsilon and not self.learner.kind.trains_on_episodes:
+            epsilon = self.objective.attack_epsilon
+            raise ConfigError(f"attack_epsilon = {epsilon}: {self.learner.name} is not trained on episodes")
+
+    def build(self, *, image_shape: Shape, way: int, train_classes: int) -> Learner:
+        """The learner with fresh weights, from torch's global generator.
+
+        Args:
+            way: classes of an evaluation episode.
+            train_classes: classes that training images come from.
+
+        Raises:
+            ConfigError: a value that an option does not take, or parts that do not fit together or the images.
+        """
+        setting = Setting(way=way, train_classes=train_classes, label_smoothing=self.loss.label_smoothing)
+        learner: Learner = self.learner.build(self.backbone.build(image_shape), setting)
+        return learner
+
+
+def candidate(config: TrialConfig, *, budget: Budget | None = None, where: str | None = None) -> Candidate:
+    """What a configuration describes. Options it leaves out keep their defaults.
+
+    Args:
+        budget: of its training, if the configuration may be an earlier one, which counts some options in outer steps.
+        where: what errors call a configuration that a person wrote, in which every name must mean something.
+
+    Raises:
+        ConfigError: an unknown name or option, a value of the wrong kind or out of range, or values that exclude
+            each other.
+    """
+    try:
+        return _parsed(config if budget is None else _in_parts(config, budget.steps), is_strict=where is not None)
+    except ConfigError as error:
+        if where is None:
+            raise
+        raise ConfigError(f"{where}: {error}") from None
+
+
+def _parsed(config: TrialConfig, *, is_strict: bool) -> Candidate:
+    names = {kind: _chosen(kind, config) for kind in tables()}
+    if is_strict:
+        _check_every_name(config, names)
+    common: dict[type, Any] = {kind: kind(**_plain_options(kind, config)) for kind in COMMON}
+    if common[Sampling].rotations and config.values.get("pretrain.rotation_weight"):
+        raise ConfigError("pretrain.rotation_weight: with rotations = true no image says which way is up")
+    learner, backbone = names["learner"], names["backbone"]
+    given = {k: config.values.get(f"{learner}.{k}", config.values.get(k)) for k in _OF_BACKBONES}
+    for_backbone = {k: v for k, v in given.items() if v is not None} | config.options(backbone)
+    for_learner = {k: v for k, v in config.options(learner).items() if k not in _OF_BACKBONES}
+    return Candidate(
+        backbone=Part(backbone, tables()["backbone"][backbone], for_backbone),
+        learner=Part(learner, tables()["learner"][learner], for_learner),
+        training=common[TrainingOptions],
+        sampling=common[Sampling],
+        loss=common[Loss],
+        objective=common[ObjectiveOptions],
+    )
+
+
+def _chosen(kind: str, config: TrialConfig) -> str:
+    """The name of the configuration's learner or backbone; the first of the table where it gives none."""
+    name = str(config.values.get(kind, next(iter(tables()[kind]))))
+    if name not in tables()[kind]:
+        raise ConfigError(f"unknown {kind} {name!r}; {did_you_mean(name, tables()[kind])}")
+    return name
+
+
+def _check_every_name(config: TrialConfig, chosen: Mapping[str, str]) -> None:
+    known = common_names().union(*(dotted_names(name, tables()[kind][name]) for kind, name in chosen.items()))
+    for name in config.values:
+        if name not in known:
+            raise ConfigError(f"{name!r} means nothing here; {did_you_mean(name, known)}")
+
+
+def common_names() -> set[str]:
+    """Names that mean something in a configuration, whatever the learner and the backbone."""
+    return {*tables(), *_OF_BACKBONES, *(field.name for kind in COMMON for field in fields(kind))}
+
+
+def dotted_names(name: str, kind: type) -> set[str]:
+    """Names in a configuration that belong to one learner or backbone."""
+    return {f"{name}.{option}" for option in (*options_of(kind), *_OF_BACKBONES)}
+
+
+def _plain_options(kind: type, config: TrialConfig) -> dict[str, Any]:
+    """The configuration's values for the fields of a dataclass of common options."""
+    names = {field.name for field in fields(kind)}
+    found = {k: v for k, v in config.values.items() if k in names}
+    check_kinds(found, kind)
+    return found
+
 
 # Options that count outer steps in earlier recipes and checkpoints, and what has taken their place: parts of training.
 _ONCE_IN_STEPS = {"maml.multi_step_loss": "maml.multi_step_loss", "maml.first_order_steps": "maml.first_order_share"}
 
 
-def in_parts(config: TrialConfig, steps: int | None) -> TrialConfig:
+def _in_parts(config: TrialConfig, steps: int | None) -> TrialConfig:
     """The configuration with parts of a training of so many outer steps where earlier ones have a number of them.
 
     Where nobody knows how many steps there are, it is all of training.
@@ -125,59 +263,6 @@ def in_parts(config: TrialConfig, steps: int | None) -> TrialConfig:
     return TrialConfig(values=values)
 
 
-def build_learner(config: TrialConfig, *, image_shape: Shape, setting: Setting) -> Learner:
-    """The learner a configuration describes, with fresh weights from torch's global generator.
-
-    Raises:
-        ConfigError: an unknown name or option, a value that the option does not take, or parts that do not
-            fit together.
-    """
-    backbone = _built(chosen("backbone", config), "backbone", config, image_shape)
-    learner: Learner = _built(chosen("learner", config), "learner", config, backbone, setting)
-    return learner
-
-
-def setting_of(config: TrialConfig, *, way: int, train_classes: int) -> Setting:
-    """What the learner must know of its task."""
-    loss = Loss(**plain_options(Loss, config))
-    if not 0 <= loss.label_smoothing < 1:
-        raise ConfigError(f"label_smoothing = {loss.label_smoothing}: it must be in [0, 1)")
-    return Setting(way=way, train_classes=train_classes, label_smoothing=loss.label_smoothing)
-
-
-def training_options(config: TrialConfig) -> TrainingOptions:
-    """Optimiser and schedule of a configuration; what it leaves out keeps its default."""
-    return TrainingOptions(**plain_options(TrainingOptions, config))
-
-
-def sampling(config: TrialConfig) -> Sampling:
-    """How training episodes are drawn; what the configuration leaves out keeps its default.
-
-    Raises:
-        ConfigError: a training shot below 0.
-    """
-    how = Sampling(**plain_options(Sampling, config))
-    if how.train_shot < 0:
-        raise ConfigError(f"train_shot = {how.train_shot}: it must be at least 0, the shot of the evaluation")
-    return how
-
-
-def objective_options(config: TrialConfig) -> ObjectiveOptions:
-    """What is added to the learner's own loss; nothing by default.
-
-    Raises:
-        ConfigError: a weight out of range, or adversarial episodes for a learner that trains on none.
-    """
-    options = ObjectiveOptions(**plain_options(ObjectiveOptions, config))
-    name = chosen("learner", config)
-    learner: type[Learner] = tables()["learner"][name]
-    if options.attack_epsilon and not learner.trains_on_episodes:
-        raise ConfigError(f"attack_epsilon = {options.attack_epsilon}: {name} is not trained on episodes")
-    if sampling(config).rotations and config.values.get("pretrain.rotation_weight"):
-        raise ConfigError("pretrain.rotation_weight: with rotations = true no image says which way is up")
-    return options
-
-
 @functools.cache
 def tables() -> Mapping[str, Mapping[str, type]]:
     """Learners and backbones by name: those above, and those that other installed packages add.
@@ -189,84 +274,6 @@ def tables() -> Mapping[str, Mapping[str, type]]:
         "learner": LEARNERS | _from_entry_points("autometa.learners", Learner, LEARNERS),
         "backbone": BACKBONES | _from_entry_points("autometa.backbones", Backbone, BACKBONES),
     }
-
-
-def chosen(kind: str, config: TrialConfig) -> str:
-    """The name of the configuration's learner or backbone; the first of the table where it gives none."""
-    name = str(config.values.get(kind, next(iter(tables()[kind]))))
-    if name not in tables()[kind]:
-        raise ConfigError(f"unknown {kind} {name!r}; {did_you_mean(name, tables()[kind])}")
-    return name
-
-
-def options_of(kind: Callable[..., Any]) -> list[str]:
-    """The keyword-only arguments of a constructor."""
-    signature = inspect.signature(kind)
-    return [name for name, p in signature.parameters.items() if p.kind is p.KEYWORD_ONLY]
-
-
-def plain_options(kind: type, config: TrialConfig) -> dict[str, Any]:
-    """The configuration's values for the fields of a dataclass of common options."""
-    names = {field.name for field in fields(kind)}
-    found = {k: v for k, v in config.values.items() if k in names}
-    check_kinds(found, kind)
-    return found
-
-
-_KINDS: dict[type, tuple[str, tuple[type, ...]]] = {
-    bool: ("true or false", (bool,)),
-    int: ("a whole number", (int,)),
-    float: ("a number", (int, float)),
-    str: ("a text", (str,)),
-}
-_LARGEST = 2**63 - 1  # what tensors hold
-
-
-def check_kinds(options: Mapping[str, Scalar], kind: type, prefix: str = "") -> None:
-    """Raise `ConfigError` where the value of an option is not of the kind that a constructor says it takes.
-
-    What has no such annotation is left alone: a learner of another package need not have any.
-    """
-    wanted = _annotations(kind)
-    for name, value in options.items():
-        if wanted.get(name) not in _KINDS:
-            continue
-        words, kinds = _KINDS[wanted[name]]
-        is_kind = type(value) in kinds  # true is an int for Python
-        if not is_kind or (isinstance(value, int) and abs(value) > _LARGEST):
-            raise ConfigError(f"{prefix}{name} = {value!r}: it must be {words}")
-
-
-@functools.cache
-def _annotations(kind: type) -> Mapping[str, Any]:
-    try:
-        parameters = inspect.signature(kind, eval_str=True).parameters
-    except NameError:  # one that is there for type checkers alone
-        return {}
-    return {name: parameter.annotation for name, parameter in parameters.items()}
-
-
-def _built(name: str, kind: str, config: TrialConfig, *needs: Any) -> Any:
-    make = tables()[kind][name]
-    options: dict[str, Any] = config.options(name)
-    if kind == "learner":
-        options = {k: v for k, v in options.items() if k not in OF_BACKBONES}
-    else:
-        options = _for_any_backbone(config) | options
-    for option in options:
-        if option not in options_of(make):
-            raise ConfigError(f"{name} has no option {option!r}; {did_you_mean(option, options_of(make))}")
-    check_kinds(options, make, f"{name}.")
-    try:
-        return make(*needs, **options)
-    except (TypeError, ValueError, OverflowError) as error:
-        raise ConfigError(f"{name}: its options do not fit together: {str(error).splitlines()[0]}") from None
-
-
-def _for_any_backbone(config: TrialConfig) -> dict[str, Scalar]:
-    learner = chosen("learner", config)
-    found = {k: config.values.get(f"{learner}.{k}", config.values.get(k)) for k in OF_BACKBONES}
-    return {k: v for k, v in found.items() if v is not None}
 
 
 def _from_entry_points(group: str, base: type, taken: Mapping[str, type]) -> dict[str, type]:

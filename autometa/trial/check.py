@@ -1,9 +1,8 @@
-"""Whether a configuration or a whole space means something here: found when it is read, not in a trial."""
+"""Whether a whole space means something here: found when it is read, not in a trial."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import fields
 
 import torch
 
@@ -17,32 +16,6 @@ from autometa.space.space import SearchSpace
 from autometa.trial import build
 
 _USUAL_IMAGE = (3, 32, 32)
-
-
-def check_config(config: TrialConfig, *, where: str = "config") -> None:
-    """Raise `ConfigError` where a name of the configuration means nothing here, or has a value of the wrong kind."""
-    known = _common_names()
-    for kind in build.tables():
-        try:
-            name = build.chosen(kind, config)
-        except ConfigError as error:
-            raise ConfigError(f"{where}: {error}") from None
-        known |= _dotted_names(name, build.tables()[kind][name])
-    for name in config.values:
-        if name not in known:
-            raise ConfigError(f"{where}: {name!r} means nothing here; {did_you_mean(name, known)}")
-    try:
-        _check_kinds(config)
-    except ConfigError as error:
-        raise ConfigError(f"{where}: {error}") from None
-
-
-def _check_kinds(config: TrialConfig) -> None:
-    for common in build.COMMON:
-        build.plain_options(common, config)
-    for kind, table in build.tables().items():
-        name = build.chosen(kind, config)
-        build.check_kinds(config.options(name), table[name], f"{name}.")
 
 
 def check_space(space: SearchSpace, image_shape: Shape = _USUAL_IMAGE) -> None:
@@ -66,9 +39,9 @@ def cases(space: SearchSpace) -> Iterator[dict[str, Scalar]]:
 
 
 def _check_names(space: SearchSpace) -> None:
-    known = _common_names()
+    known = build.common_names()
     for table in build.tables().values():
-        known |= {dotted for name, kind in table.items() for dotted in _dotted_names(name, kind)}
+        known |= {dotted for name, kind in table.items() for dotted in build.dotted_names(name, kind)}
     for parameter in space:
         if parameter.name not in known:
             hint = did_you_mean(parameter.name, known)
@@ -85,12 +58,11 @@ def _check_choices(space: SearchSpace, parameter: Choice, table: Mapping[str, ty
 
 
 def _build_without_memory(config: TrialConfig, image_shape: Shape) -> None:
+    candidate = build.candidate(config)
     with torch.device("meta"):
-        setting = build.setting_of(config, way=5, train_classes=64)
-        learner = build.build_learner(config, image_shape=image_shape, setting=setting)
-        optimizer_for(build.training_options(config), learner.parameters())
-    build.objective_options(config)
-    make_augment(build.sampling(config).augment)
+        learner = candidate.build(image_shape=image_shape, way=5, train_classes=64)
+        optimizer_for(candidate.training, learner.parameters())
+    make_augment(candidate.sampling.augment)
 
 
 def _ancestors(space: SearchSpace, parameter: Parameter) -> dict[str, Scalar]:
@@ -123,17 +95,6 @@ class _Forced:
 
     def suggest_float(self, name: str, low: float, high: float, **_: object) -> Scalar:
         return self._values.get(name, low)
-
-
-def _common_names() -> set[str]:
-    """Names that mean something whatever the learner and the backbone."""
-    options = {field.name for kind in build.COMMON for field in fields(kind)}
-    return {*build.tables(), *build.OF_BACKBONES, *options}
-
-
-def _dotted_names(name: str, kind: type) -> set[str]:
-    """Names that belong to one learner or backbone."""
-    return {f"{name}.{option}" for option in (*build.options_of(kind), *build.OF_BACKBONES)}
 
 
 def _in_words(values: Mapping[str, Scalar]) -> str:

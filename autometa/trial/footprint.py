@@ -20,7 +20,7 @@ from autometa.learning.backbones.backbone import Shape
 from autometa.learning.training import TrainingOptions
 from autometa.records import EpisodeSpec, Scalar, TrialConfig
 from autometa.space.space import SearchSpace
-from autometa.trial import build
+from autometa.trial.build import Candidate, Sampling, candidate
 from autometa.trial.check import telling_values
 
 # Weights, their gradient and Adam's two moments.
@@ -34,17 +34,16 @@ _MOST_TRIALS = 8
 _WITHOUT_MEMORY = {"augment", *(field.name for field in fields(TrainingOptions))}
 
 
-def step_bytes(config: TrialConfig, *, spec: EpisodeSpec, image_shape: Shape, train_classes: int) -> int:
+def step_bytes(tried: Candidate, *, spec: EpisodeSpec, image_shape: Shape, train_classes: int) -> int:
     """Bytes of one outer step at its peak, in float32.
 
     Raises:
-        ConfigError: the configuration means nothing, or its parts do not fit together.
+        ConfigError: its parts do not fit together.
     """
     kept = _Kept()
     with torch.device("meta"):
-        setting = build.setting_of(config, way=spec.way, train_classes=train_classes)
-        learner = build.build_learner(config, image_shape=image_shape, setting=setting)
-        source = _MetaSource(config, spec, image_shape, train_classes)
+        learner = tried.build(image_shape=image_shape, way=spec.way, train_classes=train_classes)
+        source = _MetaSource(tried.sampling, spec, image_shape, train_classes)
         weights = sum(p.nbytes for p in learner.parameters())
         with torch.autograd.graph.saved_tensors_hooks(kept.keep, kept.give):
             try:
@@ -64,9 +63,8 @@ def largest_bytes(space: SearchSpace, *, spec: EpisodeSpec, image_shape: Shape, 
 
     def size(values: dict[str, Scalar]) -> int:
         try:
-            return step_bytes(
-                TrialConfig(values=values), spec=spec, image_shape=image_shape, train_classes=train_classes
-            )
+            tried = candidate(TrialConfig(values=values))
+            return step_bytes(tried, spec=spec, image_shape=image_shape, train_classes=train_classes)
         except ConfigError:  # parts that do not go together
             return 0
 
@@ -131,8 +129,7 @@ class _Kept:
 class _MetaSource:
     """Training data of the right shapes, without content."""
 
-    def __init__(self, config: TrialConfig, spec: EpisodeSpec, image_shape: Shape, train_classes: int) -> None:
-        how = build.sampling(config)
+    def __init__(self, how: Sampling, spec: EpisodeSpec, image_shape: Shape, train_classes: int) -> None:
         self._batch = how.episodes_per_step
         self._spec = how.episodes(spec, train_classes)
         self._shape = image_shape

@@ -67,7 +67,14 @@ def _run(job: Job, on_rung: OnRung | None, on_step: OnStep | None, number: int) 
     training = begin(job)
     if training.curve and on_rung:
         on_rung(training.curve[-1])
-    reason = _train(training, job, on_rung, on_step)
+    reason = None
+    try:
+        for report in training.rungs(on_step):
+            keep(training, job)
+            if on_rung:
+                on_rung(report)
+    except DivergedError as error:
+        reason = diverged(error)
     return ended(training, job, number=number, reason=reason)
 
 
@@ -131,25 +138,19 @@ def prepare(job: Job) -> Training:
     device = pick_device(job.use_gpu)
     seed_everything(job.seed)
     dataset, train_on = open_both(job)
+    candidate = build.candidate(job.config, budget=job.budget)
     generator = torch.Generator(device).manual_seed(job.seed)
-    source = _training_source(job, train_on, device, generator)
-    learner = new_learner(job, dataset, source.classes).to(device)
+    source = _training_source(candidate.sampling, job.episodes, train_on, device, generator)
+    learner = candidate.build(image_shape=dataset.image_shape, way=job.episodes.way, train_classes=source.classes)
     return Training(
-        learner,
+        learner.to(device),
         source,
-        options=build.training_options(job.config),
+        options=candidate.training,
         budget=job.budget,
         validate=Validation(ImagePool(dataset, "val", device), job),
         generator=generator,
-        objective=_objective(job, train_on, device, generator),
+        objective=_objective(candidate.objective, train_on, device, generator),
     )
-
-
-def new_learner(job: Job, dataset: FewShotDataset, train_classes: int) -> Learner:
-    """The job's learner with fresh weights."""
-    setting = build.setting_of(job.config, way=job.episodes.way, train_classes=train_classes)
-    config = build.in_parts(job.config, job.budget.steps)
-    return build.build_learner(config, image_shape=dataset.image_shape, setting=setting)
 
 
 def evaluate_checkpoint(
@@ -203,7 +204,9 @@ def measure_checkpoint(
     if ref.identity is None:
         _warn_not_verified(folder)
     data = open_dataset(ref)
-    learner = new_learner(job, data, _train_classes(folder, data))
+    learner = build.candidate(job.config, budget=job.budget).build(
+        image_shape=data.image_shape, way=job.episodes.way, train_classes=_train_classes(folder, data)
+    )
     checkpoints.load_weights(folder, learner)
     model = _content(learner)
     pool, spec = ImagePool(data, split, device), spec or job.episodes
@@ -259,30 +262,21 @@ def _train_classes(folder: Path, data: FewShotDataset) -> int:
     return int(read_facts(folder)["extra"].get("train_classes", len(data.splits["train"])))
 
 
-def _train(training: Training, job: Job, on_rung: OnRung | None, on_step: OnStep | None) -> str | None:
-    """Train to the end of the budget; returns why it failed, if it did."""
-    try:
-        for report in training.rungs(on_step):
-            keep(training, job)
-            if on_rung:
-                on_rung(report)
-    except DivergedError as error:
-        return diverged(error)
-    return None
-
-
 def diverged(error: DivergedError) -> str:
     """The reason in a record."""
     return f"diverged: {error}"
 
 
 def _training_source(
-    job: Job, dataset: FewShotDataset, device: torch.device, generator: torch.Generator
+    how: build.Sampling,
+    evaluated: EpisodeSpec,
+    dataset: FewShotDataset,
+    device: torch.device,
+    generator: torch.Generator,
 ) -> EpisodeSampler:
-    how = build.sampling(job.config)
     if how.rotations:
         dataset.require_unrotated()
-    spec = how.episodes(job.episodes, len(dataset.splits["train"]))
+    spec = how.episodes(evaluated, len(dataset.splits["train"]))
     if how.train_shot:
         dataset.require_train_shot(how.train_shot, spec.query)
     return EpisodeSampler(
@@ -295,8 +289,9 @@ def _training_source(
     )
 
 
-def _objective(job: Job, dataset: FewShotDataset, device: torch.device, generator: torch.Generator) -> Objective | None:
-    options = build.objective_options(job.config)
+def _objective(
+    options: ObjectiveOptions, dataset: FewShotDataset, device: torch.device, generator: torch.Generator
+) -> Objective | None:
     if options == ObjectiveOptions():
         return None
     return Objective(options, PixelRange.of(dataset.mean, dataset.std, device), generator)

@@ -11,8 +11,7 @@ from typing import Any
 from autometa.errors import CheckpointError, ConfigError
 from autometa.learning.checkpoint_facts import exists
 from autometa.records import Accuracy, Budget, TrialRecord, checked
-from autometa.trial.build import in_parts
-from autometa.trial.check import check_config
+from autometa.trial import build
 from autometa.trial.measured import Measured, models_in, seed_folder, together
 from autometa.trial.opened import at, open_both
 from autometa.trial.recipe import Recipe, read_recipes
@@ -58,7 +57,7 @@ def train(
     job = chosen.job(Path(folder), data_root=str(data_root) if data_root else None, use_gpu=use_gpu)
     places = {"dataset": at(dataset, job.dataset), "pretrain": job.pretrain and at(pretrain_dataset, job.pretrain)}
     job = job.model_copy(update=places)
-    check_config(in_parts(job.config, job.budget.steps), where=f"{where}: config")
+    build.candidate(job.config, budget=job.budget, where=f"{where}: config")
     data, train_on = open_both(job)
     for note in dict.fromkeys((*data.notes, *train_on.notes)):
         _log.warning(note)

@@ -24,13 +24,12 @@ from autometa.learning.backbones.resnet18 import ResNet18
 from autometa.learning.backbones.timm_model import TimmModel
 from autometa.learning.backbones.vit import ViT
 from autometa.learning.backbones.wrn import WideResNet
-from autometa.learning.learner import Setting
 from autometa.learning.normalization import MODES, Layout
 from autometa.records import TrialConfig
 from autometa.space.files import load_space
 from autometa.trial import build
+from autometa.trial.abilities import is_external
 from autometa.trial.check import check_space
-from autometa.trial.job import is_external
 
 SHAPES = [(1, 8, 8), (1, 28, 28), (3, 32, 32), (3, 84, 84), (2, 12, 20)]
 Make = Callable[..., Backbone]
@@ -416,8 +415,7 @@ def test_a_backbone_says_that_its_weights_are_from_elsewhere_as_its_name_does(
     fake_timm: list[dict[str, Any]], options: dict[str, Any], external: bool
 ) -> None:
     values = {"backbone": "timm", "timm.model": "maps", **options}
-    setting = Setting(way=5, train_classes=8)
-    learner = build.build_learner(TrialConfig(values=values), image_shape=(3, 8, 8), setting=setting)
+    learner = build.candidate(TrialConfig(values=values)).build(image_shape=(3, 8, 8), way=5, train_classes=8)
     assert learner.backbone.external is is_external(values) is external
     assert not is_external({"backbone": "conv", **options})
 

@@ -13,12 +13,11 @@ from autometa.data.dataset import FewShotDataset
 from autometa.data.episodes import EpisodeSampler, ImagePool
 from autometa.learning import checkpoints
 from autometa.learning.attacks import PixelRange
-from autometa.learning.learner import Setting
 from autometa.learning.objective import Objective, ObjectiveOptions
 from autometa.learning.operations import Phase, affordable_steps, operations_of
 from autometa.learning.training import Training, TrainingOptions
 from autometa.records import Accuracy, Budget, EpisodeSpec, Scalar, TrialConfig
-from autometa.trial.build import LEARNERS, build_learner
+from autometa.trial.build import LEARNERS, candidate
 from tests.learning.counted import Counted
 
 SEEN = Accuracy(mean=0.5, half_width=0.1, episodes=3, seed=0)
@@ -67,8 +66,7 @@ def training_of(
 ) -> Training:
     torch.manual_seed(seed)
     config = TrialConfig(values={"conv.depth": 1, "conv.width": 4, "pretrain.batch_size": 8, **values})
-    setting = Setting(way=SPEC.way, train_classes=24)
-    learner = build_learner(config, image_shape=digits.image_shape, setting=setting)
+    learner = candidate(config).build(image_shape=digits.image_shape, way=SPEC.way, train_classes=24)
     generator = torch.Generator().manual_seed(seed + 1)
     objective = options.pop("objective", None)
     return Training(

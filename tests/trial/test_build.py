@@ -11,17 +11,19 @@ from typing import Any
 import pytest
 
 from autometa.errors import ConfigError, SpaceError
-from autometa.learning.learner import Setting
-from autometa.records import Scalar, TrialConfig
+from autometa.learning.learner import Learner
+from autometa.records import Budget, Scalar, TrialConfig
 from autometa.space.files import load_space
 from autometa.trial import build
-from autometa.trial.check import cases, check_config, check_space
-
-SETTING = Setting(way=5, train_classes=8)
+from autometa.trial.check import cases, check_space
 
 
 def config(**values: Scalar) -> TrialConfig:
     return TrialConfig(values={name.replace("__", "."): value for name, value in values.items()})
+
+
+def built(shape: tuple[int, int, int], **values: Scalar) -> Learner:
+    return build.candidate(config(**values)).build(image_shape=shape, way=5, train_classes=8)
 
 
 def space(tmp_path: Path, **parameters: list[Any]) -> Any:
@@ -36,19 +38,18 @@ def space(tmp_path: Path, **parameters: list[Any]) -> Any:
 
 @pytest.mark.parametrize("name", list(build.tables()["learner"]))
 def test_every_learner_can_be_had_by_its_name_alone(name: str) -> None:
-    learner = build.build_learner(config(learner=name), image_shape=(1, 8, 8), setting=SETTING)
+    learner = built((1, 8, 8), learner=name)
     assert type(learner) is build.tables()["learner"][name]
 
 
 @pytest.mark.parametrize("name", [name for name in build.tables()["backbone"] if name != "timm"])
 def test_every_backbone_can_be_had_by_its_name_alone(name: str) -> None:
-    learner = build.build_learner(config(backbone=name), image_shape=(3, 32, 32), setting=SETTING)
+    learner = built((3, 32, 32), backbone=name)
     assert type(learner.backbone) is build.tables()["backbone"][name]
 
 
 def test_the_learners_norm_wins_over_the_common_one() -> None:
-    values = config(learner="maml", norm="running", maml__norm="group")
-    learner = build.build_learner(values, image_shape=(1, 8, 8), setting=SETTING)
+    learner = built((1, 8, 8), learner="maml", norm="running", maml__norm="group")
     assert {m.mode for m in learner.modules() if hasattr(m, "mode")} == {"group"}
 
 
@@ -88,7 +89,27 @@ def test_the_cases_of_a_space_show_every_choice_and_both_ends() -> None:
 
 def test_a_name_that_means_nothing_gets_the_nearest() -> None:
     with pytest.raises(ConfigError, match=r"did you mean .conv\.width."):
-        check_config(config(learner="maml", conv__widht=32))
+        build.candidate(config(learner="maml", conv__widht=32), where="recipe")
+
+
+def test_a_candidate_holds_every_option_and_leaves_out_what_is_of_other_parts() -> None:
+    common = {"outer_rate": 0.2, "train_way": 7, "label_smoothing": 0.1, "gradient_penalty": 0.5}
+    own = {"ridge__regularization": 2.0, "conv__width": 8, "svm__penalty": 0.3}
+    values = config(learner="ridge", ridge__norm="group", **own, **common)
+    found = build.candidate(values)
+    assert (found.learner.name, found.learner.options) == ("ridge", {"regularization": 2.0})
+    assert (found.backbone.name, found.backbone.options) == ("conv", {"norm": "group", "width": 8})
+    assert (found.training.outer_rate, found.sampling.train_way) == (0.2, 7)
+    assert (found.loss.label_smoothing, found.objective.gradient_penalty) == (0.1, 0.5)
+    with pytest.raises(ConfigError, match=r"recipe: 'svm\.penalty' means nothing here"):
+        build.candidate(values, where="recipe")
+
+
+def test_what_excludes_each_other_is_refused_before_anything_is_built() -> None:
+    with pytest.raises(ConfigError, match="pretrain is not trained on episodes"):
+        build.candidate(config(learner="pretrain", attack_epsilon=0.03))
+    with pytest.raises(ConfigError, match="no image says which way is up"):
+        build.candidate(config(learner="pretrain", pretrain__rotation_weight=0.5, rotations=True))
 
 
 OUTSIDE = '''
@@ -120,7 +141,7 @@ def test_another_package_adds_a_learner_that_a_search_uses(tmp_path: Path) -> No
         'name = "own"\n[parameters.learner]\nchoices = ["nearest"]\n'
         '[parameters."nearest.temperature"]\nlow = 0.05\nhigh = 0.5\n[parameters."conv.width"]\nchoices = [4]\n'
     )
-    environment = {**os.environ, "PYTHONPATH": str(site)}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(site), os.environ.get("PYTHONPATH", "")])}
     command = [sys.executable, "-m", "autometa", "search", "--space", "own.toml", "--trials", "2", "--budget", "20"]
     done = subprocess.run([*command, "--workers", "1"], cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -129,21 +150,19 @@ def test_another_package_adds_a_learner_that_a_search_uses(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(
-    ("earlier", "steps", "expected"),
+    ("earlier", "budget", "expected"),
     [
-        ({"maml.multi_step_loss": 300}, 2000, {"maml.multi_step_loss": 0.15}),
-        ({"maml.multi_step_loss": 300}, 200, {"maml.multi_step_loss": 1.0}),
-        ({"maml.multi_step_loss": 300}, None, {"maml.multi_step_loss": 1.0}),
-        ({"maml.multi_step_loss": 0}, 200, {"maml.multi_step_loss": 0}),
-        ({"maml.multi_step_loss": 0.4}, 200, {"maml.multi_step_loss": 0.4}),
-        ({"maml.first_order_steps": 50}, 200, {"maml.first_order_share": 0.25}),
-        ({"maml.first_order_steps": 0}, None, {"maml.first_order_share": 0.0}),
+        ({"maml.multi_step_loss": 300}, Budget(steps=2000), {"multi_step_loss": 0.15}),
+        ({"maml.multi_step_loss": 300}, Budget(steps=200), {"multi_step_loss": 1.0}),
+        ({"maml.multi_step_loss": 300}, Budget(seconds=9.0), {"multi_step_loss": 1.0}),
+        ({"maml.multi_step_loss": 0}, Budget(steps=200), {"multi_step_loss": 0}),
+        ({"maml.multi_step_loss": 0.4}, Budget(steps=200), {"multi_step_loss": 0.4}),
+        ({"maml.first_order_steps": 50}, Budget(steps=200), {"first_order_share": 0.25}),
+        ({"maml.first_order_steps": 0}, Budget(seconds=9.0), {"first_order_share": 0.0}),
     ],
 )
 def test_steps_of_earlier_recipes_become_parts_of_training(
-    earlier: dict[str, Scalar], steps: int | None, expected: dict[str, Scalar]
+    earlier: dict[str, Scalar], budget: Budget, expected: dict[str, Scalar]
 ) -> None:
-    assert build.in_parts(TrialConfig(values={"learner": "maml", **earlier}), steps).values == {
-        "learner": "maml",
-        **expected,
-    }
+    values = TrialConfig(values={"learner": "maml", **earlier})
+    assert build.candidate(values, budget=budget).learner.options == expected

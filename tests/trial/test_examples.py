@@ -9,7 +9,6 @@ import pytest
 from autometa.data.catalog import source
 from autometa.records import TrialConfig
 from autometa.trial import build
-from autometa.trial.check import check_config
 from autometa.trial.recipe import read_recipes
 
 EXAMPLES = sorted((Path(__file__).parents[2] / "examples").glob("*.toml"))
@@ -18,12 +17,10 @@ EXAMPLES = sorted((Path(__file__).parents[2] / "examples").glob("*.toml"))
 @pytest.mark.parametrize("file", EXAMPLES, ids=lambda file: file.stem)
 def test_an_example_can_be_built(file: Path) -> None:
     (recipe,) = read_recipes(file)
-    config = TrialConfig(values=recipe.config)
-    check_config(config)
     about = source(recipe.dataset)
-    setting = build.setting_of(config, way=recipe.episodes.way, train_classes=about.classes["train"])
     shape = (about.channels, about.image_size, about.image_size)
-    learner = build.build_learner(config, image_shape=shape, setting=setting)
+    candidate = build.candidate(TrialConfig(values=recipe.config), where=file.name)
+    learner = candidate.build(image_shape=shape, way=recipe.episodes.way, train_classes=about.classes["train"])
     assert not learner.transductive
     assert file.stem.startswith(f"{recipe.dataset}-{recipe.config['learner']}-{recipe.config['backbone']}")
 

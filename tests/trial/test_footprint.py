@@ -10,7 +10,7 @@ import pytest
 from autometa.records import EpisodeSpec, Scalar, TrialConfig
 from autometa.space.parameters import Choice, Range
 from autometa.space.space import SearchSpace
-from autometa.trial.build import LEARNERS
+from autometa.trial.build import LEARNERS, Candidate, candidate
 from autometa.trial.footprint import largest_bytes, step_bytes, trials_at_once
 
 SPEC = EpisodeSpec(way=5, shot=1, query=15)
@@ -18,14 +18,13 @@ SHAPE = (3, 32, 32)
 # Peak of the process over what it had before the step, in bytes.
 REAL_STEP = """
 import resource, sys, torch
-from autometa.learning.learner import Setting
 from autometa.records import TrialConfig
-from autometa.trial.build import build_learner
+from autometa.trial.build import candidate
 from tests.conftest import make_episodes
 from tests.learning.small import Fixed
 torch.set_num_threads(1)
 values = {values!r}
-learner = build_learner(TrialConfig(values=values), image_shape={shape}, setting=Setting(5, 64))
+learner = candidate(TrialConfig(values=values)).build(image_shape={shape}, way=5, train_classes=64)
 optimizer = torch.optim.Adam(learner.parameters())
 def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
@@ -37,6 +36,10 @@ step(values["episodes_per_step"])
 optimizer.step()
 print(peak() - before)
 """
+
+
+def described(**values: Scalar) -> Candidate:
+    return candidate(TrialConfig(values={name.replace("__", "."): value for name, value in values.items()}))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
@@ -52,23 +55,23 @@ def test_what_a_step_takes_is_known_within_a_factor_of_two(values: dict[str, Sca
     values = {"learner": "prototypical", "episodes_per_step": 8, **values}
     program = REAL_STEP.format(values=values, shape=SHAPE)
     real = int(subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True).stdout)
-    found = step_bytes(TrialConfig(values=values), spec=SPEC, image_shape=SHAPE, train_classes=64)
+    found = step_bytes(candidate(TrialConfig(values=values)), spec=SPEC, image_shape=SHAPE, train_classes=64)
     assert real / 2 < found < 2 * real
 
 
 @pytest.mark.parametrize("learner", LEARNERS)
 def test_every_learner_can_be_estimated(learner: str) -> None:
     def needed(width: int) -> int:
-        config = TrialConfig(values={"learner": learner, "conv.depth": 2, "conv.width": width, "norm": "support"})
-        return step_bytes(config, spec=EpisodeSpec(way=2, shot=1, query=2), image_shape=(1, 16, 16), train_classes=8)
+        small = described(learner=learner, conv__depth=2, conv__width=width, norm="support")
+        return step_bytes(small, spec=EpisodeSpec(way=2, shot=1, query=2), image_shape=(1, 16, 16), train_classes=8)
 
     assert needed(8) < needed(32)
 
 
 def test_tasks_that_a_gpu_adapts_to_together_are_counted_together() -> None:
     def needed(learner: str, episodes: int) -> int:
-        config = TrialConfig(values={"learner": learner, "maml.norm": "support", "episodes_per_step": episodes})
-        return step_bytes(config, spec=SPEC, image_shape=SHAPE, train_classes=64)
+        many = described(learner=learner, maml__norm="support", episodes_per_step=episodes)
+        return step_bytes(many, spec=SPEC, image_shape=SHAPE, train_classes=64)
 
     assert needed("maml", 8) > 3 * needed("maml", 2)
     assert needed("reptile", 8) < 1.5 * needed("reptile", 2)  # takes one after the other everywhere
@@ -85,7 +88,7 @@ def test_the_largest_candidate_takes_the_largest_of_every_part() -> None:
             Choice("outer_rate", (0.1, 0.2)),
         ),
     )
-    largest = TrialConfig(values={"learner": "prototypical", "train_way": 20, "conv.width": 32, "outer_rate": 0.1})
+    largest = described(learner="prototypical", train_way=20, conv__width=32, outer_rate=0.1)
     task = {"spec": SPEC, "image_shape": (1, 8, 8), "train_classes": 24}
     assert largest_bytes(space, **task) == step_bytes(largest, **task)
 
@@ -93,7 +96,7 @@ def test_the_largest_candidate_takes_the_largest_of_every_part() -> None:
 def test_more_shots_in_training_take_more_memory() -> None:
     task = {"spec": SPEC, "image_shape": (1, 8, 8), "train_classes": 24}
     plain, more = (
-        step_bytes(TrialConfig(values={"learner": "prototypical", "conv.width": 8, "train_shot": shot}), **task)
+        step_bytes(described(learner="prototypical", conv__width=8, train_shot=shot), **task)
         for shot in (0, SPEC.shot + 10)
     )
     assert more > 1.2 * plain

@@ -14,7 +14,7 @@ from autometa.errors import StopSearchError
 from autometa.records import Budget, EpisodeSpec, RungReport, TrialConfig, TrialRecord
 from autometa.trial import group
 from autometa.trial.group import run_group
-from autometa.trial.job import DatasetRef, Job, is_stackable
+from autometa.trial.job import DatasetRef, Job
 from autometa.trial.run import run
 
 SMALL = {"backbone": "conv", "conv.depth": 2, "conv.width": 4, "optimizer": "sgd"}
@@ -148,23 +148,6 @@ def test_one_that_cannot_be_carried_out_fails_alone(tmp_path: Path) -> None:
         7: "complete",
     }
     assert "outer_rate = -1.0" in str(driver.records[6].reason)
-
-
-@pytest.mark.parametrize(
-    ("values", "expected"),
-    [
-        ({}, True),
-        ({"learner": "pretrain", "pretrain.mixing": "none", "conv.drop_rate": 0.0}, True),
-        ({"learner": "pretrain", "pretrain.mixing": "mixup"}, False),
-        ({"learner": "prototypical", "resnet12.drop_rate": 0.1}, False),
-        ({"learner": "matching", "matching.full_context": True}, False),
-        ({"learner": "ridge", "contrastive_weight": 0.1}, False),
-        ({"learner": "maml"}, False),
-        ({"learner": "ridge", "backbone": "timm"}, False),
-    ],
-)
-def test_what_is_worth_trying_together(values: dict[str, Any], expected: bool) -> None:
-    assert is_stackable(values) == expected
 
 
 @pytest.mark.parametrize("rates", [(1e-3,), (1e-3, 1e-2, 3e-2)], ids=["alone", "together"])

@@ -21,7 +21,7 @@ from autometa.learning.checkpoint_facts import FACTS
 from autometa.learning.evaluation import evaluate
 from autometa.records import Accuracy, Budget, EpisodeSpec, RungReport, Scalar, TrialConfig
 from autometa.trial.build import LEARNERS
-from autometa.trial.job import DatasetRef, Job, is_transductive
+from autometa.trial.job import DatasetRef, Job
 from autometa.trial.recipe import Recipe
 from autometa.trial.run import evaluate_checkpoint, open_dataset, prepare, run
 from autometa.trial.train import train
@@ -186,21 +186,6 @@ def test_accuracy_under_attack_is_lower_and_repeatable(tmp_path: Path) -> None:
     robust = evaluate_checkpoint(tmp_path / "m", episodes=40, attack=(0.2, 3))
     assert robust.mean < clean.mean - 0.1
     assert evaluate_checkpoint(tmp_path / "m", episodes=40, attack=(0.2, 3)) == robust
-
-
-@pytest.mark.parametrize(
-    ("name", "value", "is_it"),
-    [
-        ("norm", "transductive", True),
-        ("maml.norm", "transductive", True),
-        ("norm", "support", False),
-        ("prototypical.transduction", "knn", True),
-        ("pretrain.transduction", "none", False),
-        ("learner", "maml", False),
-    ],
-)
-def test_which_values_are_transductive_is_known_by_name(name: str, value: str, is_it: bool) -> None:
-    assert is_transductive(name, value) is is_it
 
 
 def test_a_candidate_that_does_not_fit_the_memory_is_a_record_with_its_reason(tmp_path: Path) -> None:

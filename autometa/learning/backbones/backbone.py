@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from autometa.errors import ConfigError
 from autometa.learning.normalization import Layout
+from autometa.records import Scalar
 
 Shape = tuple[int, int, int]
 READOUTS = ("flatten", "mean")
@@ -30,10 +33,14 @@ class Backbone(nn.Module, ABC):
         trains_in_bfloat16: whether convolutions and matrix products of passes in training have its seven bits of
             mantissa, which a GPU does faster. Statistics, features, weights and evaluation stay as they are.
         external: whether its weights were trained elsewhere, perhaps on the test classes.
+        own_weights_with: own options, each with the one value that leaves it without such weights.
+        stackable_with: as of `Learner`.
     """
 
     trains_in_bfloat16 = False
     external = False
+    own_weights_with: ClassVar[Mapping[str, Scalar]] = {}
+    stackable_with: ClassVar[Mapping[str, Scalar] | None] = {"drop_rate": 0.0}
 
     def __init__(self, image_shape: Shape, map_shape: Shape, readout: str) -> None:
         super().__init__()

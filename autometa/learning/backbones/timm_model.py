@@ -42,6 +42,9 @@ class TimmModel(Backbone):
         image_size: side to which images are resized, bilinearly; 0 leaves them as they are.
     """
 
+    own_weights_with = {"weights": "none"}
+    stackable_with = None
+
     def __init__(
         self,
         image_shape: Shape,

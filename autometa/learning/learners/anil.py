@@ -25,6 +25,7 @@ class Anil(EpisodicLearner):
     """
 
     is_capturable = True
+    stackable_with = None  # they can, but whether it is worth it was not measured
 
     def __init__(
         self,

@@ -38,6 +38,7 @@ class Matching(EpisodicLearner):
     """
 
     is_capturable = True
+    stackable_with = {"full_context": False}
 
     def __init__(
         self,

@@ -46,6 +46,7 @@ class MetaNetworks(EpisodicLearner):
     """
 
     is_capturable = True
+    stackable_with = None  # its pass differentiates
 
     def __init__(
         self, backbone: Backbone, setting: Setting, *, hidden: int = 64, attention_scale: float = 10.0

@@ -58,6 +58,7 @@ class Pretrain(LossLearner):
     """
 
     trains_on_episodes = False
+    stackable_with = {"rotation_weight": 0.0, "distillation_weight": 0.0, "mixing": "none"}
 
     def __init__(
         self,

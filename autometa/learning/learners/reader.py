@@ -43,6 +43,7 @@ class Reader(EpisodicLearner):
     labels: Tensor
 
     is_capturable = True
+    stackable_with = None  # its pass draws the embeddings of labels
 
     def __init__(
         self,
