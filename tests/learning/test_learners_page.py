@@ -11,7 +11,7 @@ from autometa.trial.build import LEARNERS
 
 PAGE = Path(__file__).parents[2] / "docs" / "learners.md"
 PARTS = ("Paper", "What it does", "What differs", "Published", "Measured")
-FIGURE = re.compile(r"\d+\.\d ± \d+\.\d")
+FIGURE = re.compile(r"[+−]?\d+\.\d ± \d+\.\d")  # a gain with its sign
 
 
 def sections() -> dict[str, dict[str, str]]:
