@@ -33,11 +33,11 @@ from autometa.records import Accuracy, Budget, EpisodeSpec, RungReport, StudyRec
 from autometa.space.files import load_space
 from autometa.space.space import SearchSpace
 from autometa.study import warm
-from autometa.study.bounded import Bounded
+from autometa.study.capped_history import CappedHistory
 from autometa.study.events import SearchStarted
 from autometa.study.ledger import Ledger
-from autometa.study.one_writer import OneWriter
 from autometa.study.pruning import make_pruner, make_sampler
+from autometa.study.single_writer import SingleWriter
 from autometa.study.storage import open_storage
 
 BAR_MS, BAR_GROWTH = 50.0, 2.0
@@ -67,7 +67,7 @@ def measured(
 ) -> Iterator[dict[str, Any]]:
     space = load_space("few_shot")
     for size in sizes:
-        storage = OneWriter(open_storage(url))
+        storage = SingleWriter(open_storage(url))
         study = optuna.create_study(study_name=f"{size}-{os.getpid()}", storage=storage, direction="maximize")
         started = time.perf_counter()
         fill(study, space, size)
@@ -75,9 +75,9 @@ def measured(
         for name in samplers:
             # As a driver that continues the search: what it knows, it has read.
             study = optuna.load_study(
-                study_name=study.study_name, storage=OneWriter(open_storage(url)), pruner=make_pruner(pruner, RUNGS)
+                study_name=study.study_name, storage=SingleWriter(open_storage(url)), pruner=make_pruner(pruner, RUNGS)
             )
-            study.sampler = Timed(Bounded(make(name, space, size)))
+            study.sampler = Timed(CappedHistory(make(name, space, size)))
             row = {"trials": size, "sampler": name, "pruner": pruner, "fill_seconds": round(filled, 1)}
             row |= serve(study, space, trials)
             print(json.dumps(row), flush=True)
@@ -112,7 +112,7 @@ def fill(study: optuna.Study, space: SearchSpace, count: int) -> None:
     random = np.random.default_rng(0)
     drawn = optuna.create_study(sampler=RandomSampler(seed=0))
     storage = study._storage
-    assert isinstance(storage, OneWriter)
+    assert isinstance(storage, SingleWriter)
     for number in range(count):
         trial = drawn.ask()
         space.suggest(trial)

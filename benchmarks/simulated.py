@@ -32,13 +32,13 @@ from ray.tune.schedulers import TrialScheduler
 
 from autometa.records import Accuracy, Budget, EpisodeSpec, RungReport, TrialConfig, TrialRecord
 from autometa.space.files import load_space
-from autometa.study.bounded import Bounded
 from autometa.study.bridge import _Propose, _Prune
+from autometa.study.capped_history import CappedHistory
 from autometa.study.cluster import Share
 from autometa.study.events import SearchStarted, ignore
 from autometa.study.ledger import Asked, Ledger
-from autometa.study.one_writer import OneWriter
 from autometa.study.pruning import make_pruner
+from autometa.study.single_writer import SingleWriter
 from autometa.study.storage import open_storage
 from autometa.trial.job import DatasetRef, Job
 
@@ -79,10 +79,10 @@ def search(folder: Path, sampler: str, at_once: int, trials: int, *, table: bool
     space = load_space("few_shot")
     study = optuna.create_study(
         study_name="simulated",
-        storage=OneWriter(open_storage(f"sqlite:///{folder}/studies.db")),
+        storage=SingleWriter(open_storage(f"sqlite:///{folder}/studies.db")),
         direction="maximize",
         pruner=make_pruner("halving", RUNGS),
-        sampler=Bounded(make(sampler, space, 0)),
+        sampler=CappedHistory(make(sampler, space, 0)),
     )
     process = psutil.Process()
     before = process.memory_info().rss

@@ -7,10 +7,10 @@ import copy
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from autometa.study.branches import BranchTPE
+from autometa.study.conditional_tpe import ConditionalTPE
 
 
-class FailureAwareTPE(BranchTPE):
+class FailureAwareTPE(ConditionalTPE):
     """TPE for which a failed trial is worse than any other.
 
     Interrupted trials are not failures: each goes on as a later one.

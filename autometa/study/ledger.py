@@ -23,7 +23,7 @@ from autometa.records import RungReport, Scalar, TrialConfig, TrialRecord, expla
 from autometa.space.space import SearchSpace
 from autometa.study import settings
 from autometa.study.events import OnEvent, RungReached, TrainingStarted, TrialEnded, TrialStarted, Warned, ignore
-from autometa.study.one_writer import together
+from autometa.study.single_writer import together
 from autometa.study.tried import Tried, values_of
 
 # A trial that was running in three drivers that died is more likely their cause than their victim.

@@ -28,12 +28,11 @@ from autometa.records import (
 from autometa.space.files import load_space, shipped_spaces
 from autometa.space.space import SearchSpace
 from autometa.study import confirm, finals, settings, warm
-from autometa.study.bounded import Bounded
+from autometa.study.capped_history import CappedHistory
 from autometa.study.cluster import Cluster, Share
 from autometa.study.events import ClusterJoined, OnEvent, SearchStarted, Warned, ignore
 from autometa.study.ledger import Asked, Ledger, ended, record_of
 from autometa.study.never_twice import NeverTwice
-from autometa.study.one_writer import OneWriter
 from autometa.study.plan import (
     PART_FOR_TRIALS,
     Plan,
@@ -45,6 +44,7 @@ from autometa.study.plan import (
     with_features,
 )
 from autometa.study.pruning import make_pruner
+from autometa.study.single_writer import SingleWriter
 from autometa.study.storage import RUNS, default_url, masked, storage_failures
 from autometa.study.tried import Tried
 from autometa.trial.job import Job
@@ -228,14 +228,14 @@ def _open_study(
     record = warm.noted(record, past, is_new=existing is None, warn=warn)
     study = optuna.create_study(
         study_name=plan.name,
-        storage=OneWriter(plan.storage),
+        storage=SingleWriter(plan.storage),
         direction="maximize",
         load_if_exists=True,
         pruner=make_pruner(plan.pruner, record.budget.rungs, past.studies),
     )
     so_far = len(study.get_trials(deepcopy=False))
     start = warm.start(record, plan.space, past, trials=plan.trials, trials_so_far=so_far)
-    study.sampler = NeverTwice(Bounded(start.sampler), Tried(study, plan.space), seed=plan.seed)
+    study.sampler = NeverTwice(CappedHistory(start.sampler), Tried(study, plan.space), seed=plan.seed)
     if record != existing:
         settings.write(study, record)  # before any trial: a study without settings is nobody's to continue
     if not so_far:

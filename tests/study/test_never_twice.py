@@ -12,7 +12,7 @@ from autometa.priors.past import PastReport, PastStudy, PastTrial
 from autometa.priors.sampler import PriorSampler
 from autometa.space.parameters import Choice, Range
 from autometa.space.space import SearchSpace
-from autometa.study.bounded import Bounded
+from autometa.study.capped_history import CappedHistory
 from autometa.study.failures import FailureAwareTPE
 from autometa.study.never_twice import NeverTwice
 from autometa.study.tried import Tried
@@ -52,10 +52,10 @@ def prior() -> BaseSampler:
     [
         lambda: RandomSampler(seed=4),
         lambda: TPESampler(seed=4, n_startup_trials=3, multivariate=True, group=True),
-        lambda: Bounded(FailureAwareTPE(seed=4, startup=3)),
-        lambda: Bounded(prior()),
+        lambda: CappedHistory(FailureAwareTPE(seed=4, startup=3)),
+        lambda: CappedHistory(prior()),
     ],
-    ids=["random", "tpe", "branches", "prior"],
+    ids=["random", "tpe", "conditional", "prior"],
 )
 @pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
 def test_every_configuration_of_a_small_space_comes_once(make: Callable[[], BaseSampler]) -> None:

@@ -15,7 +15,7 @@ from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
 from optuna.storages import BaseStorage, RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 
-from autometa.study.one_writer import OneWriter, together
+from autometa.study.single_writer import SingleWriter, together
 from autometa.study.storage import open_storage
 from tests.study.postgresql import server
 
@@ -74,7 +74,7 @@ def search(study: optuna.Study, trials: int) -> None:
 def test_memory_and_storage_hold_the_same(backend: BaseStorage) -> None:
     study = optuna.create_study(
         study_name="s",
-        storage=OneWriter(backend),
+        storage=SingleWriter(backend),
         sampler=optuna.samplers.TPESampler(seed=2, n_startup_trials=4),
         pruner=optuna.pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=2),
     )
@@ -88,13 +88,16 @@ def test_memory_and_storage_hold_the_same(backend: BaseStorage) -> None:
         assert seconds_between(mine.datetime_complete, theirs.datetime_complete) < 10
     assert kept.trials[0].user_attrs["origin"] == "start"
     assert kept.best_trial.number == study.best_trial.number
-    again = optuna.load_study(study_name="s", storage=OneWriter(backend))
+    again = optuna.load_study(study_name="s", storage=SingleWriter(backend))
     assert [facts(t) for t in again.get_trials()] == [facts(t) for t in study.get_trials()]
 
 
 def test_the_same_proposals_as_without_it(tmp_path: Path) -> None:
     found = []
-    for storage in (open_storage(f"sqlite:///{tmp_path}/a.db"), OneWriter(open_storage(f"sqlite:///{tmp_path}/b.db"))):
+    for storage in (
+        open_storage(f"sqlite:///{tmp_path}/a.db"),
+        SingleWriter(open_storage(f"sqlite:///{tmp_path}/b.db")),
+    ):
         study = optuna.create_study(storage=storage, sampler=optuna.samplers.TPESampler(seed=5, n_startup_trials=3))
         search(study, 9)
         found.append([t.params for t in study.get_trials()])
@@ -102,7 +105,7 @@ def test_the_same_proposals_as_without_it(tmp_path: Path) -> None:
 
 
 def test_a_step_is_written_at_its_end_and_others_at_once(backend: BaseStorage) -> None:
-    study = optuna.create_study(study_name="s", storage=OneWriter(backend))
+    study = optuna.create_study(study_name="s", storage=SingleWriter(backend))
     kept = optuna.load_study(study_name="s", storage=backend)
     trial = study.ask()
     trial.report(0.5, 1)
@@ -115,7 +118,7 @@ def test_a_step_is_written_at_its_end_and_others_at_once(backend: BaseStorage) -
 
 
 def test_what_was_handed_out_does_not_change(backend: BaseStorage) -> None:
-    study = optuna.create_study(storage=OneWriter(backend))
+    study = optuna.create_study(storage=SingleWriter(backend))
     trial = study.ask()
     before = study.get_trials(deepcopy=False)[0]
     trial.report(0.5, 1)
@@ -125,7 +128,7 @@ def test_what_was_handed_out_does_not_change(backend: BaseStorage) -> None:
 
 
 def test_what_optuna_refuses_is_refused(backend: BaseStorage) -> None:
-    storage = OneWriter(backend)
+    storage = SingleWriter(backend)
     study = optuna.create_study(storage=storage)
     trial = study.ask({"rate": FloatDistribution(0.1, 0.9)})
     with pytest.raises(ValueError, match="different distribution kind"):
@@ -140,7 +143,7 @@ def test_what_optuna_refuses_is_refused(backend: BaseStorage) -> None:
 def test_a_database_that_fails_in_a_step_keeps_none_of_it(backend: BaseStorage) -> None:
     if not isinstance(backend, RDBStorage):
         pytest.skip("a journal has no transactions")
-    study = optuna.create_study(study_name="s", storage=OneWriter(backend))
+    study = optuna.create_study(study_name="s", storage=SingleWriter(backend))
     trial = study.ask()
     row = {"id": trial._trial_id}
     with backend.engine.begin() as connection:  # somebody else's, which the driver does not know of
@@ -161,7 +164,7 @@ def test_a_database_that_fails_in_a_step_keeps_none_of_it(backend: BaseStorage) 
 
 
 def test_trials_that_others_put_in_the_queue_are_run(backend: BaseStorage) -> None:
-    study = optuna.create_study(study_name="s", storage=OneWriter(backend))
+    study = optuna.create_study(study_name="s", storage=SingleWriter(backend))
     study.ask()
     optuna.load_study(study_name="s", storage=backend).enqueue_trial({"rate": 0.125})
     assert study.ask().number == 2  # not seen yet, and not in the way
@@ -173,7 +176,7 @@ def test_trials_that_others_put_in_the_queue_are_run(backend: BaseStorage) -> No
 def test_numbers_are_given_once_though_others_add_trials_at_the_same_time(backend: BaseStorage) -> None:
     if not isinstance(backend, RDBStorage):
         pytest.skip("Optuna's own")
-    study = optuna.create_study(study_name="s", storage=OneWriter(backend))
+    study = optuna.create_study(study_name="s", storage=SingleWriter(backend))
     other = optuna.load_study(study_name="s", storage=open_storage(backend.url))
     with ThreadPoolExecutor(1) as pool:
         adding = pool.submit(lambda: [other.enqueue_trial({}) for _ in range(40)])
@@ -188,7 +191,7 @@ def test_numbers_are_given_once_though_others_add_trials_at_the_same_time(backen
 def test_only_reports_do_not_wait_for_the_disk_of_postgresql(postgresql: str) -> None:
     backend = open_storage(postgresql)
     assert isinstance(backend, RDBStorage)
-    study = optuna.create_study(study_name="waits", storage=OneWriter(backend))
+    study = optuna.create_study(study_name="waits", storage=SingleWriter(backend))
     sent: list[str] = []
 
     @sqlalchemy.event.listens_for(backend.engine, "before_cursor_execute")

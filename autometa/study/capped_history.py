@@ -22,7 +22,7 @@ MOST = 300
 _Rank = tuple[bool, int, float, int]
 
 
-class Bounded(BaseSampler):
+class CappedHistory(BaseSampler):
     """Another sampler, shown no more than `most` trials that are over, and no more than `most` of those that run.
 
     Half of the former are the best: complete ones by value, then those that came furthest. All others are the latest.

@@ -20,7 +20,7 @@ from optuna.trial import FrozenTrial, TrialState
 _PAST = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING)
 
 
-class BranchTPE(TPESampler):
+class ConditionalTPE(TPESampler):
     """`TPESampler(group=True, multivariate=True, constant_liar=True)` for one study of one objective.
 
     Each group of parameters has the same distribution as there. A group is proposed jointly when the trial asks for its

@@ -11,7 +11,7 @@ import pytest
 from optuna.samplers import TPESampler
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from autometa.study.branches import BranchTPE
+from autometa.study.conditional_tpe import ConditionalTPE
 from autometa.study.ledger import trials_of
 from autometa.study.pruning import make_sampler
 
@@ -52,7 +52,7 @@ def searched(sampler: optuna.samplers.BaseSampler, trials: int) -> optuna.Study:
 def test_every_group_gets_the_values_that_optuna_proposes_for_it(trials: int) -> None:
     study = searched(optuna.samplers.RandomSampler(seed=5), trials)
     new = study.ask()._get_latest_trial()
-    theirs, mine = optunas(1), BranchTPE(seed=1, startup=8)
+    theirs, mine = optunas(1), ConditionalTPE(seed=1, startup=8)
     theirs.infer_relative_search_space(study, new)
     mine._look_at(study, new)
     assert theirs._search_space_group is not None
@@ -75,7 +75,7 @@ def test_without_branches_the_whole_search_is_optunas() -> None:
         return [trial.params for trial in study.trials]
 
     # Random at first: there both draw parameter by parameter.
-    assert run(BranchTPE(seed=4, startup=8)) == run(optunas(4))
+    assert run(ConditionalTPE(seed=4, startup=8)) == run(optunas(4))
 
 
 def test_a_running_trial_is_no_observation_of_a_branch_it_did_not_enter() -> None:
@@ -84,7 +84,7 @@ def test_a_running_trial_is_no_observation_of_a_branch_it_did_not_enter() -> Non
     elsewhere = [trial for trial in running if "maml.rate" not in trial.params]
     assert elsewhere
     sampler = study.sampler
-    assert isinstance(sampler, BranchTPE)
+    assert isinstance(sampler, ConditionalTPE)
     assert all("maml.rate" not in sampler._observation(trial) for trial in elsewhere)
 
 
@@ -110,7 +110,7 @@ def test_a_range_that_became_another_is_proposed_within() -> None:
 def test_proposals_are_random_until_enough_trials_are_over() -> None:
     def first_after(trials: int) -> FrozenTrial:
         study = searched(optuna.samplers.RandomSampler(seed=5), trials)
-        study.sampler = BranchTPE(seed=6, startup=8)
+        study.sampler = ConditionalTPE(seed=6, startup=8)
         trial = study.ask()
         suggest(trial)
         return trials_of(study)[trial.number]

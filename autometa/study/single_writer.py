@@ -32,14 +32,14 @@ def together(study: Study) -> Iterator[BaseStorage]:
     Any storage may be the study's.
     """
     storage = study._storage
-    if not isinstance(storage, OneWriter):
+    if not isinstance(storage, SingleWriter):
         yield storage
         return
     with storage.together():
         yield storage
 
 
-class OneWriter(BaseStorage):
+class SingleWriter(BaseStorage):
     """One study of a storage, for its only writer; in one thread.
 
     Args:
