@@ -196,7 +196,7 @@ def test_a_conditional_space_never_yields_an_inactive_parameter() -> None:
     for _ in range(15):
         trial = study.ask()
         conditional(trial)
-        proposal = sampler._proposals[trial._trial_id]
+        proposal = sampler._proposals[study.study_name, trial.number]
         assert proposal is not None
         assert proposal.values == trial.params  # nothing more was proposed, nothing less was asked for
         study.tell(trial, conditional_value(trial.params))
