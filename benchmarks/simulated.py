@@ -77,18 +77,19 @@ def keep(row: dict[str, Any]) -> None:
 def search(folder: Path, sampler: str, at_once: int, trials: int, *, table: bool) -> dict[str, Any]:
     """Run `trials` trials, `at_once` of them at any time."""
     space = load_space("few_shot")
+    storage = SingleWriter(open_storage(f"sqlite:///{folder}/studies.db"))
     study = optuna.create_study(
         study_name="simulated",
-        storage=SingleWriter(open_storage(f"sqlite:///{folder}/studies.db")),
+        storage=storage,
         direction="maximize",
         pruner=make_pruner("halving", RUNGS),
-        sampler=CappedHistory(make(sampler, space, 0)),
+        sampler=CappedHistory(make(sampler, space, 0), storage),
     )
     process = psutil.Process()
     before = process.memory_info().rss
     with live_table() if table else nullcontext(ignore) as view:
         view(SearchStarted("simulated", "digits", "5w1s", "300 steps", trials, 0, at_once, 0.0, None, "memory"))
-        ledger = Ledger(study, space, rungs=RUNGS, seed=0, folder=folder, on_event=view)
+        ledger = Ledger(study, space, storage=storage, rungs=RUNGS, seed=0, folder=folder, on_event=view)
         share = Share(workers=at_once, gpus=0.0)
         propose = _Propose(ledger, lambda asked: job(asked, folder), share, trials, over=folder / "over")
         workers = Workers(propose, _Prune(propose), np.random.default_rng(0))

@@ -17,7 +17,7 @@ class FailureAwareTPE(ConditionalTPE):
     """
 
     def past(self, study: optuna.Study) -> list[FrozenTrial]:
-        failed = study._get_trials(deepcopy=False, states=(TrialState.FAIL,))
+        failed = study.get_trials(deepcopy=False, states=(TrialState.FAIL,))
         shown = [_as_pruned(trial) for trial in failed if not trial.user_attrs.get("interrupted")]
         return sorted([*super().past(study), *shown], key=lambda trial: trial.number)
 

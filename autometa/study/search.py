@@ -186,8 +186,9 @@ def search(
         fitting = functools.partial(_trials_at_once, plan)
         share = ray_cluster.share_out(gpus_per_trial, fitting, together=vectorise)
         with _locked(plan), storage_failures(plan.url):
-            opened, line = _open_study(plan, share, time_budget, past, warn)
-            result = _run(plan, opened, share, Path(archives), line, confirm_seeds, on_event)
+            writer = SingleWriter(plan.storage)
+            opened, line = _open_study(plan, writer, share, time_budget, past, warn)
+            result = _run(plan, opened, writer, share, Path(archives), line, confirm_seeds, on_event)
             if ray_cluster.lost:
                 raise StudyError(ray_cluster.lost)
             return result
@@ -219,7 +220,12 @@ def _locked(plan: Plan) -> Iterator[None]:
 
 
 def _open_study(
-    plan: Plan, share: Share, time_budget: float | None, past: warm.Past, warn: Callable[[str], None]
+    plan: Plan,
+    storage: SingleWriter,
+    share: Share,
+    time_budget: float | None,
+    past: warm.Past,
+    warn: Callable[[str], None],
 ) -> tuple[optuna.Study, str]:
     """The study, made with its settings and first proposals in the queue if it is new; and what the prior did."""
     existing = existing_record(plan)
@@ -228,14 +234,14 @@ def _open_study(
     record = warm.noted(record, past, is_new=existing is None, warn=warn)
     study = optuna.create_study(
         study_name=plan.name,
-        storage=SingleWriter(plan.storage),
+        storage=storage,
         direction="maximize",
         load_if_exists=True,
         pruner=make_pruner(plan.pruner, record.budget.rungs, past.studies),
     )
     so_far = len(study.get_trials(deepcopy=False))
     start = warm.start(record, plan.space, past, trials=plan.trials, trials_so_far=so_far)
-    study.sampler = NeverTwice(CappedHistory(start.sampler), Tried(study, plan.space), seed=plan.seed)
+    study.sampler = NeverTwice(CappedHistory(start.sampler, storage), Tried(study, plan.space), seed=plan.seed)
     if record != existing:
         settings.write(study, record)  # before any trial: a study without settings is nobody's to continue
     if not so_far:
@@ -247,6 +253,7 @@ def _open_study(
 def _run(
     plan: Plan,
     study: optuna.Study,
+    storage: SingleWriter,
     share: Share,
     archives: Path,
     prior: str,
@@ -257,6 +264,7 @@ def _run(
     ledger = Ledger(
         study,
         plan.space,
+        storage=storage,
         rungs=record.budget.rungs,
         seed=plan.seed,
         folder=plan.trials_folder,
