@@ -2,6 +2,7 @@
 
     python benchmarks/driver.py                                          # SQLite, as a search makes it
     python benchmarks/driver.py --storage postgresql://user@host/empty   # a database of its own, filled by this
+    python benchmarks/driver.py --storage ... --only-fill                # to measure later, on a quiet machine
 
 A study is filled with N finished trials of nine rungs, over the real space `few_shot`. Then the real ledger, sampler,
 pruner and live table serve more trials: two run at once, all reach the last rung. No trial is trained.
@@ -24,7 +25,7 @@ import numpy as np
 import optuna
 from end_to_end import RESULTS, machine
 from optuna.samplers import BaseSampler, RandomSampler
-from optuna.trial import TrialState
+from optuna.trial import TrialState, create_trial
 from rich.console import Console
 
 from autometa import trial_attributes
@@ -34,14 +35,14 @@ from autometa.records import Accuracy, Budget, EpisodeSpec, RungReport, StudyRec
 from autometa.space.files import load_space
 from autometa.space.space import SearchSpace
 from autometa.study import warm
-from autometa.study.bounded import Bounded
+from autometa.study.capped_history import CappedHistory
 from autometa.study.events import SearchStarted
 from autometa.study.ledger import Ledger
-from autometa.study.one_writer import OneWriter
 from autometa.study.pruning import make_pruner, make_sampler
+from autometa.study.single_writer import SingleWriter
 from autometa.study.storage import open_storage
 
-BAR_MS, BAR_GROWTH = 50.0, 2.0
+BAR_MS, BAR_GROWTH = {"sqlite": 100.0, "postgresql": 200.0}, 2.0
 SIZES = (500, 5000)
 RUNGS, TRIALS, AT_ONCE = 9, 30, 2
 SAMPLERS = ("random", "tpe", "prior")
@@ -54,12 +55,17 @@ def main() -> None:
     parser.add_argument("--samplers", nargs="+", choices=SAMPLERS, default=SAMPLERS)
     parser.add_argument("--pruner", default="halving")
     parser.add_argument("--trials", type=int, default=TRIALS)
+    parser.add_argument("--only-fill", action="store_true")
     arguments = parser.parse_args()
+    if arguments.only_fill:
+        for size in arguments.sizes:
+            filled(arguments.storage, load_space("few_shot"), size)
+        return
     with tempfile.TemporaryDirectory() as folder:
         url = arguments.storage or f"sqlite:///{folder}/studies.db"
         rows = list(measured(url, arguments.sizes, arguments.samplers, arguments.pruner, arguments.trials))
     kind = url.split(":")[0].split("+")[0]
-    results = {**machine(), "storage": kind, "bar_ms": BAR_MS, "bar_growth": BAR_GROWTH, "rows": rows}
+    results = {**machine(), "storage": kind, "bar_ms": BAR_MS.get(kind), "bar_growth": BAR_GROWTH, "rows": rows}
     (RESULTS / f"driver-{kind}.json").write_text(json.dumps(results, indent=2) + "\n")
 
 
@@ -68,19 +74,14 @@ def measured(
 ) -> Iterator[dict[str, Any]]:
     space = load_space("few_shot")
     for size in sizes:
-        storage = OneWriter(open_storage(url))
-        study = optuna.create_study(study_name=f"{size}-{os.getpid()}", storage=storage, direction="maximize")
-        started = time.perf_counter()
-        fill(study, space, size)
-        filled = time.perf_counter() - started
+        filled(url, space, size)
         for name in samplers:
             # As a driver that continues the search: what it knows, it has read.
-            study = optuna.load_study(
-                study_name=study.study_name, storage=OneWriter(open_storage(url)), pruner=make_pruner(pruner, RUNGS)
-            )
-            study.sampler = Timed(Bounded(make(name, space, size)))
-            row = {"trials": size, "sampler": name, "pruner": pruner, "fill_seconds": round(filled, 1)}
-            row |= serve(study, space, trials)
+            storage = SingleWriter(open_storage(url))
+            study = optuna.load_study(study_name=str(size), storage=storage, pruner=make_pruner(pruner, RUNGS))
+            study.sampler = Timed(CappedHistory(make(name, space, size), storage))
+            row = {"trials": size, "sampler": name, "pruner": pruner}
+            row |= serve(study, storage, space, trials)
             print(json.dumps(row), flush=True)
             yield row
 
@@ -90,7 +91,7 @@ def make(name: str, space: SearchSpace, size: int) -> BaseSampler:
         return RandomSampler(seed=0)
     if name == "tpe":
         return make_sampler(0, size)
-    past = read.past_studies()
+    past = warm.Past(read.past_studies())
     return warm.start(about(space), space, past, trials=2 * size, trials_so_far=size).sampler
 
 
@@ -108,31 +109,29 @@ def about(space: SearchSpace) -> StudyRecord:
     )
 
 
-def fill(study: optuna.Study, space: SearchSpace, count: int) -> None:
-    """Finished trials of random configurations, with all that the ledger writes of each."""
+def filled(url: str, space: SearchSpace, size: int) -> None:
+    """Fill a study up to `size` finished trials of random configurations, with all that the ledger writes of each."""
+    study = optuna.create_study(
+        study_name=str(size), storage=open_storage(url), direction="maximize", load_if_exists=True
+    )
     random = np.random.default_rng(0)
     drawn = optuna.create_study(sampler=RandomSampler(seed=0))
-    storage = study._storage
-    assert isinstance(storage, OneWriter)
-    for number in range(count):
+    for number in range(len(study.get_trials(deepcopy=False)), size):
         trial = drawn.ask()
         space.suggest(trial)
         curve = curve_of(random)
         values = {report.rung: report.accuracy.mean for report in curve}
-        halved = {f"completed_rung_{place}": values[rung] for place, rung in enumerate((2, 4, 8))}
-        trial_id = storage.create_new_trial(study._study_id)
-        with storage.together():
-            for name, distribution in trial.distributions.items():
-                internal = distribution.to_internal_repr(trial.params[name])
-                storage.set_trial_param(trial_id, name, internal, distribution)
-            for rung, value in values.items():
-                storage.set_trial_intermediate_value(trial_id, rung, value)
-            for key, attribute in attributes(number, curve).items():
-                storage.set_trial_user_attr(trial_id, key, attribute)
-            for key, value in halved.items():
-                storage.set_trial_system_attr(trial_id, key, value)
-            state = TrialState.COMPLETE if number % 2 else TrialState.PRUNED
-            storage.set_trial_state_values(trial_id, state, [values[RUNGS]])
+        state = TrialState.COMPLETE if number % 2 else TrialState.PRUNED
+        study.add_trial(
+            create_trial(
+                state=state,
+                value=values[RUNGS],
+                params=trial.params,
+                distributions=trial.distributions,
+                intermediate_values=values,
+                user_attrs=attributes(number, curve),
+            )
+        )
 
 
 def attributes(number: int, curve: Sequence[RungReport]) -> dict[str, Any]:
@@ -160,7 +159,7 @@ def curve_of(random: np.random.Generator) -> list[RungReport]:
     ]
 
 
-def serve(study: optuna.Study, space: SearchSpace, count: int) -> dict[str, Any]:
+def serve(study: optuna.Study, storage: SingleWriter, space: SearchSpace, count: int) -> dict[str, Any]:
     """Let the ledger serve `count` trials, after one that is not counted and reads the study."""
     random = np.random.default_rng(1)
     times: dict[str, list[float]] = {"ask": [], "sampler": [], "report": [], "tell": [], "trial": []}
@@ -168,7 +167,7 @@ def serve(study: optuna.Study, space: SearchSpace, count: int) -> dict[str, Any]
     assert isinstance(sampler, Timed)
     with tempfile.TemporaryDirectory() as folder, live_table() as view:
         view(SearchStarted("driver", "digits", "5w1s", "300 steps", 2 * count, 0, AT_ONCE, 0.0, None, "memory"))
-        ledger = Ledger(study, space, rungs=RUNGS, seed=0, folder=Path(folder), on_event=view)
+        ledger = Ledger(study, space, storage=storage, rungs=RUNGS, seed=0, folder=Path(folder), on_event=view)
         ledger.ask()  # one more trial that runs beside those that are served
         serve_one(ledger, random)
         for _ in range(count):

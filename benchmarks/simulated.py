@@ -32,13 +32,13 @@ from ray.tune.schedulers import TrialScheduler
 
 from autometa.records import Accuracy, Budget, EpisodeSpec, RungReport, TrialConfig, TrialRecord
 from autometa.space.files import load_space
-from autometa.study.bounded import Bounded
 from autometa.study.bridge import _Propose, _Prune
+from autometa.study.capped_history import CappedHistory
 from autometa.study.cluster import Share
 from autometa.study.events import SearchStarted, ignore
 from autometa.study.ledger import Asked, Ledger
-from autometa.study.one_writer import OneWriter
 from autometa.study.pruning import make_pruner
+from autometa.study.single_writer import SingleWriter
 from autometa.study.storage import open_storage
 from autometa.trial.job import DatasetRef, Job
 
@@ -77,18 +77,19 @@ def keep(row: dict[str, Any]) -> None:
 def search(folder: Path, sampler: str, at_once: int, trials: int, *, table: bool) -> dict[str, Any]:
     """Run `trials` trials, `at_once` of them at any time."""
     space = load_space("few_shot")
+    storage = SingleWriter(open_storage(f"sqlite:///{folder}/studies.db"))
     study = optuna.create_study(
         study_name="simulated",
-        storage=OneWriter(open_storage(f"sqlite:///{folder}/studies.db")),
+        storage=storage,
         direction="maximize",
         pruner=make_pruner("halving", RUNGS),
-        sampler=Bounded(make(sampler, space, 0)),
+        sampler=CappedHistory(make(sampler, space, 0), storage),
     )
     process = psutil.Process()
     before = process.memory_info().rss
     with live_table() if table else nullcontext(ignore) as view:
         view(SearchStarted("simulated", "digits", "5w1s", "300 steps", trials, 0, at_once, 0.0, None, "memory"))
-        ledger = Ledger(study, space, rungs=RUNGS, seed=0, folder=folder, on_event=view)
+        ledger = Ledger(study, space, storage=storage, rungs=RUNGS, seed=0, folder=folder, on_event=view)
         share = Share(workers=at_once, gpus=0.0)
         propose = _Propose(ledger, lambda asked: job(asked, folder), share, trials, over=folder / "over")
         workers = Workers(propose, _Prune(propose), np.random.default_rng(0))

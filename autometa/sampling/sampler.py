@@ -18,6 +18,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from autometa import trial_attributes as attributes
 from autometa.errors import StudyError
+from autometa.optuna_private import storage_of
 from autometa.past import PastStudy
 from autometa.sampling import inferred
 from autometa.sampling.encoding import Domain, infer_domain
@@ -77,8 +78,8 @@ class PriorSampler(BaseSampler):
         self._cost_aware = cost_aware
         self._proposer: Proposer | None = None
         self._fitted_for: object = None
-        self._proposals: dict[int, Proposal | None] = {}
-        self._target_of: tuple[object, int] | None = None
+        self._proposals: dict[tuple[str, int], Proposal | None] = {}  # by study and number
+        self._target_of: str | None = None
         self._target = Target()
         self.dropped: dict[str, str] = {}
 
@@ -87,8 +88,9 @@ class PriorSampler(BaseSampler):
 
         A trial that is asked for a second time gets a cold proposal: the prior's would be the same again.
         """
-        if trial._trial_id in self._proposals:
-            self._proposals[trial._trial_id] = None
+        key = (study.study_name, trial.number)
+        if key in self._proposals:
+            self._proposals[key] = None
             _note_origin(study, trial, "cold")
         elif self._is_warm(study, trial) and self._knows_domain(study):
             return {}
@@ -123,7 +125,7 @@ class PriorSampler(BaseSampler):
         self._cold.before_trial(study, trial)
 
     def after_trial(self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None) -> None:
-        self._proposals.pop(trial._trial_id, None)
+        self._proposals.pop((study.study_name, trial.number), None)
         self._cold.after_trial(study, trial, state, values)
 
     def reseed_rng(self) -> None:
@@ -150,7 +152,7 @@ class PriorSampler(BaseSampler):
 
     def _proposal(self, study: Study, trial: FrozenTrial, name: str) -> Proposal | None:
         """The trial's joint proposal, made when its first parameter is asked for; None for a cold one."""
-        key = trial._trial_id
+        key = (study.study_name, trial.number)
         if key not in self._proposals:
             proposal = self._propose(study, trial, name) if self._is_warm(study, trial) else None
             self._proposals[key] = proposal
@@ -167,8 +169,8 @@ class PriorSampler(BaseSampler):
             for t in study.get_trials(deepcopy=False)
             if t.number != trial.number and t.params and not attributes.INTERRUPTED.of(t)
         ]
-        if self._target_of != (study._storage, study._study_id):
-            self._target_of, self._target = (study._storage, study._study_id), Target()
+        if self._target_of != study.study_name:
+            self._target_of, self._target = study.study_name, Target()
         codes = self._target.codes(others, proposer.domain)
         sign = -1.0 if study.direction == StudyDirection.MINIMIZE else 1.0
         fixed = inferred.plain(trial.system_attrs.get("fixed_params", {}))  # where Optuna keeps what was enqueued
@@ -213,7 +215,10 @@ class PriorSampler(BaseSampler):
 def _note_origin(study: Study, trial: FrozenTrial, why: str) -> None:
     """Unless somebody enqueued the trial and said why."""
     if attributes.ORIGIN.of(trial) is None:
-        study._storage.set_trial_user_attr(trial._trial_id, attributes.ORIGIN.key, why)
+        storage = storage_of(study)
+        study_id = storage.get_study_id_from_name(study.study_name)
+        trial_id = storage.get_trial_id_from_study_id_trial_number(study_id, trial.number)
+        storage.set_trial_user_attr(trial_id, attributes.ORIGIN.key, why)
 
 
 def _given(space: SearchSpace | Mapping[str, BaseDistribution] | None) -> Domain | None:

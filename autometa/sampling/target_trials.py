@@ -32,10 +32,10 @@ class Target:
         """Codes [n, P]; a trial's are found again when it has more parameters."""
         if self._domain is not domain:
             self._domain, self._codes = domain, {}
-        new = [trial for trial in trials if self._codes.get(trial._trial_id, (0,))[0] != len(trial.params)]
+        new = [trial for trial in trials if self._codes.get(trial.number, (0,))[0] != len(trial.params)]
         for trial, row in zip(new, domain.codes([inferred.plain(t.params) for t in new]), strict=True):
-            self._codes[trial._trial_id] = (len(trial.params), row)
-        rows = [self._codes[trial._trial_id][1] for trial in trials]
+            self._codes[trial.number] = (len(trial.params), row)
+        rows = [self._codes[trial.number][1] for trial in trials]
         return np.array(rows).reshape(len(trials), len(domain.names))
 
     def results(self, trials: Sequence[FrozenTrial], sign: float) -> Results:
@@ -59,11 +59,11 @@ class Target:
         return Results(values, widths, _constraints(trials))
 
     def _curve(self, trial: FrozenTrial, rungs: Mapping[int, int], sign: float) -> tuple[np.ndarray, np.ndarray]:
-        found = self._curves.get(trial._trial_id)
+        found = self._curves.get(trial.number)
         if found is None:
             found = _curve(trial, rungs, sign)
             if trial.state.is_finished():
-                self._curves[trial._trial_id] = found
+                self._curves[trial.number] = found
         return found
 
 

@@ -8,17 +8,17 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from autometa import trial_attributes as attributes
-from autometa.study.branches import BranchTPE
+from autometa.study.conditional_tpe import ConditionalTPE
 
 
-class FailureAwareTPE(BranchTPE):
+class FailureAwareTPE(ConditionalTPE):
     """TPE for which a failed trial is worse than any other.
 
     Interrupted trials are not failures: each goes on as a later one.
     """
 
     def past(self, study: optuna.Study) -> list[FrozenTrial]:
-        failed = study._get_trials(deepcopy=False, states=(TrialState.FAIL,))
+        failed = study.get_trials(deepcopy=False, states=(TrialState.FAIL,))
         shown = [_as_pruned(trial) for trial in failed if not attributes.INTERRUPTED.of(trial)]
         return sorted([*super().past(study), *shown], key=lambda trial: trial.number)
 

@@ -7,22 +7,23 @@ does not know who runs the trials (`bridge.py` does).
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import optuna
-from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 from pydantic import ValidationError
 
 from autometa import trial_attributes as attributes
-from autometa.errors import StudyError
+from autometa.errors import AutometaError, StudyError
 from autometa.learning.checkpoint_facts import exists, read_facts
 from autometa.records import RungReport, Scalar, TrialConfig, TrialRecord, explain
 from autometa.space.space import SearchSpace
 from autometa.study import settings
 from autometa.study.events import OnEvent, RungReached, TrainingStarted, TrialEnded, TrialStarted, Warned, ignore
-from autometa.study.one_writer import together
+from autometa.study.single_writer import SingleWriter
 from autometa.study.tried import Tried, values_of
 
 # A trial that was running in three drivers that died is more likely their cause than their victim.
@@ -56,6 +57,7 @@ class Ledger:
 
     Args:
         study: the Optuna study, with its sampler and pruner.
+        storage: where the study is kept.
         space: what to propose.
         rungs: rungs of a full trial.
         seed: the search's seed; trial n is trained with seed + n.
@@ -67,12 +69,14 @@ class Ledger:
         study: optuna.Study,
         space: SearchSpace,
         *,
+        storage: SingleWriter,
         rungs: int,
         seed: int,
         folder: Path,
         on_event: OnEvent = ignore,
     ) -> None:
         self.study = study
+        self._storage = storage
         self._space = space
         self._rungs = rungs
         self._seed = seed
@@ -102,11 +106,9 @@ class Ledger:
 
     def ask(self) -> Asked:
         """The next trial: one that was interrupted, with the curve it had; else from the queue; else a proposal."""
-        with together(self.study) as storage:
-            asked = self._started(self._interrupted(storage) or self.study.ask())
-        return self._announced(asked)
+        return self._announced(self._started(self._interrupted() or self.study.ask()))
 
-    def _interrupted(self, storage: BaseStorage) -> Trial | None:
+    def _interrupted(self) -> Trial | None:
         """The first in the queue that continues another, out of the queue.
 
         `Study.ask` takes the oldest entry, and a continuation is younger than all first proposals: where fewer trials
@@ -115,8 +117,8 @@ class Ledger:
         for waiting in trials_of(self.study, TrialState.WAITING):
             if attributes.CONTINUES.of(waiting) is not None:
                 with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError):  # somebody else took it
-                    if storage.set_trial_state_values(waiting._trial_id, TrialState.RUNNING):
-                        return Trial(self.study, waiting._trial_id)
+                    if self._storage.set_trial_state_values(waiting.number, TrialState.RUNNING):
+                        return Trial(self.study, waiting.number)
         return None
 
     def has_others_like(self, first: Asked) -> bool:
@@ -131,10 +133,8 @@ class Ledger:
         """
         fixed = {"fixed_params": self._space.discrete(first.values)}  # as `enqueue_trial` has them
         group = attributes.TOGETHER_WITH.entry(first.number)
-        with together(self.study):
-            self.study.add_trial(create_trial(state=TrialState.RUNNING, system_attrs=fixed, user_attrs=group))
-            asked = self._started(Trial(self.study, trials_of(self.study)[-1]._trial_id))
-        return self._announced(asked)
+        self.study.add_trial(create_trial(state=TrialState.RUNNING, system_attrs=fixed, user_attrs=group))
+        return self._announced(self._started(Trial(self.study, trials_of(self.study)[-1].number)))
 
     def _started(self, trial: Trial) -> Asked:
         values = self._space.suggest(trial)
@@ -173,11 +173,10 @@ class Ledger:
         """
         live = self._live[number]
         is_new = report.rung not in live.curve
-        with together(self.study):
-            if is_new:
-                self._write(live, report)
-            if report.rung < self._rungs:
-                live.pruned = live.trial.should_prune()
+        if is_new:
+            self._write(live, report)
+        if report.rung < self._rungs:
+            live.pruned = live.trial.should_prune()
         if is_new:
             self._emit(RungReached(number, self._rungs, report))
         return live.pruned
@@ -191,17 +190,16 @@ class Ledger:
         if live is None:
             return
         error = error or (record.reason if record else None)
-        with together(self.study):
-            if record:
-                attributes.FACTS.write(live.trial, dict(record.facts))
-                if record.facts.get("out_of_memory"):
-                    live.trial.set_constraint(MEMORY, 1.0)
-            if error:
-                self._tell(live, TrialState.FAIL, reason=error)
-            elif live.pruned:
-                self._tell(live, TrialState.PRUNED)
-            elif self._rungs in live.curve:
-                self._tell(live, TrialState.COMPLETE)
+        if record:
+            attributes.FACTS.write(live.trial, dict(record.facts))
+            if record.facts.get("out_of_memory"):
+                live.trial.set_constraint(MEMORY, 1.0)
+        if error:
+            self._tell(live, TrialState.FAIL, reason=error)
+        elif live.pruned:
+            self._tell(live, TrialState.PRUNED)
+        elif self._rungs in live.curve:
+            self._tell(live, TrialState.COMPLETE)
 
     def recover(self, *, died: bool) -> list[int]:
         """Put every RUNNING trial back in the queue with its checkpoint and curve; returns their numbers.
@@ -234,21 +232,23 @@ class Ledger:
         return attributes.SEED.of(trial, self._seed + trial.number)
 
     def _close_interrupted(self, old: FrozenTrial, *, gave_up: bool) -> None:
-        handle = Trial(self.study, old._trial_id)
         if gave_up:
             reason = f"interrupted {MAX_ATTEMPTS} times"
+            with contextlib.suppress(AutometaError):  # its checkpoint may be what is damaged
+                curve = self._saved_curve(_folder_of(old))
+                self._storage.set_trial_user_attr(old.number, "curve", _dumped(curve))
             self._emit(Warned(f"trial {old.number} was running when the search died {MAX_ATTEMPTS} times: given up"))
         else:
             reason = "interrupted; it continues as a later trial"
-            attributes.INTERRUPTED.write(handle, True)
-        attributes.FAIL_REASON.write(handle, reason)
+            self._storage.set_trial_user_attr(old.number, attributes.INTERRUPTED.key, True)
+        self._storage.set_trial_user_attr(old.number, attributes.FAIL_REASON.key, reason)
         self.study.tell(old.number, state=TrialState.FAIL)
 
     def _write(self, live: _Live, report: RungReport) -> None:
         live.curve[report.rung] = report
         live.trial.report(report.accuracy.mean, report.rung)
-        curve = [r.model_dump() for r in live.curve.values()]
-        attributes.CURVE.write(live.trial, curve)
+        with self._storage.deferred():  # until it ends, its checkpoint keeps it
+            attributes.CURVE.write(live.trial, _dumped(live.curve.values()))
 
     def _tell(self, live: _Live, state: TrialState, *, reason: str | None = None) -> None:
         number = live.trial.number
@@ -272,6 +272,10 @@ class Ledger:
 def _folder_of(trial: Trial | FrozenTrial) -> str:
     """A continuation keeps that of the trial it began as."""
     return attributes.FOLDER.of(trial, f"{trial.number:05d}")
+
+
+def _dumped(curve: Iterable[RungReport]) -> list[dict[str, Any]]:
+    return [report.model_dump() for report in curve]
 
 
 def trials_of(study: optuna.Study, *states: TrialState) -> list[FrozenTrial]:

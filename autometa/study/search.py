@@ -26,13 +26,12 @@ from autometa.records import (
     TrialRecord,
 )
 from autometa.study import confirm, finals, settings, warm
-from autometa.study.bounded import Bounded
+from autometa.study.capped_history import CappedHistory
 from autometa.study.cluster import Cluster, Share
 from autometa.study.documented import with_fields_of
 from autometa.study.events import ClusterJoined, OnEvent, SearchStarted, Warned, ignore
 from autometa.study.ledger import Asked, Ledger, ended, record_of
 from autometa.study.never_twice import NeverTwice
-from autometa.study.one_writer import OneWriter
 from autometa.study.plan import (
     PART_FOR_TRIALS,
     Plan,
@@ -45,6 +44,7 @@ from autometa.study.plan import (
 )
 from autometa.study.pruning import make_pruner
 from autometa.study.search_settings import SearchSettings
+from autometa.study.single_writer import SingleWriter
 from autometa.study.storage import RUNS, masked, storage_failures
 from autometa.study.tried import Tried
 from autometa.trial.job import Job
@@ -123,8 +123,9 @@ def search(asked: Search) -> SearchResult:
         fitting = functools.partial(_trials_at_once, plan)
         share = cluster.share_out(asked.gpus_per_trial, fitting, together=asked.vectorise)
         with _locked(plan), storage_failures(plan.url):
-            opened, line = _open_study(plan, share, past, warn)
-            result = _run(asked, plan, opened, share, line)
+            writer = SingleWriter(plan.storage)
+            opened, line = _open_study(plan, writer, share, past, warn)
+            result = _run(asked, plan, opened, writer, share, line)
             if cluster.lost:
                 raise StudyError(cluster.lost)
             return result
@@ -155,7 +156,9 @@ def _locked(plan: Plan) -> Iterator[None]:
         raise StudyError(f"study {plan.name!r} is being searched by another process; wait for it or stop it") from None
 
 
-def _open_study(plan: Plan, share: Share, past: warm.Past, warn: Callable[[str], None]) -> tuple[optuna.Study, str]:
+def _open_study(
+    plan: Plan, storage: SingleWriter, share: Share, past: warm.Past, warn: Callable[[str], None]
+) -> tuple[optuna.Study, str]:
     """The study, made with its settings and first proposals in the queue if it is new; and what the prior did."""
     existing = existing_record(plan)
     record = existing or study_record(plan, plan.settings.budget or trial_budget(plan, share), share)
@@ -163,14 +166,14 @@ def _open_study(plan: Plan, share: Share, past: warm.Past, warn: Callable[[str],
     record = warm.noted(record, past, is_new=existing is None, warn=warn)
     study = optuna.create_study(
         study_name=plan.name,
-        storage=OneWriter(plan.storage),
+        storage=storage,
         direction="maximize",
         load_if_exists=True,
         pruner=make_pruner(plan.settings.pruner, record.budget.rungs, past.studies),
     )
     so_far = len(study.get_trials(deepcopy=False))
     start = warm.start(record, plan.space, past, trials=plan.settings.trials, trials_so_far=so_far)
-    study.sampler = NeverTwice(Bounded(start.sampler), Tried(study, plan.space), seed=plan.settings.seed)
+    study.sampler = NeverTwice(CappedHistory(start.sampler, storage), Tried(study, plan.space), seed=plan.settings.seed)
     if record != existing:
         settings.write(study, record)  # before any trial: a study without settings is nobody's to continue
     if not so_far:
@@ -179,11 +182,14 @@ def _open_study(plan: Plan, share: Share, past: warm.Past, warn: Callable[[str],
     return study, start.line
 
 
-def _run(asked: Search, plan: Plan, study: optuna.Study, share: Share, prior: str) -> SearchResult:
+def _run(
+    asked: Search, plan: Plan, study: optuna.Study, storage: SingleWriter, share: Share, prior: str
+) -> SearchResult:
     record, on_event = settings.read(study), asked.on_event
     ledger = Ledger(
         study,
         plan.space,
+        storage=storage,
         rungs=record.budget.rungs,
         seed=plan.settings.seed,
         folder=plan.trials_folder,

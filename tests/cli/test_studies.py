@@ -20,6 +20,7 @@ from autometa.archives.read import past_studies, past_study
 from autometa.records import TrialConfig, TrialRecord
 from autometa.study import settings
 from autometa.study.ledger import Ledger
+from autometa.study.single_writer import SingleWriter
 from autometa.study.storage import open_storage
 from tests.archives.example_studies import LOSSES, STUDY, TRIALS
 from tests.cli.test_cli import run
@@ -61,9 +62,10 @@ def foreign_storage(url: str) -> None:
 
 def interrupted_search(url: str, name: str = "cut-short") -> list[TrialRecord]:
     """A study as a search leaves it in which one trial ended, one was pruned and one still runs."""
-    study = optuna.create_study(study_name=name, storage=open_storage(url), direction="maximize")
+    storage = SingleWriter(open_storage(url))
+    study = optuna.create_study(study_name=name, storage=storage, direction="maximize")
     settings.write(study, STUDY.model_copy(update={"name": name, "confirmed": []}))
-    ledger = Ledger(study, SPACE, rungs=2, seed=6, folder=Path("runs") / name / "trials")
+    ledger = Ledger(study, SPACE, storage=storage, rungs=2, seed=6, folder=Path("runs") / name / "trials")
     study.enqueue_trial({"learner": "a", "a.rate": 0.75})
     study.enqueue_trial({"learner": "b"})
     first, second, third = ledger.ask(), ledger.ask(), ledger.ask()

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import optuna
 from optuna.samplers import BaseSampler, TPESampler
+from optuna.storages import InMemoryStorage
 from optuna.trial import TrialState
 
 from autometa import trial_attributes as attributes
@@ -14,6 +15,7 @@ from autometa.space.parameters import Choice, Range
 from autometa.space.space import SearchSpace
 from autometa.study.ledger import MEMORY, Ledger
 from autometa.study.pruning import make_sampler
+from autometa.study.single_writer import SingleWriter
 
 SPACE = SearchSpace("s", (Range("width", 8, 512), Choice("depth", (2, 3)), Range("rate", 0.1, 1.0)))
 FITS = 200
@@ -21,8 +23,9 @@ FITS = 200
 
 def searched(sampler: BaseSampler, folder: Path, trials: int) -> optuna.Study:
     """A search in which wider is better, and what is wider than `FITS` fails."""
-    study = optuna.create_study(direction="maximize", sampler=sampler)
-    ledger = Ledger(study, SPACE, rungs=3, seed=1, folder=folder)
+    storage = SingleWriter(InMemoryStorage())
+    study = optuna.create_study(storage=storage, direction="maximize", sampler=sampler)
+    ledger = Ledger(study, SPACE, storage=storage, rungs=3, seed=1, folder=folder)
     for _ in range(trials):
         asked = ledger.ask()
         width = float(asked.values["width"])
@@ -63,8 +66,9 @@ def test_an_interrupted_trial_is_no_failure_to_the_sampler(tmp_path: Path) -> No
     """TPE starts to model after eight trials: interrupted ones do not count."""
 
     def next_values(trials: int, *, interrupted: bool) -> dict[str, object]:
-        study = optuna.create_study(direction="maximize", sampler=make_sampler(9, 0))
-        ledger = Ledger(study, SPACE, rungs=3, seed=1, folder=tmp_path)
+        storage = SingleWriter(InMemoryStorage())
+        study = optuna.create_study(storage=storage, direction="maximize", sampler=make_sampler(9, 0))
+        ledger = Ledger(study, SPACE, storage=storage, rungs=3, seed=1, folder=tmp_path)
         for _ in range(trials):
             study.enqueue_trial({"width": 300, "depth": 2, "rate": 0.5})
             asked = ledger.ask()

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import optuna
 import pytest
+from optuna.storages import InMemoryStorage
 from optuna.trial import TrialState
 
 from autometa import trial_attributes as attributes
@@ -19,6 +20,7 @@ from autometa.study.events import Event, RungReached, TrialEnded, TrialStarted, 
 from autometa.study.ledger import MAX_ATTEMPTS, Ledger, ended, record_of
 from autometa.study.never_twice import NeverTwice
 from autometa.study.pruning import make_pruner
+from autometa.study.single_writer import SingleWriter
 from autometa.study.tried import Tried
 
 SPACE = SearchSpace("s", (Choice("learner", ("a", "b")), Range("a.rate", 0.1, 1.0, when={"learner": ("a",)})))
@@ -40,15 +42,20 @@ def record(number: int, reason: str | None = None) -> TrialRecord:
 
 
 @pytest.fixture
-def study() -> optuna.Study:
+def storage() -> SingleWriter:
+    return SingleWriter(InMemoryStorage())
+
+
+@pytest.fixture
+def study(storage: SingleWriter) -> optuna.Study:
     pruner = optuna.pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=3)
-    return optuna.create_study(direction="maximize", sampler=optuna.samplers.RandomSampler(seed=3), pruner=pruner)
+    sampler = optuna.samplers.RandomSampler(seed=3)
+    return optuna.create_study(storage=storage, direction="maximize", sampler=sampler, pruner=pruner)
 
 
-def make_ledger(study: optuna.Study, folder: Path, events: list[Event] | None = None) -> Ledger:
-    return Ledger(
-        study, SPACE, rungs=3, seed=100, folder=folder, on_event=(events if events is not None else []).append
-    )
+def make_ledger(study: optuna.Study, storage: SingleWriter, folder: Path, events: list[Event] | None = None) -> Ledger:
+    on_event = (events if events is not None else []).append
+    return Ledger(study, SPACE, storage=storage, rungs=3, seed=100, folder=folder, on_event=on_event)
 
 
 def checkpoint(folder: Path, curve: list[RungReport]) -> None:
@@ -57,8 +64,10 @@ def checkpoint(folder: Path, curve: list[RungReport]) -> None:
     (folder / "checkpoint.json").write_text(json.dumps(facts))
 
 
-def test_every_report_is_in_the_study_when_it_is_made(study: optuna.Study, tmp_path: Path) -> None:
-    ledger = make_ledger(study, tmp_path)
+def test_every_report_is_in_the_study_when_it_is_made(
+    study: optuna.Study, storage: SingleWriter, tmp_path: Path
+) -> None:
+    ledger = make_ledger(study, storage, tmp_path)
     asked = ledger.ask()
     assert asked.seed == 100
     ledger.report(asked.number, report(1, 0.4))
@@ -66,9 +75,9 @@ def test_every_report_is_in_the_study_when_it_is_made(study: optuna.Study, tmp_p
     assert study.trials[0].intermediate_values == {1: 0.4}
 
 
-def test_complete_pruned_and_fail_are_told_apart(study: optuna.Study, tmp_path: Path) -> None:
+def test_complete_pruned_and_fail_are_told_apart(study: optuna.Study, storage: SingleWriter, tmp_path: Path) -> None:
     events: list[Event] = []
-    ledger = make_ledger(study, tmp_path, events)
+    ledger = make_ledger(study, storage, tmp_path, events)
     good, bad, broken = ledger.ask(), ledger.ask(), ledger.ask()
     assert not ledger.report(good.number, report(1, 0.9))
     assert ledger.report(bad.number, report(1, 0.3))
@@ -85,9 +94,9 @@ def test_complete_pruned_and_fail_are_told_apart(study: optuna.Study, tmp_path: 
     assert [type(e) for e in events].count(RungReached) == 4
 
 
-def test_a_repeated_report_is_written_once(study: optuna.Study, tmp_path: Path) -> None:
+def test_a_repeated_report_is_written_once(study: optuna.Study, storage: SingleWriter, tmp_path: Path) -> None:
     events: list[Event] = []
-    ledger = make_ledger(study, tmp_path, events)
+    ledger = make_ledger(study, storage, tmp_path, events)
     asked = ledger.ask()
     for _ in range(2):
         ledger.report(asked.number, report(1, 0.5))
@@ -96,16 +105,16 @@ def test_a_repeated_report_is_written_once(study: optuna.Study, tmp_path: Path) 
 
 
 def test_a_dead_drivers_trial_comes_back_with_its_values_seed_folder_and_curve(
-    study: optuna.Study, tmp_path: Path
+    study: optuna.Study, storage: SingleWriter, tmp_path: Path
 ) -> None:
-    dead = make_ledger(study, tmp_path)
+    dead = make_ledger(study, storage, tmp_path)
     asked = dead.ask()
     curve = [report(1, 0.4), report(2, 0.6)]
     checkpoint(tmp_path / asked.folder, curve)  # the last report had not reached the study
     dead.report(asked.number, curve[0])
 
     events: list[Event] = []
-    alive = make_ledger(study, tmp_path, events)
+    alive = make_ledger(study, storage, tmp_path, events)
     assert alive.recover(died=True) == [asked.number]
     assert ended(study) == []
     again = alive.ask()
@@ -120,12 +129,14 @@ def test_a_dead_drivers_trial_comes_back_with_its_values_seed_folder_and_curve(
     assert not study.get_trials(states=[TrialState.RUNNING, TrialState.WAITING])
 
 
-def test_interrupted_trials_come_before_all_that_waits(study: optuna.Study, tmp_path: Path) -> None:
+def test_interrupted_trials_come_before_all_that_waits(
+    study: optuna.Study, storage: SingleWriter, tmp_path: Path
+) -> None:
     for rate in (0.2, 0.3, 0.4, 0.5):
         study.enqueue_trial({"learner": "a", "a.rate": rate})
-    dead = make_ledger(study, tmp_path)
+    dead = make_ledger(study, storage, tmp_path)
     cut = [dead.ask(), dead.ask()]
-    alive = make_ledger(study, tmp_path)
+    alive = make_ledger(study, storage, tmp_path)
     assert alive.recover(died=True) == [asked.number for asked in cut]
     again = [alive.ask() for _ in range(3)]
     assert [asked.folder for asked in again[:2]] == [asked.folder for asked in cut]
@@ -135,44 +146,80 @@ def test_interrupted_trials_come_before_all_that_waits(study: optuna.Study, tmp_
 
 
 def test_a_driver_that_dies_between_taking_a_trial_and_writing_its_values_loses_neither(
-    study: optuna.Study, tmp_path: Path
+    study: optuna.Study, storage: SingleWriter, tmp_path: Path
 ) -> None:
     study.enqueue_trial({"learner": "a", "a.rate": 0.37})
     study.ask()  # nothing was suggested, so nothing was written
-    alive = make_ledger(study, tmp_path)
+    alive = make_ledger(study, storage, tmp_path)
     alive.recover(died=True)
     assert alive.ask().values == {"learner": "a", "a.rate": 0.37}
 
 
-def test_recovering_twice_enqueues_once(study: optuna.Study, tmp_path: Path) -> None:
+def test_recovering_twice_enqueues_once(study: optuna.Study, storage: SingleWriter, tmp_path: Path) -> None:
     """As after a crash between the new entry and the closing of the old one."""
-    ledger = make_ledger(study, tmp_path)
+    ledger = make_ledger(study, storage, tmp_path)
     old = ledger.ask()
     study.enqueue_trial(old.values, user_attrs=attributes.CONTINUES.entry(old.number))
     ledger.recover(died=True)
     assert len(study.get_trials(states=[TrialState.WAITING])) == 1
 
 
-def test_a_trial_that_dies_with_every_driver_is_given_up(study: optuna.Study, tmp_path: Path) -> None:
+def test_a_trial_that_dies_with_every_driver_is_given_up(
+    study: optuna.Study, storage: SingleWriter, tmp_path: Path
+) -> None:
     for _ in range(MAX_ATTEMPTS):
-        ledger = make_ledger(study, tmp_path)
+        ledger = make_ledger(study, storage, tmp_path)
         ledger.recover(died=True)
         ledger.ask()
-    make_ledger(study, tmp_path).recover(died=True)
+    make_ledger(study, storage, tmp_path).recover(died=True)
     assert not study.get_trials(states=[TrialState.WAITING, TrialState.RUNNING])
     assert [attributes.FAIL_REASON.of(t) for t in ended(study)] == ["interrupted 3 times"]
 
 
-def test_a_clean_interruption_is_not_an_attempt(study: optuna.Study, tmp_path: Path) -> None:
+def test_a_killed_driver_leaves_all_that_the_next_one_needs(tmp_path: Path) -> None:
+    backend = InMemoryStorage()
+    curve = [report(1, 0.4), report(2, 0.6)]
+    for attempt in range(MAX_ATTEMPTS + 1):  # each driver knows what the storage and the checkpoints hold
+        storage = SingleWriter(backend)
+        study = optuna.create_study(study_name="s", storage=storage, direction="maximize", load_if_exists=True)
+        ledger = make_ledger(study, storage, tmp_path)
+        ledger.recover(died=True)
+        if attempt == MAX_ATTEMPTS:
+            break
+        asked = ledger.ask()
+        assert (asked.folder, asked.seed, asked.rung) == ("00000", 100, 2 if attempt else 0)
+        if not attempt:
+            checkpoint(tmp_path / asked.folder, curve)
+            for one in curve:
+                ledger.report(asked.number, one)
+        running = optuna.load_study(study_name="s", storage=backend).trials[asked.number]
+        assert (running.params, running.intermediate_values) == (asked.values, {1: 0.4, 2: 0.6})
+    (given_up,) = [record_of(trial) for trial in ended(study)]
+    assert (given_up.reason, given_up.curve) == ("interrupted 3 times", curve)
+
+
+def test_a_damaged_checkpoint_does_not_keep_its_trial_from_being_given_up(
+    study: optuna.Study, storage: SingleWriter, tmp_path: Path
+) -> None:
+    for _ in range(MAX_ATTEMPTS):
+        make_ledger(study, storage, tmp_path).recover(died=True)
+        asked = make_ledger(study, storage, tmp_path).ask()
+    checkpoint(tmp_path / asked.folder, [])
+    (tmp_path / asked.folder / "checkpoint.json").write_text("{")
+    make_ledger(study, storage, tmp_path).recover(died=True)
+    assert [t.user_attrs["fail_reason"] for t in ended(study)] == ["interrupted 3 times"]
+
+
+def test_a_clean_interruption_is_not_an_attempt(study: optuna.Study, storage: SingleWriter, tmp_path: Path) -> None:
     for _ in range(2 * MAX_ATTEMPTS):
-        ledger = make_ledger(study, tmp_path)
+        ledger = make_ledger(study, storage, tmp_path)
         ledger.ask()
         ledger.recover(died=False)
     assert len(study.get_trials(states=[TrialState.WAITING])) == 1
 
 
-def test_nothing_but_failures_is_hopeless(study: optuna.Study, tmp_path: Path) -> None:
-    ledger = make_ledger(study, tmp_path)
+def test_nothing_but_failures_is_hopeless(study: optuna.Study, storage: SingleWriter, tmp_path: Path) -> None:
+    ledger = make_ledger(study, storage, tmp_path)
     for _ in range(6):
         assert ledger.hopeless_reason is None
         asked = ledger.ask()
@@ -180,13 +227,13 @@ def test_nothing_but_failures_is_hopeless(study: optuna.Study, tmp_path: Path) -
     assert ledger.hopeless_reason == "out of GPU memory"
 
 
-def test_the_prior_pruner_learns_from_the_past_and_reads_the_intervals(tmp_path: Path) -> None:
+def test_the_prior_pruner_learns_from_the_past_and_reads_the_intervals(storage: SingleWriter, tmp_path: Path) -> None:
     def flat(index: int) -> PastTrial:
         return PastTrial({}, tuple(PastReport(rung, 0.02 * index + 0.01 * rung) for rung in (1, 2, 3)))
 
     past = [PastStudy(f"past {number}", tuple(flat(index) for index in range(30))) for number in range(3)]
-    study = optuna.create_study(direction="maximize", pruner=make_pruner("prior", 3, past))
-    ledger = make_ledger(study, tmp_path)
+    study = optuna.create_study(storage=storage, direction="maximize", pruner=make_pruner("prior", 3, past))
+    ledger = make_ledger(study, storage, tmp_path)
     first = [ledger.ask() for _ in range(5)]
     for asked in first:
         ledger.report(asked.number, report(1, 0.5 + 0.05 * asked.number))
@@ -200,8 +247,10 @@ def test_the_prior_pruner_learns_from_the_past_and_reads_the_intervals(tmp_path:
     assert not ledger.report(unsure.number, RungReport(rung=1, accuracy=wide, steps=1, seconds=1.0))
 
 
-def test_others_like_a_trial_share_all_but_its_continuous_values(study: optuna.Study, tmp_path: Path) -> None:
-    ledger = make_ledger(study, tmp_path)
+def test_others_like_a_trial_share_all_but_its_continuous_values(
+    study: optuna.Study, storage: SingleWriter, tmp_path: Path
+) -> None:
+    ledger = make_ledger(study, storage, tmp_path)
     study.enqueue_trial({"learner": "a", "a.rate": 0.3})
     study.enqueue_trial({"learner": "b"})
     first = ledger.ask()
@@ -221,19 +270,23 @@ def test_others_like_a_trial_share_all_but_its_continuous_values(study: optuna.S
     assert {attributes.TOGETHER_WITH.of(study.trials[other.number]) for other in others} == {first.number}
 
 
-def test_one_of_a_group_comes_back_like_any_other_trial(study: optuna.Study, tmp_path: Path) -> None:
-    dead = make_ledger(study, tmp_path)
+def test_one_of_a_group_comes_back_like_any_other_trial(
+    study: optuna.Study, storage: SingleWriter, tmp_path: Path
+) -> None:
+    dead = make_ledger(study, storage, tmp_path)
     study.enqueue_trial({"learner": "a", "a.rate": 0.3})
     other = dead.ask_like(dead.ask())
     checkpoint(tmp_path / other.folder, [report(1, 0.4)])
-    alive = make_ledger(study, tmp_path)
+    alive = make_ledger(study, storage, tmp_path)
     alive.recover(died=True)
     asked = [alive.ask() for _ in range(2)]
     again = next(one for one in asked if one.folder == other.folder)
     assert (again.values, again.seed, again.rung) == (other.values, other.seed, 1)
 
 
-def test_the_study_says_whether_workers_used_compiled_kernels(study: optuna.Study, tmp_path: Path) -> None:
+def test_the_study_says_whether_workers_used_compiled_kernels(
+    study: optuna.Study, storage: SingleWriter, tmp_path: Path
+) -> None:
     about = StudyRecord(
         name="t",
         dataset="digits",
@@ -248,14 +301,14 @@ def test_the_study_says_whether_workers_used_compiled_kernels(study: optuna.Stud
     )
     settings.write(study, about)
     events: list[Event] = []
-    ledger = make_ledger(study, tmp_path, events)
+    ledger = make_ledger(study, storage, tmp_path, events)
     for said in (None, "used", "used", "not used: no compiler", "not used: no compiler"):
         ledger.ran_with(said)
     assert settings.read(study).versions == {"torch": "2", "kernels": "not used: no compiler | used"}
     assert [e.message for e in events if isinstance(e, Warned)] == [
         "compiled kernels are not used: no compiler; training on a CPU is slower"
     ]
-    make_ledger(study, tmp_path).ran_with("used")  # a continuation
+    make_ledger(study, storage, tmp_path).ran_with("used")  # a continuation
     assert settings.read(study).versions["kernels"] == "not used: no compiler | used"
 
 
@@ -264,10 +317,10 @@ FINITE = SearchSpace("f", (Choice("learner", ("a", "b")), DEPTH))
 
 
 def test_a_ledger_is_exhausted_when_each_configuration_is_a_trial_and_none_waits(
-    study: optuna.Study, tmp_path: Path
+    study: optuna.Study, storage: SingleWriter, tmp_path: Path
 ) -> None:
     study.sampler = NeverTwice(study.sampler, Tried(study, FINITE), seed=2)
-    ledger = Ledger(study, FINITE, rungs=3, seed=100, folder=tmp_path)
+    ledger = Ledger(study, FINITE, storage=storage, rungs=3, seed=100, folder=tmp_path)
     study.enqueue_trial({"learner": "a", "a.depth": 2})
     asked = []
     while not ledger.is_exhausted:
@@ -283,10 +336,12 @@ def test_a_ledger_is_exhausted_when_each_configuration_is_a_trial_and_none_waits
     assert FINITE.key(ledger.ask().values) == FINITE.key(asked[0])
 
 
-def test_no_more_others_are_like_a_trial_than_there_are(study: optuna.Study, tmp_path: Path) -> None:
+def test_no_more_others_are_like_a_trial_than_there_are(
+    study: optuna.Study, storage: SingleWriter, tmp_path: Path
+) -> None:
     stepped = SearchSpace("s", (Choice("learner", ("a", "b")), Range("rate", 0.1, 0.3, step=0.1)))
     study.sampler = NeverTwice(study.sampler, Tried(study, stepped), seed=2)
-    ledger = Ledger(study, stepped, rungs=3, seed=100, folder=tmp_path)
+    ledger = Ledger(study, stepped, storage=storage, rungs=3, seed=100, folder=tmp_path)
     group = [ledger.ask()]
     while ledger.has_others_like(group[0]):
         group.append(ledger.ask_like(group[0]))

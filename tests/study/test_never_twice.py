@@ -7,12 +7,13 @@ from collections.abc import Callable
 import optuna
 import pytest
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
+from optuna.storages import BaseStorage, InMemoryStorage
 
 from autometa.past import PastReport, PastStudy, PastTrial
 from autometa.sampling.sampler import PriorSampler
 from autometa.space.parameters import Choice, Range
 from autometa.space.space import SearchSpace
-from autometa.study.bounded import Bounded
+from autometa.study.capped_history import CappedHistory
 from autometa.study.failures import FailureAwareTPE
 from autometa.study.never_twice import NeverTwice
 from autometa.study.tried import Tried
@@ -50,18 +51,19 @@ def prior() -> BaseSampler:
 @pytest.mark.parametrize(
     "make",
     [
-        lambda: RandomSampler(seed=4),
-        lambda: TPESampler(seed=4, n_startup_trials=3, multivariate=True, group=True),
-        lambda: Bounded(FailureAwareTPE(seed=4, startup=3)),
-        lambda: Bounded(prior()),
+        lambda storage: RandomSampler(seed=4),
+        lambda storage: TPESampler(seed=4, n_startup_trials=3, multivariate=True, group=True),
+        lambda storage: CappedHistory(FailureAwareTPE(seed=4, startup=3), storage),
+        lambda storage: CappedHistory(prior(), storage),
     ],
-    ids=["random", "tpe", "branches", "prior"],
+    ids=["random", "tpe", "conditional", "prior"],
 )
 @pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
-def test_every_configuration_of_a_small_space_comes_once(make: Callable[[], BaseSampler]) -> None:
-    study = optuna.create_study(direction="maximize")
+def test_every_configuration_of_a_small_space_comes_once(make: Callable[[BaseStorage], BaseSampler]) -> None:
+    storage = InMemoryStorage()
+    study = optuna.create_study(storage=storage, direction="maximize")
     tried = Tried(study, SMALL)
-    study.sampler = NeverTwice(make(), tried, seed=6)
+    study.sampler = NeverTwice(make(storage), tried, seed=6)
     seen = []
     while not tried.is_all:
         trial = study.ask()

@@ -12,7 +12,7 @@ import pytest
 from sqlalchemy.engine import make_url
 
 from autometa.errors import StorageError
-from autometa.study.one_writer import OneWriter
+from autometa.study.single_writer import SingleWriter
 from autometa.study.storage import open_storage, storage_failures
 
 PROJECT = Path(__file__).parents[2] / "pyproject.toml"
@@ -32,7 +32,7 @@ def test_a_full_disk_under_a_storage_is_one_line_and_what_it_had_is_kept(
     disk = tmp_path / "disk"
     small_disk(disk, "size=1m")
     url = f"{kind}{disk / 'studies'}"
-    study = optuna.create_study(study_name="s", storage=OneWriter(open_storage(url)))
+    study = optuna.create_study(study_name="s", storage=SingleWriter(open_storage(url)))
     written = []
 
     def fill() -> None:

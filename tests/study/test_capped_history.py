@@ -6,10 +6,14 @@ import numpy as np
 import optuna
 import pytest
 from optuna.distributions import FloatDistribution
-from optuna.samplers import RandomSampler, TPESampler
+from optuna.pruners import BasePruner
+from optuna.samplers import BaseSampler, RandomSampler, TPESampler
+from optuna.storages import InMemoryStorage
 from optuna.trial import TrialState, create_trial
 
-from autometa.study.bounded import Bounded
+from autometa.past import PastReport, PastStudy, PastTrial
+from autometa.sampling.sampler import PriorSampler
+from autometa.study.capped_history import CappedHistory
 from autometa.study.pruning import PRUNERS, make_pruner
 
 
@@ -33,9 +37,17 @@ def add(study: optuna.Study, rate: float, state: TrialState = TrialState.COMPLET
     )
 
 
+def capped(
+    sampler: BaseSampler, most: int, *, direction: str = "maximize", pruner: BasePruner | None = None
+) -> optuna.Study:
+    storage = InMemoryStorage()
+    shown = CappedHistory(sampler, storage, most=most)
+    return optuna.create_study(storage=storage, direction=direction, sampler=shown, pruner=pruner)
+
+
 def test_it_shows_the_best_the_latest_and_what_runs() -> None:
     sampler = Looking()
-    study = optuna.create_study(direction="maximize", sampler=Bounded(sampler, most=6))
+    study = capped(sampler, most=6)
     for number, rate in enumerate((0.1, 0.95, 0.2, 0.9, 0.3, 0.4, 0.99, 0.5, 0.6, 0.45)):
         state = {2: TrialState.FAIL, 6: TrialState.PRUNED}.get(number, TrialState.COMPLETE)
         add(study, rate, state, steps=2 if state == TrialState.PRUNED else 9)
@@ -47,7 +59,7 @@ def test_it_shows_the_best_the_latest_and_what_runs() -> None:
 
 def test_pruned_early_is_not_among_the_best_whatever_its_value() -> None:
     sampler = Looking()
-    study = optuna.create_study(direction="maximize", sampler=Bounded(sampler, most=2))
+    study = capped(sampler, most=2)
     add(study, 0.7)
     add(study, 0.99, TrialState.PRUNED, steps=2)
     add(study, 0.2)
@@ -57,7 +69,7 @@ def test_pruned_early_is_not_among_the_best_whatever_its_value() -> None:
 
 def test_smaller_is_better_where_the_study_says_so() -> None:
     sampler = Looking()
-    study = optuna.create_study(direction="minimize", sampler=Bounded(sampler, most=2))
+    study = capped(sampler, most=2, direction="minimize")
     for rate in (0.8, 0.1, 0.9, 0.7):
         add(study, rate)
     study.ask().suggest_float("rate", 0.0, 1.0)
@@ -69,14 +81,16 @@ def test_what_it_remembers_of_a_growing_study_is_what_there_is() -> None:
     most = 8
     random = np.random.default_rng(11)
     kept = Looking()
-    study = optuna.create_study(direction="maximize", sampler=Bounded(kept, most=most))
+    storage = InMemoryStorage()
+    remembering = CappedHistory(kept, storage, most=most)
+    study = optuna.create_study(storage=storage, direction="maximize", sampler=remembering)
     for number in range(150):
         if random.random() < 0.1:
             study.enqueue_trial({})
         trial = study.ask()
         fresh = Looking()
-        for sampler in (study.sampler, Bounded(fresh, most=most)):
-            sampler.infer_relative_search_space(study, trial._get_latest_trial())
+        for sampler in (remembering, CappedHistory(fresh, storage, most=most)):
+            sampler.infer_relative_search_space(study, study.trials[trial.number])
         assert kept.shown == fresh.shown
         trial.report(round(float(random.random()), 1), int(random.integers(1, 4)))
         for running in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
@@ -90,9 +104,7 @@ def test_what_it_remembers_of_a_growing_study_is_what_there_is() -> None:
 @pytest.mark.parametrize("name", PRUNERS)
 def test_it_goes_with_every_pruner(name: str) -> None:
     sampler = Looking()
-    study = optuna.create_study(
-        direction="maximize", sampler=Bounded(sampler, most=4), pruner=make_pruner(name, rungs=9)
-    )
+    study = capped(sampler, most=4, pruner=make_pruner(name, rungs=9))
     for number in range(12):
         trial = study.ask()
         trial.report(trial.suggest_float("rate", 0.0, 1.0), 9)
@@ -105,7 +117,15 @@ def test_a_short_study_is_proposed_to_as_ever() -> None:
     found = []
     for bound in (False, True):
         tpe = TPESampler(seed=4, n_startup_trials=3)
-        study = optuna.create_study(sampler=Bounded(tpe, most=40) if bound else tpe)
+        study = capped(tpe, 40, direction="minimize") if bound else optuna.create_study(sampler=tpe)
         study.optimize(lambda trial: (trial.suggest_float("rate", 0.0, 1.0) - 0.3) ** 2, n_trials=12)
         found.append([trial.params for trial in study.trials])
     assert found[0] == found[1]
+
+
+def test_what_a_sampler_notes_on_a_trial_is_in_the_study() -> None:
+    past = PastStudy("p", tuple(PastTrial({"rate": n / 9}, (PastReport(1, n / 9),)) for n in range(10)))
+    study = capped(PriorSampler([past], seed=0), most=4)
+    trial = study.ask()
+    trial.suggest_float("rate", 0.0, 1.0)
+    assert study.trials[0].user_attrs["origin"] == "portfolio 1: from p"

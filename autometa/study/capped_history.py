@@ -13,8 +13,11 @@ from typing import Any
 
 from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler
+from optuna.storages import BaseStorage
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
+
+from autometa.study.shown import showing
 
 MOST = 300
 
@@ -22,17 +25,20 @@ MOST = 300
 _Rank = tuple[bool, int, float, int]
 
 
-class Bounded(BaseSampler):
+class CappedHistory(BaseSampler):
     """Another sampler, shown no more than `most` trials that are over, and no more than `most` of those that run.
 
     Half of the former are the best: complete ones by value, then those that came furthest. All others are the latest.
-    For one study.
+
+    Args:
+        storage: that of the one study it samples for.
     """
 
-    def __init__(self, sampler: BaseSampler, *, most: int = MOST) -> None:
+    def __init__(self, sampler: BaseSampler, storage: BaseStorage, *, most: int = MOST) -> None:
         self._sampler = sampler
+        self._storage = storage
         self._chosen = _Chosen(most)
-        self._shown: _Shown | None = None
+        self._shown: Study | None = None
         self._shown_for: int | None = None
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
@@ -59,31 +65,17 @@ class Bounded(BaseSampler):
         self._sampler.reseed_rng()
 
     def _show(self, study: Study, trial: FrozenTrial) -> Study:
-        """The same for all parameters of a trial."""
-        if self._shown is None or self._shown_for != trial._trial_id:
-            self._shown = _Shown(study, self._chosen)
-            self._shown_for = trial._trial_id
+        """The same for all parameters of a trial.
+
+        From the storage: Hyperband hands out a study that hides most trials.
+        """
+        if self._shown is None or self._shown_for != trial.number:
+            trials = self._storage.get_all_trials(
+                self._storage.get_study_id_from_name(study.study_name), deepcopy=False
+            )
+            self._shown = showing(study, self._chosen.of(trials, study.direction), self._storage)
+            self._shown_for = trial.number
         return self._shown
-
-
-class _Shown(Study):
-    """The study as the sampler sees it; what it writes goes to the study."""
-
-    def __init__(self, study: Study, chosen: _Chosen) -> None:
-        # Hyperband hands out a study that hides all but a few attributes, its `__dict__` among them.
-        self.__dict__.update(getattr(study, "_study", study).__dict__)
-        self._chosen = chosen
-        self._trials: list[FrozenTrial] | None = None
-
-    def get_trials(self, deepcopy: bool = True, states: Container[TrialState] | None = None) -> list[FrozenTrial]:
-        return self._get_trials(deepcopy, states)
-
-    def _get_trials(
-        self, deepcopy: bool = True, states: Container[TrialState] | None = None, use_cache: bool = False
-    ) -> list[FrozenTrial]:
-        if self._trials is None:
-            self._trials = self._chosen.of(super()._get_trials(deepcopy=False), self.direction)
-        return [trial for trial in self._trials if states is None or trial.state in states]
 
 
 class _Chosen:
