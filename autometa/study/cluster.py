@@ -9,6 +9,7 @@ from __future__ import annotations
 import _thread
 import logging
 import os
+import signal
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -105,6 +106,7 @@ class Cluster:
         self._is_up, self._is_over = threading.Event(), threading.Event()
         self._error: Exception | None = None
         self._thread = threading.Thread(target=self._live, name="ray", daemon=True)
+        self._on_sigterm: Any = None  # who handled it before
 
     def __enter__(self) -> Cluster:
         # What matters of a worker that dies is told by the ledger, in one line in place of a traceback.
@@ -115,6 +117,8 @@ class Cluster:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._is_over.set()
         self._thread.join()
+        if self._on_sigterm is not None:
+            signal.signal(signal.SIGTERM, self._on_sigterm)
 
     def wait(self) -> None:
         """Return when the cluster is up.
@@ -132,6 +136,17 @@ class Cluster:
             raise ConfigError(f"no Ray cluster at {where}: {str(error).splitlines()[0]}{hint}") from None
         if error:
             raise error
+        self._end_in_order()
+
+    def _end_in_order(self) -> None:
+        """Take SIGTERM, which `docker stop`, Slurm and systemd send, for Ctrl-C: Ray's own handler ends the process.
+
+        Ray sets it when it starts, so this comes after. A handler that a program set for itself stays.
+        """
+        if threading.current_thread() is threading.main_thread() and self._on_sigterm is None:
+            before = signal.getsignal(signal.SIGTERM)
+            if before == signal.SIG_DFL:
+                self._on_sigterm = signal.signal(signal.SIGTERM, signal.default_int_handler)
 
     @property
     def joined(self) -> str | None:

@@ -310,11 +310,12 @@ def test_a_group_that_is_killed_loses_nothing(folder: Path, start: Start, killed
         assert sorted(over[name].intermediate_values) == list(range(1, 10))
 
 
-def test_ctrl_c_stops_cleanly_and_says_how_to_go_on(folder: Path, start: Start) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_stops_cleanly_and_says_how_to_go_on(folder: Path, start: Start, number: signal.Signals) -> None:
     arguments = command("--trials", "5", "--budget", "900")
     process = start(arguments)
     wait_for(lambda: in_the_middle(folder), process)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     output = process.communicate(timeout=60)[0]
     assert process.returncode == 130
     assert "the same command continues it" in output.splitlines()[-1]
