@@ -16,7 +16,6 @@ import torch
 from torch import Tensor, nn
 
 from autometa.errors import ConfigError, DivergedError, did_you_mean
-from autometa.learning.captured import Captured, CudaGraphs, Recorder
 from autometa.learning.device import random_states, replayed
 from autometa.learning.fitting import Fitting
 from autometa.learning.learner import Learner, TrainingSource
@@ -36,9 +35,8 @@ _STEPS_BETWEEN_CHECKS_ON_GPU = 20
 class TrainingOptions:
     """The outer loop's optimiser and schedule.
 
-    `clip_norm` bounds the gradient's length. With `cuda_graph` a GPU records a step and replays it, where a check finds
-    that it does the same. With `bfloat16` the backbone's passes in training have that precision, on a GPU instead of
-    TF32: gradients of ResNet-12 turn by some 17 degrees.
+    `clip_norm` bounds the gradient's length. With `bfloat16` the backbone's passes in training have that precision, on
+    a GPU instead of TF32: gradients of ResNet-12 turn by some 17 degrees.
     """
 
     optimizer: str = "adam"
@@ -46,7 +44,6 @@ class TrainingOptions:
     weight_decay: float = 0.0
     schedule: str = "cosine"
     clip_norm: float = 10.0
-    cuda_graph: bool = False
     bfloat16: bool = False
 
 
@@ -108,9 +105,6 @@ class Training:
         self.last_step = budget.steps
         self._fitting = Fitting()
         self.on_gpu = next(learner.parameters()).is_cuda
-        self._captured: Captured | None = None
-        if options.cuda_graph and self.on_gpu:
-            self.capture(CudaGraphs())
 
     @property
     def progress(self) -> float:
@@ -164,8 +158,6 @@ class Training:
         if self.steps == 0:
             self.last_step = self.end()
         started, before = time.perf_counter(), self.seconds
-        if self._captured is not None:
-            self._captured.check()
         while self.progress < progress - 1e-9:
             metrics = self._step()
             self.seconds = before + time.perf_counter() - started
@@ -175,27 +167,14 @@ class Training:
             self.check_finite(metrics)  # a rung is never reached with weights that are not finite
             self.seconds = before + time.perf_counter() - started
 
-    def capture(self, recorder: Recorder) -> None:
-        """Record a step and replay it, if the learner takes the same step each time and a check finds that it does."""
-        if self.learner.is_capturable and self.objective is None:
-            states = random_states(next(self.learner.parameters()).device)
-            generators = [self.generator, *(generator for generator, _ in states)]
-            self._captured = Captured(self._gradient_and_move, self._changing, generators, recorder)
-
-    @property
-    def is_replayed(self) -> bool:
-        """Whether steps are replayed as one of them was recorded."""
-        return self._captured is not None and self._captured.is_replayed
-
     def _step(self) -> dict[str, Tensor]:
         set_rate(self.optimizer, self.rate)
         self.learner.progress = self.progress
-        metrics = self._captured() if self._captured is not None else self._gradient()
+        metrics = self._gradient()
         self.steps += 1
         if self.must_check:
             self.check_finite(metrics)
-        if self._captured is None:
-            take_step(self.optimizer)
+        take_step(self.optimizer)
         return metrics
 
     def _gradient(self) -> dict[str, Tensor]:
@@ -204,23 +183,6 @@ class Training:
         metrics = self._outer_step(self.learner)
         norm = torch.nn.utils.clip_grad_norm_(self.learner.parameters(), self.options.clip_norm)
         return metrics | {"gradient_norm": norm.detach()}
-
-    def _gradient_and_move(self) -> dict[str, Tensor]:
-        metrics = self._gradient()
-        take_step(self.optimizer)
-        return metrics
-
-    def _changing(self) -> dict[str, list[Tensor]]:
-        """What steps change in place, by kind."""
-        found: dict[str, list[Tensor]] = {
-            "weights": list(self.learner.parameters()),
-            "averages": list(self.learner.buffers()),
-        }
-        for state in self.optimizer.state.values():
-            for name, value in state.items():
-                if isinstance(value, Tensor):
-                    found.setdefault(name, []).append(value)
-        return found
 
     def _outer_step(self, learner: Learner) -> dict[str, Tensor]:
         def whole(source: TrainingSource) -> dict[str, Tensor]:

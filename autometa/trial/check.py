@@ -15,6 +15,7 @@ from autometa.records import Scalar, TrialConfig, checked
 from autometa.space.parameters import Choice, Parameter, Range
 from autometa.space.space import SearchSpace
 from autometa.trial import build
+from autometa.trial.withdrawn import WITHDRAWN
 
 _USUAL_IMAGE = (3, 32, 32)
 
@@ -128,7 +129,7 @@ class _Forced:
 def _common_names() -> set[str]:
     """Names that mean something whatever the learner and the backbone."""
     options = {field.name for kind in build.COMMON for field in fields(kind)}
-    return {*build.tables(), *build.OF_BACKBONES, *options}
+    return {*build.tables(), *build.OF_BACKBONES, *options, *WITHDRAWN}
 
 
 def _dotted_names(name: str, kind: type) -> set[str]:

@@ -115,7 +115,7 @@ def test_a_training_shot_for_which_classes_are_too_small_is_refused(tmp_path: Pa
 
 
 def test_options_for_a_gpu_are_no_obstacle_without_one(tmp_path: Path) -> None:
-    options: dict[str, Scalar] = {"cuda_graph": True, "bfloat16": True, "maml__checkpoint_inner_steps": True}
+    options: dict[str, Scalar] = {"bfloat16": True, "maml__checkpoint_inner_steps": True}
     assert run(job(tmp_path / "m", learner="maml", norm="support", **options)).state == "complete"
 
 

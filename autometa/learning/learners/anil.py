@@ -24,8 +24,6 @@ class Anil(EpisodicLearner):
         learned_rates: learn the inner rate of each step, starting from `inner_rate`.
     """
 
-    is_capturable = True
-
     def __init__(
         self,
         backbone: Backbone,

@@ -71,8 +71,6 @@ class Maml(TaskLearner):
         self.multi_step_loss = multi_step_loss
         self.first_order_share = first_order_share
         self.checkpoint_inner_steps = checkpoint_inner_steps
-        # What depends on progress would stay as it was when it was recorded.
-        self.is_capturable = not (multi_step_loss or first_order_share or checkpoint_inner_steps)
         self.norms = NormsOfSteps(backbone, inner_steps) if per_step_norm else None
         kept = len(self.norms.shapes) if self.norms else 0
         tensors = len(list(backbone.parameters())) - kept + len(HEAD)

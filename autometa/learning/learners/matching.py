@@ -37,8 +37,6 @@ class Matching(EpisodicLearner):
             size; 0 is the order of the labels, at most 64.
     """
 
-    is_capturable = True
-
     def __init__(
         self,
         backbone: Backbone,

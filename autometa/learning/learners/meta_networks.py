@@ -45,8 +45,6 @@ class MetaNetworks(EpisodicLearner):
             images leaves attention almost even.
     """
 
-    is_capturable = True
-
     def __init__(
         self, backbone: Backbone, setting: Setting, *, hidden: int = 64, attention_scale: float = 10.0
     ) -> None:

@@ -42,8 +42,6 @@ class Reader(EpisodicLearner):
 
     labels: Tensor
 
-    is_capturable = True
-
     def __init__(
         self,
         backbone: Backbone,
