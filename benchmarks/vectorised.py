@@ -25,8 +25,8 @@ import torch
 from end_to_end import RESULTS, machine
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from autometa.learning import native
 from autometa.learning.device import limit_threads
+from autometa.learning.ops import native
 from autometa.learning.stacked.training import StackedTraining
 from autometa.learning.training import Training
 from autometa.records import Budget, EpisodeSpec, TrialConfig, TrialRecord

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from autometa.errors import ConfigError
-from autometa.learning.block import block, is_block
-from autometa.learning.channels import are_stacked, batch_norm, group_norm, pooled
-from autometa.learning.fused import EPSILON, Statistics, can_fuse, convolved, is_transformed, normalised_relu
+from autometa.learning.ops.block import block, is_block
+from autometa.learning.ops.by_channel import are_stacked, batch_norm, group_norm, pooled
+from autometa.learning.ops.norm_relu import EPSILON, Statistics, can_fuse, convolved, is_transformed, normalised_relu
 
 MODES = ("running", "support", "per_step", "group", "layer", "none", "transductive")
 MOMENTUM = 0.1

@@ -16,9 +16,9 @@ from safetensors.torch import load_file, save_file
 from autometa.data.dataset import SPLITS
 from autometa.data.episodes import EpisodeBatch, ImagePool, fixed_episodes
 from autometa.errors import ConfigError, DataError
-from autometa.learning import native
 from autometa.learning.checkpoint_facts import FACTS
 from autometa.learning.evaluation import evaluate
+from autometa.learning.ops import native
 from autometa.records import Accuracy, Budget, EpisodeSpec, RungReport, Scalar, TrialConfig
 from autometa.trial.build import LEARNERS
 from autometa.trial.job import DatasetRef, Job, is_transductive

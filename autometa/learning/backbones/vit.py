@@ -8,8 +8,8 @@ from torch.nn import functional as F
 
 from autometa.errors import ConfigError
 from autometa.learning.backbones.backbone import Backbone, Shape
-from autometa.learning.fused import is_transformed
 from autometa.learning.normalization import Layout
+from autometa.learning.ops.norm_relu import is_transformed
 
 _MOST_TOKENS = 256  # of which attention by four heads keeps 3 MB an image and layer for the gradient; of 1024, 24 MB
 

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from autometa.data.episodes import EpisodeBatch
 from autometa.errors import ConfigError
 from autometa.learning.backbones.backbone import Backbone
+from autometa.learning.checkpointing import remade
 from autometa.learning.inner_loop import HEAD, TaskLearner, Weights, gradients
 from autometa.learning.learner import Setting, query_loss
 from autometa.learning.normalization import Norm
-from autometa.learning.remade import remade
 
 
 class Maml(TaskLearner):

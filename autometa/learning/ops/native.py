@@ -15,7 +15,7 @@ from collections.abc import Callable
 
 import torch
 
-from autometa.learning import compiled
+from autometa.learning.ops import compiled
 
 _REAL = {torch.float32: "float", torch.float64: "double"}
 _Sizes = tuple[int, ...]

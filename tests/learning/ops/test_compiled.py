@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from autometa.learning import compiled, native
+from autometa.learning.ops import compiled, native
 
 pytestmark = pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler here")
 OTHER_USER = 12345

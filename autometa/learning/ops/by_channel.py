@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from autometa.learning.batch_norm import batch_normalised
+from autometa.learning.ops.batch_norm import batch_normalised
 
 
 def batch_norm(x: Tensor, weight: Tensor, bias: Tensor, *averages: Tensor, training: bool, **how: float) -> Tensor:

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from autometa.learning import native
-from autometa.learning.block import block, is_block
-from autometa.learning.fused import EPSILON, Statistics
+from autometa.learning.ops import native
+from autometa.learning.ops.block import block, is_block
+from autometa.learning.ops.norm_relu import EPSILON, Statistics
 
 Function = Callable[..., Tensor]
 pytestmark = pytest.mark.skipif(not native.is_available(torch.float64), reason="no C compiler here")
@@ -97,8 +97,8 @@ def test_threads_do_not_change_the_sums() -> None:
 _OTHER_THREADS = """
 import sys
 import torch
-from autometa.learning.block import block
-from autometa.learning.fused import Statistics
+from autometa.learning.ops.block import block
+from autometa.learning.ops.norm_relu import Statistics
 
 torch.manual_seed(0)
 images, filters = torch.randn(37, 16, 12, 12), torch.randn(32, 16, 3, 3).requires_grad_()

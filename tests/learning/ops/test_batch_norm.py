@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from autometa.learning.batch_norm import batch_normalised
+from autometa.learning.ops.batch_norm import batch_normalised
 
 HOW = {"momentum": 0.2, "eps": 1e-3}
 

@@ -11,12 +11,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from autometa.data.episodes import EpisodeBatch
-from autometa.learning import native
 from autometa.learning.backbones.conv import Conv
-from autometa.learning.fused import Statistics, channels_last, convolved, normalised_relu
 from autometa.learning.learner import Setting
 from autometa.learning.learners.maml import Maml
 from autometa.learning.normalization import MODES, Layout, Norm
+from autometa.learning.ops import native
+from autometa.learning.ops.norm_relu import Statistics, channels_last, convolved, normalised_relu
 
 Function = Callable[..., Tensor]
 needs_kernels = pytest.mark.skipif(not native.is_available(torch.float64), reason="no C compiler here")

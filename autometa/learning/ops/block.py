@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from autometa.learning import native
-from autometa.learning.fused import Maps, Statistics, can_fuse, channels_last, empty_like, is_plain, rows_of
+from autometa.learning.ops import native
+from autometa.learning.ops.norm_relu import Maps, Statistics, can_fuse, channels_last, empty_like, is_plain, rows_of
 
 _LANES = 16  # channels of a block: a multiple of what a vector of the widest registers holds
 _MOST_FILTERS = 160 * 160  # what a core's own cache holds; they pass by once for each row of each image

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from autometa.learning import native
-from autometa.learning.channels import are_stacked, by_channel
+from autometa.learning.ops import native
+from autometa.learning.ops.by_channel import are_stacked, by_channel
 
 EPSILON = 1e-5
 
