@@ -1,4 +1,4 @@
-"""MAML's tasks one after the other and together, and its inner steps made again: tasks a second, memory, operations.
+"""MAML's tasks one after the other and together, and its inner steps recomputed: tasks a second, memory, operations.
 
     python benchmarks/tasks_together.py            # three minutes; nothing else should run on the machine
 

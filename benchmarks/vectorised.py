@@ -122,7 +122,7 @@ class _Counter(TorchDispatchMode):
         self.count = 0
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.count += not function.is_view and not function._opname.startswith(_NO_LAUNCH)
+        self.count += not function.is_view and not function.name().removeprefix("aten::").startswith(_NO_LAUNCH)
         return function(*args, **(kwargs or {}))
 
 

@@ -16,6 +16,7 @@ from autometa.learning.attacks import PixelRange
 from autometa.learning.learner import Setting
 from autometa.learning.objective import Objective, ObjectiveOptions
 from autometa.learning.operations import Phase, affordable_steps, operations_of
+from autometa.learning.ops.block import every_operation_visible
 from autometa.learning.training import Training, TrainingOptions
 from autometa.records import Accuracy, Budget, EpisodeSpec, Scalar, TrialConfig
 from autometa.trial.build import LEARNERS, build_learner
@@ -92,7 +93,7 @@ def steps_counted(training: Training) -> list[int]:
         return found
 
     training.end = end_uncounted  # type: ignore[method-assign]
-    with counted:
+    with every_operation_visible(), counted:
         list(training.rungs(lambda *_: totals.append(counted.total)))
     return [after - before for before, after in itertools.pairwise(totals)]
 

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from autometa.errors import ConfigError
 from autometa.learning.backbones.backbone import Backbone, Shape, pooled_sides
 from autometa.learning.normalization import Layout, Norm
-from autometa.learning.ops.by_channel import pooled
-from autometa.learning.ops.norm_relu import channels_last
+from autometa.learning.ops.memory_format import channels_last
+from autometa.learning.ops.table import pooled
 
 POOLINGS = ("max", "mean")
 

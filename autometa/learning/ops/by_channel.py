@@ -1,4 +1,4 @@
-"""Functions of feature maps that treat channels alike: for G stacked candidates one of G · C channels.
+"""Operations under `torch.vmap`: maps of G networks as one of G · C channels, where channels are treated alike.
 
 `torch.vmap` has rules of its own for them, but takes batch norm apart into some twenty operations, and copies
 the maps before and after pooling. Under vmap over all arguments, and no other transform, these are one
@@ -11,51 +11,55 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
-from autometa.learning.ops.batch_norm import batch_normalised
+from autometa.learning.ops import batch_norm, reference
+from autometa.learning.ops.convolution import Convolution, as_autocast, with_bias
+from autometa.learning.ops.statistics import EPSILON, Groups, Statistics
+from autometa.learning.ops.torch_private import are_stacked
 
 
-def batch_norm(x: Tensor, weight: Tensor, bias: Tensor, *averages: Tensor, training: bool, **how: float) -> Tensor:
-    """`F.batch_norm` of maps [M, C, H, W]; running averages, mean and variance, are moved in place."""
+def convolved(x: Tensor, conv: nn.Conv2d) -> Tensor:
+    """What `conv` gives; its second derivatives take the time of first ones."""
 
-    def normalised(x: Tensor, times: int, weight: Tensor, bias: Tensor, *averages: Tensor) -> Tensor:
-        if training:
-            return batch_normalised(x, weight, bias, averages, **how)
-        mean, var = averages or (None, None)
-        return F.batch_norm(x, mean, var, weight, bias, False, **how)
+    def grouped(x: Tensor, groups: int, weight: Tensor) -> Tensor:
+        found: Tensor = Convolution.apply(x, weight, conv.padding, groups)
+        return found
 
-    return by_channel(normalised, x, weight, bias, *averages, moved=len(averages) if training else 0)
+    return with_bias(_by_channel(grouped, *as_autocast(x, conv.weight)), conv)
 
 
-def group_norm(x: Tensor, groups: int, weight: Tensor, bias: Tensor, epsilon: float) -> Tensor:
-    """`F.group_norm` of maps [M, C, H, W]."""
+def batch_normalised(x: Tensor, weight: Tensor, bias: Tensor, by: Statistics) -> Tensor:
+    """Batch norm; running averages that are not stacked, as those of one network for many tasks, stay."""
+    averages = by.averages if by.averages and are_stacked(*by.averages) else ()
+
+    def normalised(x: Tensor, times: int, weight: Tensor, bias: Tensor, *own: Tensor) -> Tensor:
+        given, averages = (own, None) if by.given else (None, own or None)
+        return batch_norm.batch_normalised(x, weight, bias, Statistics(1, len(x), given, averages))
+
+    return _by_channel(normalised, x, weight, bias, *(by.given or averages), moved=0 if by.given else len(averages))
+
+
+def group_normalised(x: Tensor, weight: Tensor, bias: Tensor, by: Groups) -> Tensor:
+    """Group norm of maps [M, C, H, W]."""
 
     def normalised(x: Tensor, times: int, weight: Tensor, bias: Tensor) -> Tensor:
-        return F.group_norm(x, times * groups, weight, bias, epsilon)
+        return F.group_norm(x, times * by.groups, weight, bias, EPSILON)
 
-    return by_channel(normalised, x, weight, bias)
+    return _by_channel(normalised, x, weight, bias)
 
 
 def pooled(x: Tensor, pooling: str) -> Tensor:
     """The "max" or "mean" of 2×2 pixels of maps [M, C, H, W]."""
-    pool = F.max_pool2d if pooling == "max" else F.avg_pool2d
-    return by_channel(lambda x, times: pool(x, 2), x)
+    return _by_channel(lambda x, times: reference.pooled(x, pooling), x)
 
 
-def are_stacked(*tensors: Tensor) -> bool:
-    """Whether vmap, and no other transform, maps over every one of these tensors."""
-    return all(torch._C._functorch.is_batchedtensor(t) for t in tensors)
+def _by_channel(function: Callable[..., Tensor], x: Tensor, *vectors: Tensor, moved: int = 0) -> Tensor:
+    """function(x, times, *vectors) of maps [M, C, H, W] and vectors [C] or filters [C, ...], `times` as many channels.
 
-
-def by_channel(function: Callable[..., Tensor], x: Tensor, *vectors: Tensor, moved: int = 0) -> Tensor:
-    """function(x, times, *vectors) of maps [M, C, H, W] and vectors [C] or filters [C, ...].
-
-    Where they are stacked by vmap it gets `times` as many channels. The last `moved` of the vectors are moved in place.
+    The last `moved` of the vectors are moved in place.
     """
-    if not are_stacked(x, *vectors):
-        return function(x, 1, *vectors)
     found: Tensor = _Stacked.apply(function, moved, x, *vectors)
     return found
 
@@ -81,9 +85,9 @@ class _Stacked(torch.autograd.Function):
         *vectors: Tensor,
     ) -> tuple[Tensor, int]:
         times = info.batch_size
-        _, _, of_x, *of_vectors = (at or 0 for at in in_dims)
-        folded = x.movedim(of_x, 1).flatten(1, 2)  # (M, G·C, H, W), no copy after a convolution
-        rows = [v.movedim(at, 0) for v, at in zip(vectors, of_vectors, strict=True)]  # (G, C, ...) each
+        _, _, dim_x, *dims = (at or 0 for at in in_dims)
+        folded = x.movedim(dim_x, 1).flatten(1, 2)  # (M, G·C, H, W), no copy after a convolution
+        rows = [v.movedim(at, 0) for v, at in zip(vectors, dims, strict=True)]  # (G, C, ...) each
         flat = [row.flatten(0, 1) for row in rows]
         found = function(folded, times, *flat)
         for row, copied in zip(rows[len(rows) - moved :], flat[len(rows) - moved :], strict=True):
