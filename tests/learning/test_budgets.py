@@ -105,7 +105,7 @@ def test_a_training_takes_the_operations_of_its_budget(digits: FewShotDataset, c
     budget = (16.9 if phases else 4.9) * one_step
     training = training_of(digits, case, Budget(steps=1000, teraflops=budget / 1e12, rungs=2))
     steps = steps_counted(training)
-    assert len(steps) == training.steps == training.last_step
+    assert len(steps) == training.steps == training.state.last_step
     assert budget - 1.5 * max(steps) <= sum(steps) <= budget
     assert len(set(steps)) == len(phases) + 1, "a phase is where the cost changes"
 
