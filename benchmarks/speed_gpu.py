@@ -31,7 +31,6 @@ from transfer_report import markdown
 
 from autometa.data.episodes import EpisodeBatch
 from autometa.learning.backbones.conv import Conv
-from autometa.learning.captured import CudaGraphs
 from autometa.learning.device import pick_device
 from autometa.learning.learner import Learner, Setting
 from autometa.learning.learners.maml import Maml
@@ -43,9 +42,9 @@ from autometa.trial.job import DatasetRef, Job
 Step = Callable[[], Any]
 NOT_MEASURED = "not measured"
 BARS = {"maml": 20.0, "prototypical": 10.0, "convolutions": 0.5, "trials": 4.0}
-# How autometa may train: as it does by default, and with what is an option on a GPU.
-OURS = {"autometa": {}, "CUDA graph": {"graph": True}, "CUDA graph, bfloat16": {"graph": True, "bfloat16": True}}
-_WARM_UP = 8  # steps, in which a graph is recorded
+# How autometa may train, and whether in bfloat16.
+OURS = {"autometa": False, "autometa, bfloat16": True}
+_WARM_UP = 8  # steps
 _PROFILED = 5
 _STEPS_BETWEEN_WAITS = 20  # as training looks at its loss
 
@@ -106,44 +105,36 @@ def setting() -> Setting:
     return Setting(WAY, PRETRAIN_CLASSES)
 
 
-def ours(make: Callable[[], Learner], episodes: EpisodeBatch, device: torch.device) -> dict[str, Step | None]:
-    """A step by each way to train; None where the device has none."""
-    found: dict[str, Step | None] = {}
-    for name, how in OURS.items():
-        if how.get("graph") and device.type != "cuda":
-            found[name] = None
-            continue
+def ours(make: Callable[[], Learner], episodes: EpisodeBatch, device: torch.device) -> dict[str, Step]:
+    """A step by each way to train."""
+    found: dict[str, Step] = {}
+    for name, bfloat16 in OURS.items():
         torch.manual_seed(0)
         training = Training(
             make().to(device),
             Fixed(episodes),
-            options=TrainingOptions(outer_rate=speed_peers.OUTER_RATE, bfloat16=how.get("bfloat16", False)),
+            options=TrainingOptions(outer_rate=speed_peers.OUTER_RATE, bfloat16=bfloat16),
             budget=Budget(steps=10**9),
             validate=lambda *_: Accuracy(mean=0.0, half_width=1.0, episodes=1, seed=0),
             generator=torch.Generator(device).manual_seed(0),
         )
-        if how.get("graph"):
-            training.capture(CudaGraphs())
         for _ in range(_WARM_UP):
             training._step()
-        # One that was refused has said why, and would be measured under a wrong name.
-        found[name] = None if how.get("graph") and not training.is_replayed else training._step
+        found[name] = training._step
     return found
 
 
 def compared(
-    name: str, what: str, methods: dict[str, Step | None], arguments: argparse.Namespace, device: torch.device
+    name: str, what: str, methods: dict[str, Step], arguments: argparse.Namespace, device: torch.device
 ) -> dict[str, Any]:
     """Medians over rounds of tasks or episodes a second, and the best of ours to the other's."""
-    rates: dict[str, list[float]] = {method: [] for method, step in methods.items() if step is not None}
+    rates: dict[str, list[float]] = {method: [] for method in methods}
     for _ in range(arguments.rounds):
-        for method in rates:
-            step = methods[method]
-            assert step is not None
+        for method, step in methods.items():
             rates[method].append(arguments.batch * steps_a_second(step, arguments.seconds, device))
     medians = {method: statistics.median(of_method) for method, of_method in rates.items()}
     *mine, other = medians
-    per_second = {method: round(medians[method], 1) if method in medians else NOT_MEASURED for method in methods}
+    per_second = {method: round(median, 1) for method, median in medians.items()}
     ratio = round(max(medians[method] for method in mine) / medians[other], 2)
     return {"name": name, "what": what, "found": per_second, "ratio": ratio, "bar": BARS[what]}
 
@@ -165,9 +156,8 @@ def wait(device: torch.device) -> None:
         torch.cuda.synchronize()
 
 
-def profiled(name: str, step: Step | None, device: torch.device) -> dict[str, Any]:
-    """What share of the time in kernels is in those that convolutions launch, of a step that is not a graph."""
-    assert step is not None
+def profiled(name: str, step: Step, device: torch.device) -> dict[str, Any]:
+    """What share of the time in kernels is in those that convolutions launch, of a step."""
     on_gpu = device.type == "cuda"
     kinds = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]
     with profile(activities=kinds) as found:

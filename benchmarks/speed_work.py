@@ -26,6 +26,7 @@ from autometa.learning.learner import Learner, Setting
 from autometa.learning.learners.maml import Maml
 from autometa.learning.learners.pretrain import Pretrain
 from autometa.learning.learners.prototypical import Prototypical
+from autometa.learning.ops.block import every_operation_visible
 from autometa.learning.optimization import make_optimizer, take_step
 
 WAY, SHOT, QUERY = 5, 5, 15
@@ -106,7 +107,7 @@ def _serve(case: Case, pipe: Connection) -> None:
 
 
 def _operations(step: Callable[[], Any]) -> int:
-    with FlopCounterMode(display=False) as counter:
+    with every_operation_visible(), FlopCounterMode(display=False) as counter:
         step()
     return int(counter.get_total_flops())
 

@@ -1,4 +1,4 @@
-"""MAML's tasks one after the other and together, and its inner steps made again: tasks a second, memory, operations.
+"""MAML's tasks one after the other and together, and its inner steps recomputed: tasks a second, memory, operations.
 
     python benchmarks/tasks_together.py            # three minutes; nothing else should run on the machine
 
@@ -22,11 +22,11 @@ from end_to_end import RESULTS, machine
 from speed_work import WAY, Fixed, random_episodes
 from vectorised import _Counter
 
-from autometa.learning import native
 from autometa.learning.backbones.conv import Conv
 from autometa.learning.device import pick_device
 from autometa.learning.learner import Setting
 from autometa.learning.learners.maml import Maml
+from autometa.learning.ops import native
 
 TASKS, CHANNELS, SIDE = 16, 3, 32
 

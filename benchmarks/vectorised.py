@@ -25,8 +25,8 @@ import torch
 from end_to_end import RESULTS, machine
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from autometa.learning import native
 from autometa.learning.device import limit_threads
+from autometa.learning.ops import native
 from autometa.learning.stacked.training import StackedTraining
 from autometa.learning.training import Training
 from autometa.records import Budget, EpisodeSpec, TrialConfig, TrialRecord
@@ -122,7 +122,7 @@ class _Counter(TorchDispatchMode):
         self.count = 0
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.count += not function.is_view and not function._opname.startswith(_NO_LAUNCH)
+        self.count += not function.is_view and not function.name().removeprefix("aten::").startswith(_NO_LAUNCH)
         return function(*args, **(kwargs or {}))
 
 

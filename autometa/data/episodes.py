@@ -180,14 +180,16 @@ class EpisodeSampler:
 
     def episodes(self) -> EpisodeBatch:
         """The next B episodes."""
-        return episodes_together([self])
+        index, turns = self._draw_episodes()
+        return _gathered(self._pool, self._spec, index, lambda images: self._changed(images, turns))
 
     def images(self, count: int) -> tuple[Tensor, Tensor]:
         """`count` images [count, C, H, W] of any classes, each image equally likely, and their classes [count].
 
         With rotations, class c of the split turned by t quarter turns is class 4·c + t.
         """
-        return images_together([self], count)
+        index, turns, classes = self._draw_plain(count)
+        return self._changed(self._pool.gather(index), turns), classes.to(self._pool.device)
 
     def draws_like(self, other: EpisodeSampler) -> bool:
         """Whether both draw batches of one shape from the same images, so that they may draw together."""

@@ -24,6 +24,7 @@ from autometa.learning.checkpoint_facts import FACTS, FORMAT, read_facts
 from autometa.learning.device import is_out_of_memory
 from autometa.learning.learner import Learner
 from autometa.learning.training import Training
+from autometa.learning.training_state import TrainingState
 from autometa.records import RungReport
 
 _LEARNER, _OPTIMIZER, _GENERATORS = "learner/", "optimizer/", "generator/"
@@ -37,19 +38,20 @@ def save(folder: Path, training: Training, *, extra: Mapping[str, Any]) -> None:
         StopSearchError: nothing can be written there (space, quota, permission); the checkpoint before is still there.
         CheckpointError: the folder cannot be written for another reason.
     """
+    state = training.state
     data = dump_tensors(dict(_all_tensors(training)))
     digest = hashlib.sha256(data).hexdigest()
     # A name of its own content: no file that the JSON may still name is ever written over.
-    tensors = f"step-{training.steps:08d}-{digest[:12]}.safetensors"
+    tensors = f"step-{state.steps:08d}-{digest[:12]}.safetensors"
     facts = {
         "format": FORMAT,
         "tensors": tensors,
         "sha256": digest,
         "device": training.generator.device.type,
-        "steps": training.steps,
-        "seconds": training.seconds,
-        "last_step": training.last_step,
-        "curve": [report.model_dump() for report in training.curve],
+        "steps": state.steps,
+        "seconds": state.seconds,
+        "last_step": state.last_step,
+        "curve": [report.model_dump() for report in state.curve],
         "extra": dict(extra),
     }
     try:
@@ -81,7 +83,7 @@ def load(folder: Path, training: Training) -> None:
         if is_out_of_memory(error):
             raise
         raise CheckpointError(f"{folder}: damaged: {(str(error).splitlines() or [type(error).__name__])[0]}") from None
-    training.steps, training.seconds, training.last_step, training.curve = steps, seconds, last_step, curve
+    training.state = TrainingState(training.state.budget, steps, seconds, last_step, curve)
 
 
 def load_weights(folder: Path, learner: Learner) -> None:

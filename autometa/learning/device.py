@@ -106,6 +106,20 @@ def replayed(states: Sequence[tuple[torch.Generator, torch.Tensor]]) -> Iterator
         generator.set_state(state)
 
 
+@contextlib.contextmanager
+def drawing_from(generator: torch.Generator) -> Iterator[None]:
+    """Have what draws from the global generator of a device, and takes no other, draw from this one inside."""
+    stand_in = global_generator(generator.device)
+    before = stand_in.get_state()
+    stand_in.set_state(generator.get_state())
+    try:
+        yield
+    finally:
+        after = stand_in.get_state()
+        stand_in.set_state(before)
+        generator.set_state(after)  # last: it may be the global one itself
+
+
 def global_generator(device: torch.device) -> torch.Generator:
     """The generator that dropout draws from on this device; its state is part of a checkpoint."""
     if device.type == "cuda":

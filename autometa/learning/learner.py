@@ -62,9 +62,6 @@ class Learner(nn.Module, ABC):
     trains_on_episodes = True  # whether `outer_step` takes episodes, not plain images
     averages_over_episodes = False  # whether its gradient is that mean over a batch that parts of it give, too
     progress = 0.0  # part of its training that is spent, in [0, 1]: the training loop says so before each outer step
-    # Whether every outer step does the same operations on the device, whatever came before and whatever their results
-    # are, so that one can be recorded and replayed. A learner says so itself: a check cannot see what comes later.
-    is_capturable = False
 
     def __init__(self, backbone: Backbone, setting: Setting) -> None:
         super().__init__()

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.distributions import Gamma
 
 from autometa.errors import ConfigError
+from autometa.learning.device import drawing_from
 from autometa.learning.losses import cross_entropy
 
 Mixed = tuple[Tensor, Tensor, Tensor]  # images (M, C, H, W), index of each one's partner (M,), its share (M,)
@@ -49,9 +51,10 @@ def _shares(images: Tensor, generator: torch.Generator, alpha: float) -> Tensor:
     """Draws from Beta(α, α), [M], as shares of two draws from a gamma distribution."""
     if not alpha > 0:
         raise ConfigError(f"alpha = {alpha}: it must be positive")
-    # `torch.distributions` takes no generator; in float64 a small α does not make both draws zero.
-    shape = torch.full((2, len(images)), alpha, dtype=torch.float64, device=generator.device)
-    own, other = torch._standard_gamma(shape, generator=generator)
+    # In float64 a small α does not make both draws zero.
+    concentration = torch.full((2, len(images)), alpha, dtype=torch.float64, device=generator.device)
+    with drawing_from(generator):
+        own, other = Gamma(concentration, torch.ones_like(concentration), validate_args=False).sample()
     return (own / (own + other)).to(images)
 
 

@@ -9,12 +9,16 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
+
+from autometa.learning.ops.block import every_operation_visible
+from autometa.learning.ops.torch_private import COUNTED
 
 Shape = Sequence[int]
 
@@ -46,9 +50,11 @@ def affordable_steps(phases: Sequence[Phase], operations: float) -> int:
     return steps
 
 
-def operations_counter() -> FlopCounterMode:
-    """A context that counts; `get_total_flops` says how many."""
-    return FlopCounterMode(display=False, custom_mapping=dict(_FORMULAS))
+@contextmanager
+def operations_counter() -> Iterator[FlopCounterMode]:
+    """Counts inside; `get_total_flops` says how many."""
+    with every_operation_visible(), FlopCounterMode(display=False, custom_mapping=dict(_FORMULAS)) as counter:
+        yield counter
 
 
 def _convolution_backward(
@@ -158,16 +164,16 @@ _ATEN = torch.ops.aten
 # several on others.
 _FORMULAS: dict[Any, Callable[..., int]] = {
     _ATEN.convolution_backward: _convolution_backward,
-    _ATEN._scaled_dot_product_flash_attention_for_cpu: _attention,
-    _ATEN._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
+    COUNTED["attention"]: _attention,
+    COUNTED["attention_backward"]: _attention_backward,
     _ATEN.mkldnn_rnn_layer: _mkldnn_layer,
     _ATEN.mkldnn_rnn_layer_backward: _mkldnn_layer_backward,
-    _ATEN._cudnn_rnn: _cudnn_layers,
-    _ATEN._cudnn_rnn_backward: _cudnn_layers_backward,
-    _ATEN._cdist_forward: _distances,
-    _ATEN._cdist_backward: _distances_backward,
+    COUNTED["cudnn_layers"]: _cudnn_layers,
+    COUNTED["cudnn_layers_backward"]: _cudnn_layers_backward,
+    COUNTED["distances"]: _distances,
+    COUNTED["distances_backward"]: _distances_backward,
     _ATEN.linalg_cholesky_ex: _factorised,
     _ATEN.linalg_lu_solve: _solved_factorised,
-    _ATEN._linalg_solve_ex: _solved,
+    COUNTED["solved"]: _solved,
     _ATEN.linalg_solve_triangular: _solved_triangle,
 }

@@ -32,7 +32,7 @@ def make_optimizer(
 ) -> torch.optim.Optimizer:
     """The optimiser of that name. Weights decay; biases, scales and learned rates do not.
 
-    It is one operation for all parameters. On a GPU its rate and count of steps are there, so that it can be captured.
+    It is one operation for all parameters. On a GPU its rate and step count are there, so that no step waits for them.
 
     Raises:
         ConfigError: an unknown name, or a rate or decay out of range.

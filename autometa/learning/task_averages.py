@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from autometa.learning.normalization import MOMENTUM, Norm
+from autometa.learning.normalization import Norm
+from autometa.learning.ops.statistics import MOMENTUM
 
 _NAMES = ("running_mean", "running_var")
 

@@ -9,20 +9,20 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from autometa.errors import ConfigError, DivergedError, did_you_mean
-from autometa.learning.captured import Captured, CudaGraphs, Recorder
 from autometa.learning.device import random_states, replayed
 from autometa.learning.fitting import Fitting
 from autometa.learning.learner import Learner, TrainingSource
 from autometa.learning.objective import Objective
 from autometa.learning.operations import Phase, affordable_steps, operations_counter
 from autometa.learning.optimization import SCHEDULES, make_optimizer, rate_factor, set_rate, take_step
+from autometa.learning.training_state import TrainingState
 from autometa.records import Accuracy, Budget, RungReport
 
 Validate = Callable[["Training", int], Accuracy]
@@ -36,9 +36,8 @@ _STEPS_BETWEEN_CHECKS_ON_GPU = 20
 class TrainingOptions:
     """The outer loop's optimiser and schedule.
 
-    `clip_norm` bounds the gradient's length. With `cuda_graph` a GPU records a step and replays it, where a check finds
-    that it does the same. With `bfloat16` the backbone's passes in training have that precision, on a GPU instead of
-    TF32: gradients of ResNet-12 turn by some 17 degrees.
+    `clip_norm` bounds the gradient's length. With `bfloat16` the backbone's passes in training have that precision, on
+    a GPU instead of TF32: gradients of ResNet-12 turn by some 17 degrees.
     """
 
     optimizer: str = "adam"
@@ -46,8 +45,11 @@ class TrainingOptions:
     weight_decay: float = 0.0
     schedule: str = "cosine"
     clip_norm: float = 10.0
-    cuda_graph: bool = False
     bfloat16: bool = False
+
+    def rate(self, progress: float) -> float:
+        """The outer rate where `progress` in [0, 1] of the budget is spent."""
+        return self.outer_rate * rate_factor(self.schedule, progress)
 
 
 def optimizer_for(options: TrainingOptions, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
@@ -75,11 +77,8 @@ class Training:
         objective: takes the learner's outer steps in its place, with something added.
 
     Attributes:
-        curve: a report for each rung so far.
-        steps, seconds: outer steps taken, and time spent in them, over all resumes.
-        last_step: the step at which the budget's steps and teraflops end, None where only seconds do. What teraflops
-            pay for is counted before the first step.
-        on_gpu: where the learner is.
+        state: where it stands; whoever takes outer steps in its place keeps it up to date.
+        optimizer: of the learner's parameters.
     """
 
     def __init__(
@@ -97,105 +96,72 @@ class Training:
         learner.backbone.trains_in_bfloat16 = options.bfloat16
         self.source = source
         self.options = options
-        self.budget = budget
         self.validate = validate
         self.generator = generator
         self.objective = objective
         self.optimizer = optimizer_for(options, learner.parameters())
-        self.curve: list[RungReport] = []
-        self.steps = 0
-        self.seconds = 0.0
-        self.last_step = budget.steps
+        self.state = TrainingState(budget, last_step=budget.steps)
         self._fitting = Fitting()
-        self.on_gpu = next(learner.parameters()).is_cuda
-        self._captured: Captured | None = None
-        if options.cuda_graph and self.on_gpu:
-            self.capture(CudaGraphs())
-
-    @property
-    def progress(self) -> float:
-        """The part of the budget that is spent, in [0, 1]."""
-        by_steps = self.steps / self.last_step if self.last_step else 0.0
-        by_seconds = self.seconds / self.budget.seconds if self.budget.seconds else 0.0
-        return min(1.0, max(by_steps, by_seconds))
+        self._on_gpu = next(learner.parameters()).is_cuda
 
     def rungs(self, on_step: OnStep | None = None) -> Iterator[RungReport]:
         """Train to the end of the budget; yields each rung's report when it is reached.
-
-        Rungs are equally spaced in the budget. Where one step crosses several, the highest is reported.
 
         Raises:
             DivergedError: the loss or its gradient is not finite.
         """
         while not self.is_over:
-            self._train_until(self.next_rung, on_step)
+            self._train_to_next_rung(on_step)
             yield self.report()
+
+    @property
+    def curve(self) -> list[RungReport]:
+        """A report for each rung so far."""
+        return self.state.curve
+
+    @property
+    def steps(self) -> int:
+        """Outer steps taken, over all resumes."""
+        return self.state.steps
 
     @property
     def is_over(self) -> bool:
         """Whether the last rung is reported."""
-        return bool(self.curve) and self.curve[-1].rung >= self.budget.rungs
-
-    @property
-    def next_rung(self) -> float:
-        """The progress at which the next rung is."""
-        return ((self.curve[-1].rung if self.curve else 0) + 1) / self.budget.rungs
+        return self.state.is_over
 
     def report(self) -> RungReport:
         """Validate where training stands, and add it to the curve."""
-        rungs = self.budget.rungs
-        rung = min(rungs, math.floor(self.progress * rungs + 1e-9))
-        report = RungReport(
-            rung=rung,
-            accuracy=self.validate(self, rung),
-            steps=self.steps,
-            seconds=round(self.seconds, 3),
-        )
-        self.curve.append(report)
+        state = self.state
+        rung = state.rung
+        accuracy = self.validate(self, rung)
+        report = RungReport(rung=rung, accuracy=accuracy, steps=state.steps, seconds=round(state.seconds, 3))
+        state.curve.append(report)
         return report
 
-    @property
-    def rate(self) -> float:
-        """The outer rate of the next step."""
-        return self.options.outer_rate * rate_factor(self.options.schedule, self.progress)
-
-    def _train_until(self, progress: float, on_step: OnStep | None) -> None:
+    def _train_to_next_rung(self, on_step: OnStep | None) -> None:
         self.learner.train()
-        if self.steps == 0:
-            self.last_step = self.end()
-        started, before = time.perf_counter(), self.seconds
-        if self._captured is not None:
-            self._captured.check()
-        while self.progress < progress - 1e-9:
+        state = self.state
+        if state.steps == 0:
+            state.last_step = self.end()
+        started, before = time.perf_counter(), state.seconds
+        while not state.is_at_rung:
             metrics = self._step()
-            self.seconds = before + time.perf_counter() - started
+            state.seconds = before + time.perf_counter() - started
             if on_step:
-                on_step(self.steps, self.progress, metrics)
-        if self.on_gpu:
-            self.check_finite(metrics)  # a rung is never reached with weights that are not finite
-            self.seconds = before + time.perf_counter() - started
-
-    def capture(self, recorder: Recorder) -> None:
-        """Record a step and replay it, if the learner takes the same step each time and a check finds that it does."""
-        if self.learner.is_capturable and self.objective is None:
-            states = random_states(next(self.learner.parameters()).device)
-            generators = [self.generator, *(generator for generator, _ in states)]
-            self._captured = Captured(self._gradient_and_move, self._changing, generators, recorder)
-
-    @property
-    def is_replayed(self) -> bool:
-        """Whether steps are replayed as one of them was recorded."""
-        return self._captured is not None and self._captured.is_replayed
+                on_step(state.steps, state.progress, metrics)
+        if self._on_gpu:
+            check_finite(metrics, state.steps)  # a rung is never reached with weights that are not finite
+            state.seconds = before + time.perf_counter() - started
 
     def _step(self) -> dict[str, Tensor]:
-        set_rate(self.optimizer, self.rate)
-        self.learner.progress = self.progress
-        metrics = self._captured() if self._captured is not None else self._gradient()
-        self.steps += 1
-        if self.must_check:
-            self.check_finite(metrics)
-        if self._captured is None:
-            take_step(self.optimizer)
+        progress = self.state.progress
+        set_rate(self.optimizer, self.options.rate(progress))
+        self.learner.progress = progress
+        metrics = self._gradient()
+        self.state.steps += 1
+        if must_check(self.state.steps, on_gpu=self._on_gpu):
+            check_finite(metrics, self.state.steps)
+        take_step(self.optimizer)
         return metrics
 
     def _gradient(self) -> dict[str, Tensor]:
@@ -204,23 +170,6 @@ class Training:
         metrics = self._outer_step(self.learner)
         norm = torch.nn.utils.clip_grad_norm_(self.learner.parameters(), self.options.clip_norm)
         return metrics | {"gradient_norm": norm.detach()}
-
-    def _gradient_and_move(self) -> dict[str, Tensor]:
-        metrics = self._gradient()
-        take_step(self.optimizer)
-        return metrics
-
-    def _changing(self) -> dict[str, list[Tensor]]:
-        """What steps change in place, by kind."""
-        found: dict[str, list[Tensor]] = {
-            "weights": list(self.learner.parameters()),
-            "averages": list(self.learner.buffers()),
-        }
-        for state in self.optimizer.state.values():
-            for name, value in state.items():
-                if isinstance(value, Tensor):
-                    found.setdefault(name, []).append(value)
-        return found
 
     def _outer_step(self, learner: Learner) -> dict[str, Tensor]:
         def whole(source: TrainingSource) -> dict[str, Tensor]:
@@ -233,10 +182,11 @@ class Training:
 
         At least as many as there are rungs, whatever they cost.
         """
-        if self.budget.teraflops is None:
-            return self.budget.steps
-        steps = max(self.budget.rungs, affordable_steps(self.phases(), self.budget.teraflops * 1e12))
-        return min(steps, self.budget.steps or steps)
+        budget = self.state.budget
+        if budget.teraflops is None:
+            return budget.steps
+        steps = max(budget.rungs, affordable_steps(self.phases(), budget.teraflops * 1e12))
+        return min(steps, budget.steps or steps)
 
     def phases(self) -> list[Phase]:
         """The operations of an outer step in each phase of the learner's training.
@@ -255,13 +205,14 @@ class Training:
             found.append(Phase(start, counter.get_total_flops()))
         return found
 
-    @property
-    def must_check(self) -> bool:
-        """Whether the step just taken is one after which to look whether it was finite."""
-        return not self.on_gpu or self.steps % _STEPS_BETWEEN_CHECKS_ON_GPU == 0
 
-    def check_finite(self, metrics: dict[str, Tensor]) -> None:
-        """Raise `DivergedError` where the loss or the length of its gradient is not finite."""
-        loss, norm = float(metrics["loss"]), float(metrics["gradient_norm"])
-        if not (math.isfinite(loss) and math.isfinite(norm)):
-            raise DivergedError(f"loss is {loss:g} and its gradient's norm {norm:g} at step {self.steps}")
+def must_check(step: int, *, on_gpu: bool) -> bool:
+    """Whether to look after this step whether it was finite."""
+    return not on_gpu or step % _STEPS_BETWEEN_CHECKS_ON_GPU == 0
+
+
+def check_finite(metrics: Mapping[str, Tensor], step: int) -> None:
+    """Raise `DivergedError` where the loss of a step or the length of its gradient is not finite."""
+    loss, norm = float(metrics["loss"]), float(metrics["gradient_norm"])
+    if not (math.isfinite(loss) and math.isfinite(norm)):
+        raise DivergedError(f"loss is {loss:g} and its gradient's norm {norm:g} at step {step}")

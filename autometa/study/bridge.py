@@ -267,7 +267,7 @@ class _Prune(FIFOScheduler):
 
 def _trainable(config: dict[str, Any]) -> None:
     """One trial or a few, in a worker. An actor runs many, one after the other: `run` resets all seeds."""
-    from autometa.learning import native
+    from autometa.learning.ops import native
     from autometa.trial.group import failed, run_group
 
     over = Path(config["over"])

@@ -45,6 +45,7 @@ from autometa.learning.objective import ObjectiveOptions
 from autometa.learning.training import TrainingOptions
 from autometa.records import Budget, EpisodeSpec, Scalar, TrialConfig
 from autometa.trial.options import check_kinds, options_of
+from autometa.trial.withdrawn import WITHDRAWN
 
 LEARNERS: dict[str, type[Learner]] = {
     "prototypical": Prototypical,
@@ -229,7 +230,7 @@ def _check_every_name(config: TrialConfig, chosen: Mapping[str, str]) -> None:
 
 def common_names() -> set[str]:
     """Names that mean something in a configuration, whatever the learner and the backbone."""
-    return {*tables(), *_OF_BACKBONES, *(field.name for kind in COMMON for field in fields(kind))}
+    return {*tables(), *_OF_BACKBONES, *WITHDRAWN, *(field.name for kind in COMMON for field in fields(kind))}
 
 
 def dotted_names(name: str, kind: type) -> set[str]:

@@ -105,10 +105,12 @@ class _Kept:
     def __init__(self) -> None:
         self.now = self.peak = self.largest = 0
         self._holders: Counter[int] = Counter()
+        self._storages: dict[int, torch.UntypedStorage] = {}
 
     def keep(self, tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
-        key, size = storage._cdata, storage.nbytes()
+        # On the meta device all addresses are zero; torch keeps one object for each storage while the object is held.
+        key, size = id(self._storages.setdefault(id(storage), storage)), storage.nbytes()
         self._holders[key] += 1
         if self._holders[key] == 1:
             self.now += size

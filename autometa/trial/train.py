@@ -16,6 +16,7 @@ from autometa.trial.measured import Measured, models_in, seed_folder, together
 from autometa.trial.opened import at, open_both
 from autometa.trial.recipe import Recipe, read_recipes
 from autometa.trial.run import OnRung, OnStep, measure_checkpoint, run
+from autometa.trial.withdrawn import notes
 
 _log = logging.getLogger(__name__)
 
@@ -59,7 +60,7 @@ def train(
     job = job.model_copy(update=places)
     build.candidate(job.config, budget=job.budget, where=f"{where}: config")
     data, train_on = open_both(job)
-    for note in dict.fromkeys((*data.notes, *train_on.notes)):
+    for note in dict.fromkeys((*notes(job.config), *data.notes, *train_on.notes)):
         _log.warning(note)
     return run(job, on_rung=on_rung, on_step=on_step)
 

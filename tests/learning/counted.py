@@ -39,7 +39,7 @@ class Counted(TorchDispatchMode):
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = function(*args, **(kwargs or {}))
-        name = function._schema.name.split("::")[1]
+        name = function.name().split("::")[1].split(".")[0]
         if name in FORMULAS:
             self.total += FORMULAS[name](out, *args)
         elif not (torch.Tag.pointwise in function.tags or function.is_view or name in NUMBER_BY_NUMBER):

@@ -13,6 +13,7 @@ from autometa.learning.inner_loop import TaskLearner
 from autometa.learning.learners.boil import Boil
 from autometa.learning.learners.maml import Maml
 from autometa.learning.operations import operations_counter
+from autometa.learning.ops.torch_private import COUNTED
 from tests.conftest import make_episodes
 from tests.learning.small import SETTING, Fixed
 
@@ -68,15 +69,16 @@ def test_a_recurrent_layer_counts_as_the_products_it_is_made_of() -> None:
 
 def test_a_recurrent_layer_counts_on_a_gpu_as_on_a_cpu() -> None:
     """Of both shapes in which cuDNN gets its inputs; there is none here to ask."""
-    formulas = operations_counter().flop_registry
+    with operations_counter() as counter:
+        formulas = counter.flop_registry
     aten = torch.ops.aten
     x, state, both = torch.empty(6, 4, 5), torch.empty(4, 7), torch.empty(2, 4, 7)
     layer = [torch.empty(28, 5), torch.empty(28, 7), torch.empty(28), torch.empty(28)]
     one = formulas[aten.mkldnn_rnn_layer](x, *layer, state, state)
     one_back = formulas[aten.mkldnn_rnn_layer_backward](x, *layer, state, state)
     for inputs in (x, x.transpose(0, 1)):
-        assert formulas[aten._cudnn_rnn](inputs, layer + layer, 4, None, both, both) == 2 * one
-        assert formulas[aten._cudnn_rnn_backward](inputs, layer + layer, 4, None, both, both) == 2 * one_back
+        assert formulas[COUNTED["cudnn_layers"]](inputs, layer + layer, 4, None, both, both) == 2 * one
+        assert formulas[COUNTED["cudnn_layers_backward"]](inputs, layer + layer, 4, None, both, both) == 2 * one_back
 
 
 @pytest.mark.parametrize("queries", [5, 3])

@@ -16,9 +16,9 @@ from safetensors.torch import load_file, save_file
 from autometa.data.dataset import SPLITS
 from autometa.data.episodes import EpisodeBatch, ImagePool, fixed_episodes
 from autometa.errors import ConfigError, DataError
-from autometa.learning import native
 from autometa.learning.checkpoint_facts import FACTS
 from autometa.learning.evaluation import evaluate
+from autometa.learning.ops import native
 from autometa.records import Accuracy, Budget, EpisodeSpec, RungReport, Scalar, TrialConfig
 from autometa.trial.build import LEARNERS
 from autometa.trial.job import DatasetRef, Job
@@ -115,7 +115,7 @@ def test_a_training_shot_for_which_classes_are_too_small_is_refused(tmp_path: Pa
 
 
 def test_options_for_a_gpu_are_no_obstacle_without_one(tmp_path: Path) -> None:
-    options: dict[str, Scalar] = {"cuda_graph": True, "bfloat16": True, "maml__checkpoint_inner_steps": True}
+    options: dict[str, Scalar] = {"bfloat16": True, "maml__checkpoint_inner_steps": True}
     assert run(job(tmp_path / "m", learner="maml", norm="support", **options)).state == "complete"
 
 

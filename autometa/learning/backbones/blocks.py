@@ -11,8 +11,8 @@ from torch.nn import functional as F
 from autometa.errors import ConfigError
 from autometa.learning.backbones.backbone import Backbone, Shape, pooled_sides
 from autometa.learning.backbones.conv import POOLINGS, halved
-from autometa.learning.fused import channels_last
 from autometa.learning.normalization import Layout, Norm
+from autometa.learning.ops.memory_format import channels_last
 
 KERNELS = (3, 5)
 _SQUEEZE, _FEWEST = 16, 4  # Hu et al. 2018 squeeze to a sixteenth; less than four channels carry too little

@@ -8,9 +8,9 @@ from torch import Tensor, nn
 
 from autometa.errors import ConfigError
 from autometa.learning.backbones.backbone import Backbone, Shape, pooled_sides
-from autometa.learning.channels import pooled
-from autometa.learning.fused import channels_last
 from autometa.learning.normalization import Layout, Norm
+from autometa.learning.ops.memory_format import channels_last
+from autometa.learning.ops.table import pooled
 
 POOLINGS = ("max", "mean")
 

@@ -8,8 +8,8 @@ from torch.nn import functional as F
 
 from autometa.errors import ConfigError
 from autometa.learning.backbones.backbone import Backbone, Shape, pooled_sides
-from autometa.learning.fused import channels_last
 from autometa.learning.normalization import Layout, Norm
+from autometa.learning.ops.memory_format import channels_last
 
 _STAGES = 4
 _PLAIN, _WIDE = (1.0, 2.0, 4.0, 8.0), (1.0, 2.5, 5.0, 10.0)

@@ -7,8 +7,8 @@ from torch.nn import functional as F
 
 from autometa.errors import ConfigError
 from autometa.learning.backbones.backbone import Backbone, Shape
-from autometa.learning.fused import channels_last
 from autometa.learning.normalization import Layout, Norm
+from autometa.learning.ops.memory_format import channels_last
 
 _BLOCKS = 2  # of each of four stages: 2 · 2 · 4 convolutions, the stem and the head that is not here make 18
 _FACTORS, _STRIDES = (1, 2, 4, 8), (1, 2, 2, 2)

@@ -16,7 +16,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from autometa.errors import ConfigError
 from autometa.learning.backbones.backbone import Backbone, Shape
@@ -24,6 +23,7 @@ from autometa.learning.normalization import Layout, Norm
 
 _INSTALL = "pip install 'autometa-search[timm]'"
 _COLOURS = 3
+_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
 class TimmModel(Backbone):
@@ -83,7 +83,7 @@ class TimmModel(Backbone):
         """Training mode for all but batch norms, and for nothing of a frozen model."""
         super().train(mode)
         for module in self.network.modules():
-            if self.frozen or isinstance(module, _BatchNorm):
+            if self.frozen or isinstance(module, _BATCH_NORMS):
                 module.training = False
         return self
 

@@ -8,8 +8,8 @@ from torch.nn import functional as F
 
 from autometa.errors import ConfigError
 from autometa.learning.backbones.backbone import Backbone, Shape
-from autometa.learning.fused import is_transformed
 from autometa.learning.normalization import Layout
+from autometa.learning.ops.table import attention
 
 _MOST_TOKENS = 256  # of which attention by four heads keeps 3 MB an image and layer for the gradient; of 1024, 24 MB
 
@@ -100,19 +100,10 @@ class _Layer(nn.Module):
             part.unflatten(2, (self.heads, -1)).transpose(1, 2)  # (M, heads, T, D / heads)
             for part in self.query_key_value(tokens).chunk(3, -1)
         )
-        # With gradients it is written out: fused kernels have no second derivative (torch 2.13), and vmap none of them.
-        written_out = torch.is_grad_enabled() or is_transformed(tokens)
-        attend = _attention if written_out else F.scaled_dot_product_attention
-        return attend(query, key, value).transpose(1, 2).flatten(2)
+        return attention(query, key, value).transpose(1, 2).flatten(2)
 
     def _dropped(self, x: Tensor) -> Tensor:
         return F.dropout(x, self.drop_rate, self.training)
-
-
-def _attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """`F.scaled_dot_product_attention` of [M, heads, T, D / heads], differentiable any number of times."""
-    weights = (query @ key.mT * query.shape[-1] ** -0.5).softmax(-1)  # (M, heads, T, T)
-    return weights @ value
 
 
 def _check_sizes(dim: int, depth: int, heads: int, mlp_ratio: float, drop_rate: float) -> None:

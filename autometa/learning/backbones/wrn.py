@@ -9,8 +9,8 @@ from torch.nn import functional as F
 
 from autometa.errors import ConfigError
 from autometa.learning.backbones.backbone import Backbone, Shape
-from autometa.learning.fused import channels_last
 from autometa.learning.normalization import Layout, Norm
+from autometa.learning.ops.memory_format import channels_last
 
 _STEM = 16
 _WIDTHS, _STRIDES = (16, 32, 64), (1, 2, 2)

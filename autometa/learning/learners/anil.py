@@ -24,7 +24,6 @@ class Anil(EpisodicLearner):
         learned_rates: learn the inner rate of each step, starting from `inner_rate`.
     """
 
-    is_capturable = True
     stackable_with = None  # they can, but whether it is worth it was not measured
 
     def __init__(

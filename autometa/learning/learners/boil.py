@@ -25,7 +25,7 @@ class Boil(TaskLearner):
         first_order: leave out second derivatives.
     """
 
-    adapts_together = is_capturable = True
+    adapts_together = True
 
     def __init__(
         self,

@@ -40,8 +40,6 @@ class Cnaps(EpisodicLearner):
         ConfigError: the backbone has no `Norm` to scale and shift.
     """
 
-    is_capturable = True
-
     def __init__(
         self,
         backbone: Backbone,

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from autometa.data.episodes import EpisodeBatch
 from autometa.errors import ConfigError
 from autometa.learning.backbones.backbone import Backbone
+from autometa.learning.checkpointing import checkpointed
 from autometa.learning.inner_loop import HEAD, TaskLearner, Weights, gradients
 from autometa.learning.learner import Setting, query_loss
 from autometa.learning.normalization import Norm
-from autometa.learning.remade import remade
 
 
 class Maml(TaskLearner):
@@ -35,7 +35,7 @@ class Maml(TaskLearner):
             0.5.
         per_step_norm: give each inner step, and the weights after the last, a scale and shift of its own in every
             norm; they are learned, but not adapted to a task. With norm = "per_step" that is the batch norm of MAML++.
-        checkpoint_inner_steps: make each inner step again in the backward pass instead of keeping it: memory is about
+        checkpoint_inner_steps: recompute each inner step in the backward pass instead of keeping it: memory is about
             that of one step, and a training step takes longer.
     """
 
@@ -71,8 +71,6 @@ class Maml(TaskLearner):
         self.multi_step_loss = multi_step_loss
         self.first_order_share = first_order_share
         self.checkpoint_inner_steps = checkpoint_inner_steps
-        # What depends on progress would stay as it was when it was recorded.
-        self.is_capturable = not (multi_step_loss or first_order_share or checkpoint_inner_steps)
         self.norms = NormsOfSteps(backbone, inner_steps) if per_step_norm else None
         kept = len(self.norms.shapes) if self.norms else 0
         tensors = len(list(backbone.parameters())) - kept + len(HEAD)
@@ -108,7 +106,7 @@ class Maml(TaskLearner):
             weights = weights | self.norm_of_step(step)
             make = functools.partial(self.inner_step, tasks, step)
             if create_graph and self.checkpoint_inner_steps:
-                weights = weights | remade(make, weights, self.rates, self.backbone)
+                weights = weights | checkpointed(make, weights, self.rates, self.backbone)
             else:
                 weights = weights | make(weights, self.rates, create_graph)
             yield weights | self.norm_of_step(step + 1)

@@ -37,7 +37,6 @@ class Matching(EpisodicLearner):
             size; 0 is the order of the labels, at most 64.
     """
 
-    is_capturable = True
     stackable_with = {"full_context": False}
 
     def __init__(

@@ -45,7 +45,6 @@ class MetaNetworks(EpisodicLearner):
             images leaves attention almost even.
     """
 
-    is_capturable = True
     stackable_with = None  # its pass differentiates
 
     def __init__(

@@ -27,7 +27,7 @@ class MetaSgd(TaskLearner):
         first_order: leave out second derivatives.
     """
 
-    adapts_together = is_capturable = True
+    adapts_together = True
 
     def __init__(
         self,

@@ -111,7 +111,6 @@ class Pretrain(LossLearner):
         self.adapt, self.tune_steps, self.tune_rate = adapt, tune_steps, tune_rate
         self.rotation_weight, self.distillation_weight = rotation_weight, distillation_weight
         self.mixing = mixing
-        self.is_capturable = not distillation_weight  # its teacher follows by a share that Python computes
         self.transduction = transduction
 
     @property

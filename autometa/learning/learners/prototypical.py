@@ -27,8 +27,6 @@ class Prototypical(EpisodicLearner):
         transduction: a kind of `transductive_scores`, used where queries are scored, not in the training loss.
     """
 
-    is_capturable = True
-
     def __init__(
         self,
         backbone: Backbone,

@@ -42,7 +42,6 @@ class Reader(EpisodicLearner):
 
     labels: Tensor
 
-    is_capturable = True
     stackable_with = None  # its pass draws the embeddings of labels
 
     def __init__(

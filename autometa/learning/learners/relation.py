@@ -30,8 +30,6 @@ class Relation(EpisodicLearner):
             others, or "cross_entropy" over the classes.
     """
 
-    is_capturable = True
-
     def __init__(
         self,
         backbone: Backbone,

@@ -29,8 +29,6 @@ class Ridge(EpisodicLearner):
         scale: multiplies the regressions, which are near 0 or 1; 10 is where cosine classifiers start.
     """
 
-    is_capturable = True
-
     def __init__(
         self,
         backbone: Backbone,

@@ -23,8 +23,6 @@ class Siamese(EpisodicLearner):
         match: a class's score is that of its "max" pair, or the "mean" of its pairs.
     """
 
-    is_capturable = True
-
     def __init__(self, backbone: Backbone, setting: Setting, *, match: str = "max") -> None:
         super().__init__(backbone, setting)
         if match not in ("max", "mean"):

@@ -28,8 +28,6 @@ class Svm(EpisodicLearner):
             at a rate of 0.1.
     """
 
-    is_capturable = True
-
     def __init__(
         self,
         backbone: Backbone,

@@ -19,7 +19,8 @@ from autometa.learning.learner import LossLearner
 from autometa.learning.stacked.model import Stack, learned
 from autometa.learning.stacked.optimizers import OPTIMIZERS, clip
 from autometa.learning.stacked.sources import StackedSource
-from autometa.learning.training import Training
+from autometa.learning.training import Training, check_finite, must_check
+from autometa.learning.training_state import TrainingState
 from autometa.records import RungReport
 
 Reached = RungReport | DivergedError
@@ -45,6 +46,7 @@ class StackedTraining:
         self._live = dict(enumerate(trainings))
         learners, optimizers = [t.learner for t in trainings], [t.optimizer for t in trainings]
         self._stack = Stack(learners)
+        self._on_gpu = self._stack.weights.is_cuda
         kind = OPTIMIZERS[trainings[0].options.optimizer]
         self._optimizer = kind(optimizers, [learned(learner) for learner in learners])
 
@@ -78,23 +80,27 @@ class StackedTraining:
     def _first(self) -> Training:
         return next(iter(self._live.values()))
 
+    @property
+    def _states(self) -> list[TrainingState]:
+        return [training.state for training in self._live.values()]
+
     def _train_to_next_rung(self, on_step: Callable[[int, float], None] | None) -> Mapping[int, Reached]:
         """Returns early, with their errors, where candidates diverge."""
-        first = self._first
+        first = self._first.state
         if first.steps == 0:
-            last_step = first.end()  # they are alike, so one is counted for all
-            for training in self._live.values():
-                training.last_step = last_step
-        goal, started, before = first.next_rung, time.perf_counter(), first.seconds
+            last_step = self._first.end()  # they are alike, so one is counted for all
+            for state in self._states:
+                state.last_step = last_step
+        started, before = time.perf_counter(), first.seconds
         diverged: Mapping[int, Reached] = {}
-        while first.progress < goal - 1e-9:
+        while not first.is_at_rung:
             losses, norms, diverged = self._step()
             self._set_clocks(before + time.perf_counter() - started)
             if diverged:
                 return diverged
             if on_step:
                 on_step(first.steps, first.progress)
-        if first.on_gpu:
+        if self._on_gpu:
             diverged = self._diverged(losses, norms)  # a rung is never reached with weights that are not finite
             self._drop(set(diverged))
             self._set_clocks(before + time.perf_counter() - started)
@@ -102,19 +108,21 @@ class StackedTraining:
 
     def _step(self) -> tuple[Tensor, Tensor, Mapping[int, Reached]]:
         """One outer step of all; losses and lengths of gradients [G], and the errors of those that diverged."""
-        self._stack.tell(self._first.progress)
-        rates = self._for_each([training.rate for training in self._live.values()])
+        progress = self._first.state.progress
+        self._stack.tell(progress)
+        rates = self._for_each([training.options.rate(training.state.progress) for training in self._live.values()])
         losses, gradient, _ = self._stack.losses(self._draw())
         self._optimizer.spare(self._stack.idle)
         norms = clip(gradient, self._for_each([training.options.clip_norm for training in self._live.values()]))
-        for training in self._live.values():
-            training.steps += 1
-        diverged = self._diverged(losses, norms) if self._first.must_check else {}
+        for state in self._states:
+            state.steps += 1
+        step = self._first.steps
+        diverged = self._diverged(losses, norms) if must_check(step, on_gpu=self._on_gpu) else {}
         if diverged:
             rows = self._drop(set(diverged))
             gradient, rates = gradient[rows], rates[rows]
         if self._live:
-            self._optimizer.step(self._stack.weights, gradient, rates, self._first.steps)
+            self._optimizer.step(self._stack.weights, gradient, rates, step)
         return losses, norms, diverged
 
     def _draw(self) -> tuple[Any, ...]:
@@ -128,7 +136,7 @@ class StackedTraining:
         found: dict[int, Reached] = {}
         for (index, training), loss, norm in zip(self._live.items(), losses, norms, strict=True):
             try:
-                training.check_finite({"loss": loss, "gradient_norm": norm})
+                check_finite({"loss": loss, "gradient_norm": norm}, training.steps)
             except DivergedError as error:
                 found[index] = error
         return found
@@ -143,8 +151,8 @@ class StackedTraining:
         return rows
 
     def _set_clocks(self, seconds: float) -> None:
-        for training in self._live.values():
-            training.seconds = seconds
+        for state in self._states:
+            state.seconds = seconds
 
     def _write(self) -> None:
         """Bring every candidate's own learner and optimiser to where its row stands."""
@@ -156,15 +164,15 @@ class StackedTraining:
         """One number a candidate, where the weights are."""
         tensor = torch.tensor(values, dtype=self._stack.weights.dtype)
         # From pinned memory no copy waits for the steps that are still queued.
-        return tensor.pin_memory().to(self._stack.weights.device, non_blocking=True) if self._first.on_gpu else tensor
+        return tensor.pin_memory().to(self._stack.weights.device, non_blocking=True) if self._on_gpu else tensor
 
 
 def _check(trainings: Sequence[Training]) -> None:
     first = trainings[0]
     if any(training.objective is not None for training in trainings):
         raise StackError("an objective with additions to the loss is trained alone")
-    for what in ("budget", "steps", "last_step", "on_gpu"):
-        if any(getattr(training, what) != getattr(first, what) for training in trainings):
+    for what in ("budget", "steps", "last_step"):
+        if any(getattr(training.state, what) != getattr(first.state, what) for training in trainings):
             raise StackError(f"the candidates are not in step: they differ in {what}")
     if any(training.options.optimizer != first.options.optimizer for training in trainings):
         raise StackError("the candidates differ in their optimiser")

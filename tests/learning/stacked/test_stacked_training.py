@@ -139,8 +139,8 @@ def test_a_clock_runs_for_all(digits: FewShotDataset) -> None:
     together = three(digits, prototypical, budget=Budget(seconds=0.2, rungs=RUNGS))
     all_rungs(StackedTraining(together))
     assert {len(training.curve) for training in together} <= {1, 2, 3}
-    assert len({(training.steps, training.seconds) for training in together}) == 1
-    assert together[0].seconds >= 0.2
+    assert len({(training.steps, training.state.seconds) for training in together}) == 1
+    assert together[0].state.seconds >= 0.2
 
 
 def test_what_draws_in_its_pass_is_trained_alone(digits: FewShotDataset) -> None:

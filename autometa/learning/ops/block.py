@@ -1,28 +1,48 @@
 """A block of a backbone in one call: convolution, normalisation, ReLU and pooling, image by image, on a CPU.
 
 The same numbers as `convolved` and `normalised_relu`, to rounding, and as often differentiable. What lies between them
-stays in a core's own cache, and the maps of one or three channels, the largest, are made again instead of kept.
+stays in a core's own cache. Maps of up to four input channels, the largest, are recomputed instead of kept.
 """
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+from contextvars import ContextVar
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from autometa.learning import native
-from autometa.learning.fused import Maps, Statistics, can_fuse, channels_last, empty_like, is_plain, rows_of
+from autometa.learning.ops import native
+from autometa.learning.ops.convolution import can_convolve
+from autometa.learning.ops.memory_format import channels_last, empty_like, rows_of
+from autometa.learning.ops.norm_relu import Maps, can_normalise_relu, known
+from autometa.learning.ops.statistics import Normalisation, Statistics
 
 _LANES = 16  # channels of a block: a multiple of what a vector of the widest registers holds
 _MOST_FILTERS = 160 * 160  # what a core's own cache holds; they pass by once for each row of each image
-_MOST_REMADE = 4  # input channels of which maps are made again sooner than fetched
+_MOST_RECOMPUTED = 4  # input channels of which maps are recomputed sooner than fetched
 
 
-def is_block(images: Tensor, conv: nn.Conv2d, pool: int) -> bool:
-    """Whether `block` serves these images and this convolution."""
+_operations_are_hidden = ContextVar("operations_are_hidden", default=True)
+
+
+@contextlib.contextmanager
+def every_operation_visible() -> Iterator[None]:
+    """Take no block in one call inside: whoever counts operations shall count the same on every machine."""
+    token = _operations_are_hidden.set(False)
+    try:
+        yield
+    finally:
+        _operations_are_hidden.reset(token)
+
+
+def can_run_block(images: Tensor, conv: nn.Conv2d, weight: Tensor, bias: Tensor, by: Normalisation, pool: int) -> bool:
+    """Whether `convolved_relu` serves these images and this convolution."""
     return (
-        is_plain(conv)
+        _operations_are_hidden.get()
+        and can_convolve(images, conv)
         and conv.bias is None
         and conv.kernel_size == (3, 3)
         and conv.padding == (1, 1)
@@ -30,20 +50,28 @@ def is_block(images: Tensor, conv: nn.Conv2d, pool: int) -> bool:
         and conv.in_channels * conv.out_channels <= _MOST_FILTERS
         and (conv.in_channels % _LANES == 0 or not images.requires_grad)
         and conv.weight.dtype == images.dtype
-        and can_fuse(images, pool)
-        # Whoever counts operations shall count the same on every machine.
-        and torch._C._len_torch_dispatch_stack() == 0
+        and can_normalise_relu(images, weight, bias, by, pool)
     )
 
 
+def convolved_relu(
+    images: Tensor, conv: nn.Conv2d, weight: Tensor, bias: Tensor, by: Statistics | None, pool: int
+) -> Tensor:
+    """`normalised_relu` of what `conv` makes of images [M, D, H, W]: [M, C, H // pool, W // pool]."""
+    by = known(by, weight)
+    y, mean, var = block(images, conv.weight, weight, bias, by, pool)
+    by.follow(mean, var, len(images) * images[0, 0].numel())
+    return y
+
+
 def block(
-    images: Tensor, filters: Tensor, weight: Tensor, bias: Tensor, statistics: Statistics, pool: int
+    images: Tensor, filters: Tensor, weight: Tensor, bias: Tensor, by: Statistics, pool: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """`normalised_relu` of what filters [C, D, 3, 3] make of images [M, D, H, W]; returns what that returns."""
+    """The same with filters [C, D, 3, 3], and the mean and biased variance [T, C] that normalised."""
     x = channels_last(images)
     if torch.is_grad_enabled() and any(t.requires_grad for t in (x, filters, weight, bias)):
-        return _Block.apply(x, filters, weight, bias, statistics, pool)
-    passed = _forward(x, filters, weight, bias, _Call.of(x, filters, statistics, pool), None)
+        return _Block.apply(x, filters, weight, bias, by, pool)
+    passed = _forward(x, filters, weight, bias, _Call.of(x, filters, by, pool), None)
     return passed.y.permute(0, 3, 1, 2), passed.mean, passed.var
 
 
@@ -51,16 +79,16 @@ class _Call(NamedTuple):
     """What the kernels are told of sizes."""
 
     maps: Maps
-    remakes: bool
+    recomputes: bool
 
     @classmethod
     def of(cls, x: Tensor, filters: Tensor, statistics: Statistics, pool: int) -> _Call:
         images, inputs, height, width = x.shape
         maps = Maps((images, len(filters), height, width), statistics, pool, inputs)
-        return cls(maps, inputs <= _MOST_REMADE or statistics.mean is not None)
+        return cls(maps, inputs <= _MOST_RECOMPUTED or statistics.given is not None)
 
     def run(self, name: str, x: Tensor, *others: Tensor | None) -> None:
-        native.run_with_room(name, self.maps.sizes, x, *others)
+        native.run_with_workspace(name, self.maps.sizes, x, *others)
 
 
 class _Passed(NamedTuple):
@@ -77,7 +105,7 @@ class _Passed(NamedTuple):
 
 def _forward(x: Tensor, filters: Tensor, weight: Tensor, bias: Tensor, call: _Call, places: Tensor | None) -> _Passed:
     maps = call.maps
-    z = None if call.remakes else x.new_empty(maps.full)
+    z = None if call.recomputes else x.new_empty(maps.full)
     mean, var, inverse, scale = x.new_empty(4, maps.tasks, maps.channels).unbind()
     mean, var = maps.given(x) or (mean, var)
     passed = _Passed(x.new_empty(maps.pooled), x.new_empty(filters.numel()), z, mean, var, inverse, scale)
@@ -101,9 +129,10 @@ class _Block(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gy: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
-        *saved, y = ctx.saved_tensors
+        *inputs, taps, z, mean, var, inverse, scale, places, y = ctx.saved_tensors
         # The output is looked at as numbers: its own derivatives are accounted for in those of the gradient.
-        return *_BlockGradient.apply(gy, *saved, y.detach(), ctx.call, ctx.needs_input_grad[0]), None, None
+        passed = _Passed(rows_of(y.detach()), taps, z, mean, var, inverse, scale)
+        return *_BlockGradient.apply(gy, *inputs, passed, places, ctx.call, ctx.needs_input_grad[0]), None, None
 
 
 class _BlockGradient(torch.autograd.Function):
@@ -117,22 +146,18 @@ class _BlockGradient(torch.autograd.Function):
         filters: Tensor,
         weight: Tensor,
         bias: Tensor,
-        taps: Tensor,
-        z: Tensor | None,
-        mean: Tensor,
-        var: Tensor,
-        inverse: Tensor,
-        scale: Tensor,
+        passed: _Passed,
         places: Tensor,
-        y: Tensor,
         call: _Call,
-        of_x: bool,
+        needs_grad_x: bool,
     ) -> tuple[Tensor | None, Tensor, Tensor, Tensor]:
-        gx, gfilters = empty_like(x) if of_x else None, torch.empty_like(filters, memory_format=torch.contiguous_format)
+        y, taps, z, mean, _, inverse, scale = passed
+        gx = empty_like(x) if needs_grad_x else None
+        gfilters = torch.empty_like(filters, memory_format=torch.contiguous_format)
         sums, gnorm = x.new_empty(2, *mean.shape), x.new_empty(2, call.maps.channels)
-        known = (x, filters.contiguous(), taps, z, mean, inverse)
+        inputs = (x, filters.contiguous(), taps, z, mean, inverse)
         norm = (scale, weight.contiguous(), bias.contiguous())
-        call.run("block_backward", *known, *norm, rows_of(gy), places, rows_of(y), *sums, gx, gfilters, *gnorm)
+        call.run("block_backward", *inputs, *norm, rows_of(gy), places, y, *sums, gx, gfilters, *gnorm)
         ctx.call = call
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(gy, x, filters, weight, taps, z, mean, inverse, places, sums)
@@ -140,19 +165,18 @@ class _BlockGradient(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, *asked: Tensor | None) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, ggx: Tensor | None, *ggs: Tensor | None) -> tuple[Tensor | None, ...]:
         gy, x, filters, weight, taps, z, mean, inverse, places, sums = ctx.saved_tensors
         call, maps = ctx.call, ctx.call.maps
-        vx, *directions = asked
-        known = (x, filters.contiguous(), taps, z, mean, inverse, weight.contiguous())
+        inputs = (x, filters.contiguous(), taps, z, mean, inverse, weight.contiguous())
         along = [
             torch.zeros_like(of) if v is None else v.contiguous()
-            for v, of in zip(directions, (filters, weight, weight), strict=True)
+            for v, of in zip(ggs, (filters, weight, weight), strict=True)
         ]
-        wz = None if call.remakes else x.new_empty(maps.full)
+        wz = None if call.recomputes else x.new_empty(maps.full)
         dx = empty_like(x) if ctx.needs_input_grad[1] else None
         dfilters = torch.empty_like(filters, memory_format=torch.contiguous_format)
         dgy, dweight = x.new_empty(maps.pooled), torch.empty_like(weight)
-        of_y = (rows_of(gy), places, *sums, None if vx is None else rows_of(vx))
-        call.run("block_twice", *known, *of_y, *along, wz, dx, dfilters, dgy, dweight)
-        return dgy.permute(0, 3, 1, 2), dx, dfilters, dweight, *[None] * 11
+        of_y = (rows_of(gy), places, *sums, None if ggx is None else rows_of(ggx))
+        call.run("block_twice", *inputs, *of_y, *along, wz, dx, dfilters, dgy, dweight)
+        return dgy.permute(0, 3, 1, 2), dx, dfilters, dweight, *[None] * 5

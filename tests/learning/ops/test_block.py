@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from autometa.learning import native
-from autometa.learning.block import block, is_block
-from autometa.learning.fused import EPSILON, Statistics
+from autometa.learning.ops import native
+from autometa.learning.ops.block import block, can_run_block, every_operation_visible
+from autometa.learning.ops.statistics import EPSILON, Statistics
 
 Function = Callable[..., Tensor]
 pytestmark = pytest.mark.skipif(not native.is_available(torch.float64), reason="no C compiler here")
@@ -24,10 +24,10 @@ def reference(
     images: Tensor, filters: Tensor, weight: Tensor, bias: Tensor, statistics: Statistics, pool: int
 ) -> Tensor:
     blocks = F.conv2d(images, filters, padding=1).unflatten(0, (statistics.tasks, -1))
-    if statistics.mean is None or statistics.var is None:
+    if statistics.given is None:
         var, mean = torch.var_mean(blocks[:, : statistics.support], (1, 3, 4), correction=0, keepdim=True)
     else:
-        mean, var = statistics.mean[:, None, None], statistics.var[:, None, None]
+        mean, var = (s[:, None, None] for s in statistics.given)
     y = (blocks - mean) * (var + EPSILON).rsqrt() * weight[:, None, None] + bias[:, None, None]
     return F.relu(F.max_pool2d(y.flatten(0, 1), pool))
 
@@ -65,8 +65,8 @@ def test_values_and_derivatives_are_those_of_torch(
     torch.manual_seed(0)
     images, filters = torch.randn(6, inputs, height, width).double(), torch.randn(outputs, inputs, 3, 3).double()
     norm = [torch.randn(outputs).double(), torch.randn(outputs).double()]  # some scales are negative
-    known = (torch.randn(outputs).double(), torch.rand(outputs).double() + 0.5) if given else ()
-    statistics = Statistics(1 if given else tasks, support, *known)
+    known = (torch.randn(outputs).double(), torch.rand(outputs).double() + 0.5) if given else None
+    statistics = Statistics(1 if given else tasks, support, known)
     of_images = inputs % 16 == 0
 
     def found(function: Function) -> list[Tensor]:
@@ -97,8 +97,8 @@ def test_threads_do_not_change_the_sums() -> None:
 _OTHER_THREADS = """
 import sys
 import torch
-from autometa.learning.block import block
-from autometa.learning.fused import Statistics
+from autometa.learning.ops.block import block
+from autometa.learning.ops.statistics import Statistics
 
 torch.manual_seed(0)
 images, filters = torch.randn(37, 16, 12, 12), torch.randn(32, 16, 3, 3).requires_grad_()
@@ -141,6 +141,11 @@ def test_images_may_lie_in_memory_in_any_way(inputs: int) -> None:
             assert torch.equal(a, b)
 
 
+def is_block(images: Tensor, conv: nn.Conv2d) -> bool:
+    channels = conv.out_channels
+    return can_run_block(images, conv, torch.ones(channels), torch.zeros(channels), Statistics(1, len(images)), 2)
+
+
 @pytest.mark.parametrize(
     "conv",
     [
@@ -156,12 +161,19 @@ def test_images_may_lie_in_memory_in_any_way(inputs: int) -> None:
 )
 def test_what_the_kernels_cannot_do_they_are_not_given(conv: nn.Conv2d) -> None:
     images = torch.randn(2, 16, 8, 8)
-    assert is_block(images, nn.Conv2d(16, 16, 3, padding=1, bias=False), 2)
-    assert not is_block(images, conv, 2)
+    assert is_block(images, nn.Conv2d(16, 16, 3, padding=1, bias=False))
+    assert not is_block(images, conv)
 
 
 def test_few_input_channels_give_no_gradient_in_the_images() -> None:
     conv = nn.Conv2d(3, 16, 3, padding=1, bias=False)
     images = torch.randn(2, 3, 8, 8)
-    assert is_block(images, conv, 2)
-    assert not is_block(images.requires_grad_(), conv, 2)
+    assert is_block(images, conv)
+    assert not is_block(images.requires_grad_(), conv)
+
+
+def test_whoever_counts_operations_sees_them_all() -> None:
+    conv, images = nn.Conv2d(3, 16, 3, padding=1, bias=False), torch.randn(2, 3, 8, 8)
+    with every_operation_visible():
+        assert not is_block(images, conv)
+    assert is_block(images, conv)

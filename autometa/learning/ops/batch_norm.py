@@ -12,35 +12,34 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
+
+from autometa.learning.ops.statistics import EPSILON, MOMENTUM, Statistics
 
 _OVER = (0, 2, 3)
 
 
-def batch_normalised(x: Tensor, weight: Tensor, bias: Tensor, averages: tuple[Tensor, ...], **how: float) -> Tensor:
-    """`F.batch_norm` by the statistics of x; averages, mean and variance, are moved in place where there are any."""
-    y: Tensor = _BatchNorm.apply(x, weight, bias, averages or (None, None), how.get("momentum", 0.0), how["eps"])
+def batch_normalised(x: Tensor, weight: Tensor, bias: Tensor, by: Statistics) -> Tensor:
+    """`F.batch_norm` of maps [M, C, H, W]: by given statistics, or by their own, which averages follow in place."""
+    if by.given:
+        mean, var = by.given
+        return F.batch_norm(x, mean, var, weight, bias, eps=EPSILON)
+    y: Tensor = _BatchNorm.apply(x, weight, bias, by.averages or (None, None))
     return y
 
 
 class _BatchNorm(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any,
-        x: Tensor,
-        weight: Tensor,
-        bias: Tensor,
-        averages: tuple[Tensor | None, Tensor | None],
-        momentum: float,
-        epsilon: float,
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, averages: tuple[Tensor | None, Tensor | None]
     ) -> Tensor:
-        y, mean, inverse = torch.native_batch_norm(x, weight, bias, *averages, True, momentum, epsilon)
+        y, mean, inverse = torch.native_batch_norm(x, weight, bias, *averages, True, MOMENTUM, EPSILON)
         ctx.save_for_backward(x, weight, mean, inverse)
-        ctx.epsilon = epsilon
         return y
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
-        return *_Gradient.apply(g, *ctx.saved_tensors, ctx.epsilon), None, None, None
+        return *_Gradient.apply(g, *ctx.saved_tensors), None
 
 
 class _Gradient(torch.autograd.Function):
@@ -48,21 +47,21 @@ class _Gradient(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, g: Tensor, x: Tensor, weight: Tensor, mean: Tensor, inverse: Tensor, epsilon: float
+        ctx: Any, g: Tensor, x: Tensor, weight: Tensor, mean: Tensor, inverse: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        gx, of_weight, of_bias = torch.ops.aten.native_batch_norm_backward(
-            g, x, weight, None, None, mean, inverse, True, epsilon, [True, True, True]
+        gx, gweight, gbias = torch.ops.aten.native_batch_norm_backward(
+            g, x, weight, None, None, mean, inverse, True, EPSILON, [True, True, True]
         )
-        ctx.save_for_backward(g, x, weight, mean, inverse, of_weight, of_bias)
-        return gx, of_weight, of_bias
+        ctx.save_for_backward(g, x, weight, mean, inverse, gweight, gbias)
+        return gx, gweight, gbias
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, v: Tensor, v_weight: Tensor, v_bias: Tensor) -> tuple[Tensor | None, ...]:
         """The derivatives of L = n (w s (p - v̄ ḡ - m q) + v_w m + v_b ḡ), with p the mean of v g and q that of v x̂."""
-        g, x, w, mean, s, of_weight, of_bias = ctx.saved_tensors
+        g, x, w, mean, s, gweight, gbias = ctx.saved_tensors
         n = x.numel() // x.shape[1]
-        m, g_mean = of_weight / n, of_bias / n
+        m, g_mean = gweight / n, gbias / n
         centred = x - _spread(mean)
         v_mean, p, q = v.mean(_OVER), (v * g).mean(_OVER), (v * centred).mean(_OVER) * s
         k = p - v_mean * g_mean - m * q
@@ -73,7 +72,7 @@ class _Gradient(torch.autograd.Function):
         by_g, by_v = of_normalised * s, -ws * s * m
         by_normalised = -ws * s * k - by_g * m - by_v * q
         dx = _affine(-by_g * g_mean - by_v * v_mean, (by_g, g), (by_v, v), (by_normalised * s, centred))
-        return dg, dx, n * s * k, None, None, None
+        return dg, dx, n * s * k, None, None
 
 
 def _affine(constant: Tensor, *terms: tuple[Tensor, Tensor]) -> Tensor:

@@ -3,9 +3,9 @@
    convolution.h. Filters come and go as torch has them, [C][D][3][3]; inside they are taps[3][3][D][C], and `turned` by half
    and transposed, [3][3][C][D], to lead from a gradient in z to one in x.
 
-   Maps z may be null: they are then made again each time, which for a few input channels takes less than to fetch them.
-   Sums over images are of GROUPS of these, so that they do not depend on the number of threads. `room` is for what nobody
-   needs afterwards: as many numbers as `block_room` says, asked with the same shape and number of threads. */
+   Maps z may be null: they are then recomputed each time, which for a few input channels takes less than to fetch them.
+   Sums over images are of GROUPS of these, so that they do not depend on the number of threads. `workspace` has as many
+   numbers as `block_workspace` says, asked with the same shape and number of threads. */
 
 #include "convolution.h"
 #include "maps.h"
@@ -20,18 +20,18 @@
 
 #define ROOT(v) _Generic((v), float: sqrtf, double: sqrt)(v)
 #define GROUPS 16
-#define EPSILON 1e-5 /* as in fused.py */
+#define EPSILON 1e-5 /* as in statistics.py */
 /* Whoever is free takes the next: cores are seldom equally fast for long. */
 #define EACH_GROUP _Pragma("omp parallel for schedule(dynamic) num_threads(threads) if (threads > 1)") \
     for (long group = 0; group < GROUPS; group++)
 #define EACH_IMAGE for (long m = M * group / GROUPS; m < M * (group + 1) / GROUPS; m++)
-/* How room is divided, in numbers from its start: what each thread has to itself, filters arranged in other ways, and
-   sums over a group, an image and a task. */
-typedef struct { long around, own, turned, vtaps, vturned, parts, partial, sums, all; } Room;
+/* How the workspace is divided, in numbers from its start: what each thread has to itself, filters arranged in other
+   ways, and sums over a group, an image and a task. */
+typedef struct { long around, own, turned, vtaps, vturned, parts, partial, sums, all; } Workspace;
 
-static Room room_of(const Shape *s) {
+static Workspace workspace_of(const Shape *s) {
     const long C = s->C, D = s->D, filters = 9 * D * C;
-    Room at;
+    Workspace at;
     at.around = ((s->H + 2) * (s->W + 2) + 63) & ~63L;
     at.own = 2 * at.around * (C + D) + 2 * s->H * s->W * C;
     at.turned = s->threads * at.own;
@@ -44,26 +44,27 @@ static Room room_of(const Shape *s) {
     return at;
 }
 
-long block_room(const Shape *s) { return room_of(s).all; }
+long block_workspace(const Shape *s) { return workspace_of(s).all; }
 
 #define SIZES \
     UNPACK; \
     const long D = s->D, map = H * W * C, image = H * W * D, pooled = Hf * Wf * C, all = 9 * D * C; \
-    const Room at = room_of(s); \
+    const Workspace at = workspace_of(s); \
     const long around = at.around; \
-    REAL *turned = room + at.turned, *vtaps = room + at.vtaps, *vturned = room + at.vturned, *parts = room + at.parts; \
-    REAL *partial = room + at.partial, *sums = room + at.sums; \
+    REAL *turned = workspace + at.turned, *vtaps = workspace + at.vtaps, *vturned = workspace + at.vturned; \
+    REAL *parts = workspace + at.parts, *partial = workspace + at.partial, *sums = workspace + at.sums; \
     (void)image, (void)pooled, (void)turned, (void)vtaps, (void)vturned, (void)sums
 /* A thread's own: two padded images, two padded maps, two maps; each where a vector may begin. */
 #define OWN \
-    REAL *own = room + THREAD * at.own, *px = own, *pv = px + around * D, *pg = pv + around * D, *pd = pg + around * C; \
+    REAL *own = workspace + THREAD * at.own, *px = own, *pv = px + around * D; \
+    REAL *pg = pv + around * D, *pd = pg + around * C; \
     REAL *zm = pd + around * C, *wm = zm + map; \
     clear_border(H, W, D, px), clear_border(H, W, D, pv), clear_border(H, W, C, pg), clear_border(H, W, C, pd); \
     (void)px, (void)pv, (void)pg, (void)pd, (void)zm, (void)wm
 #define INSIDE(padded) (padded + (W + 3) * C)
 #define PITCH ((W + 2) * C)
 
-/* The maps of image m: those kept, or made again; either way its padded image is in px. */
+/* The maps of image m: those kept, or recomputed; either way its padded image is in px. */
 #define MAPS(kept) \
     pad(H, W, D, x + m * image, px); \
     const REAL *zi = kept ? kept + m * map : zm; \
@@ -99,8 +100,8 @@ static void add_up(const Shape *s, const REAL *parts, REAL *filters) {
 
 /* y, place (may be null), and what the derivatives need: taps, mean and var (unless given, with S = 0), r, scale = gamma r,
    and z unless null. */
-void block_forward(const Shape *s, REAL *room, const REAL *x, const REAL *filters, const REAL *gamma, const REAL *beta,
-                   REAL *taps, REAL *z, REAL *mean, REAL *var, REAL *r, REAL *scale, REAL *y, uint8_t *place) {
+void block_forward(const Shape *s, REAL *workspace, const REAL *x, const REAL *filters, const REAL *gamma,
+                   const REAL *beta, REAL *taps, REAL *z, REAL *mean, REAL *var, REAL *r, REAL *scale, REAL *y, uint8_t *place) {
     SIZES;
     arrange(s, filters, taps, 0);
     if (S) {
@@ -131,7 +132,7 @@ void block_forward(const Shape *s, REAL *room, const REAL *x, const REAL *filter
 }
 
 /* The gradients in x (unless gx is null), the filters, gamma and beta; and the sums they come from, for `block_twice`. */
-void block_backward(const Shape *s, REAL *room, const REAL *x, const REAL *filters, const REAL *taps, const REAL *z,
+void block_backward(const Shape *s, REAL *workspace, const REAL *x, const REAL *filters, const REAL *taps, const REAL *z,
                     const REAL *mean, const REAL *r, const REAL *scale, const REAL *gamma, const REAL *beta,
                     const REAL *gy, const uint8_t *place, const REAL *y, REAL *sum_g, REAL *sum_gx, REAL *gx,
                     REAL *gfilters, REAL *ggamma, REAL *gbeta) {
@@ -177,7 +178,7 @@ void block_backward(const Shape *s, REAL *room, const REAL *x, const REAL *filte
 
 /* The gradient of <vx, gx> + <vfilters, gfilters> + <wg, ggamma> + <wb, gbeta> in x (unless dx is null), the filters, gy
    and gamma. wz[M][H][W][C] is kept unless null. */
-void block_twice(const Shape *s, REAL *room, const REAL *x, const REAL *filters, const REAL *taps, const REAL *z,
+void block_twice(const Shape *s, REAL *workspace, const REAL *x, const REAL *filters, const REAL *taps, const REAL *z,
                  const REAL *mean, const REAL *r, const REAL *gamma, const REAL *gy, const uint8_t *place,
                  const REAL *sum_g, const REAL *sum_gx, const REAL *vx, const REAL *vfilters, const REAL *wg,
                  const REAL *wb, REAL *wz, REAL *dx, REAL *dfilters, REAL *dgy, REAL *dgamma) {

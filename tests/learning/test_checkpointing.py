@@ -1,4 +1,4 @@
-"""Inner steps made again in the backward pass give the gradients of those that are kept."""
+"""Inner steps recomputed in the backward pass give the gradients of those that are kept."""
 
 from __future__ import annotations
 

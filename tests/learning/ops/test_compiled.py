@@ -1,4 +1,4 @@
-"""The compiled kernels are loaded from where nobody else can put them, and made again where they are damaged."""
+"""The compiled kernels are loaded from where nobody else can put them, and compiled again where they are damaged."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from autometa.learning import compiled, native
+from autometa.learning.ops import compiled, native
 
 pytestmark = pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler here")
 OTHER_USER = 12345
@@ -68,7 +68,7 @@ def test_a_damaged_library_is_compiled_again(damage: str) -> None:
     file.chmod(0o700)
     again = compiled.load("float")
     assert file_of(again).read_bytes() == whole
-    assert again.block_room
+    assert again.block_workspace
 
 
 def test_a_library_that_others_may_write_is_compiled_again() -> None:

@@ -1,8 +1,8 @@
-"""Inner steps that are made again in the backward pass instead of kept (Chen et al. 2016, Training deep nets with
-sublinear memory cost): of T steps only the weights between them stay, and memory is about that of one.
+"""Gradient checkpointing of inner steps (Chen et al. 2016, Training deep nets with sublinear memory cost).
 
-`torch.utils.checkpoint` is for passes without a gradient inside; here a step is one, so its vector-Jacobian product is
-written out: make the step again, with its graph, and differentiate it.
+Each step is recomputed in the backward pass: of T steps only the weights between them are kept, and memory is about
+that of one. `torch.utils.checkpoint` is for passes without a gradient inside. Here a step has one, so its
+vector-Jacobian product is written out: recompute the step with its graph, and differentiate it.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ Weights = dict[str, Tensor]
 Step = Callable[[Weights, Tensor, bool], Weights]
 
 
-def remade(step: Step, weights: Weights, rates: Tensor, backbone: nn.Module) -> Weights:
+def checkpointed(step: Step, weights: Weights, rates: Tensor, backbone: nn.Module) -> Weights:
     """What `step(weights, rates, True)` gives, to be differentiated once.
 
-    It may depend on nothing else that is learned. When it is made again it draws the random numbers it drew, and
-    leaves the backbone's running averages where they are.
+    It may depend on nothing else that is learned. The recomputation draws the same random numbers, and leaves the
+    backbone's running averages where they are.
     """
     call = _Call(step, list(weights), backbone)
-    found = _Remade.apply(call, rates, *weights.values())
+    found = _Checkpointed.apply(call, rates, *weights.values())
     return dict(zip(call.moved, found, strict=True))
 
 
@@ -47,13 +47,13 @@ class _Call:
         self.moved = list(found)
         return tuple(weight.detach() for weight in found.values())
 
-    def made_again(self, rates: Tensor, *weights: Tensor) -> tuple[Tensor, ...]:
+    def recomputed(self, rates: Tensor, *weights: Tensor) -> tuple[Tensor, ...]:
         """With its graph."""
         with replayed(self._drawn), averages_left_alone(self._backbone):
             return tuple(self._step(dict(zip(self._names, weights, strict=True)), rates, True).values())
 
 
-class _Remade(torch.autograd.Function):
+class _Checkpointed(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, call: _Call, *inputs: Tensor) -> tuple[Tensor, ...]:
         ctx.call = call
@@ -66,5 +66,5 @@ class _Remade(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         inputs = [tensor.detach().requires_grad_() for tensor in ctx.saved_tensors]
         with torch.enable_grad():
-            found = ctx.call.made_again(*inputs)
+            found = ctx.call.recomputed(*inputs)
         return None, *torch.autograd.grad(found, inputs, gradients, allow_unused=True)

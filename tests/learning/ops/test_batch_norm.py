@@ -7,9 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from autometa.learning.batch_norm import batch_normalised
-
-HOW = {"momentum": 0.2, "eps": 1e-3}
+from autometa.learning.ops.batch_norm import batch_normalised
+from autometa.learning.ops.statistics import EPSILON, MOMENTUM, Statistics
 
 
 def parts(*, channels_last: bool = False) -> tuple[Tensor, Tensor, Tensor]:
@@ -22,7 +21,7 @@ def parts(*, channels_last: bool = False) -> tuple[Tensor, Tensor, Tensor]:
 
 def test_both_derivatives_agree_with_finite_differences() -> None:
     def normalised(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        return batch_normalised(x, weight, bias, (), **HOW)
+        return batch_normalised(x, weight, bias, Statistics(1, len(x)))
 
     assert torch.autograd.gradcheck(normalised, parts())
     assert torch.autograd.gradgradcheck(normalised, parts())
@@ -35,9 +34,9 @@ def test_it_is_torchs_averages_and_second_derivatives_included(channels_last: bo
         x, weight, bias = parts(channels_last=channels_last)
         averages = torch.full((3,), 0.3).double(), torch.full((3,), 0.7).double()
         if ours:
-            y = batch_normalised(x, weight, bias, averages, **HOW)
+            y = batch_normalised(x, weight, bias, Statistics(1, len(x), averages=averages))
         else:
-            y = F.batch_norm(x, *averages, weight, bias, training=True, **HOW)
+            y = F.batch_norm(x, *averages, weight, bias, training=True, momentum=MOMENTUM, eps=EPSILON)
         gradients = torch.autograd.grad(y.sin().sum(), [x, weight, bias], create_graph=True)
         total = torch.stack([(gradient * gradient.detach().cos()).sum() for gradient in gradients]).sum()
         found.append([y, *averages, *gradients, *torch.autograd.grad(total, [x, weight, bias])])
@@ -48,7 +47,7 @@ def test_means_far_from_zero_cost_no_digits() -> None:
     found = []
     for dtype in (torch.float32, torch.float64):
         x, weight, bias = (part.detach().to(dtype).requires_grad_() for part in parts())
-        y = batch_normalised(x + 300, weight, bias, (), **HOW)
+        y = batch_normalised(x + 300, weight, bias, Statistics(1, len(x)))
         (gradient,) = torch.autograd.grad(y.sin().sum(), x, create_graph=True)
         found.append(torch.autograd.grad(gradient.square().sum(), x)[0].double())
     torch.testing.assert_close(found[0], found[1], rtol=1e-2, atol=1e-2 * float(found[1].abs().max()))

@@ -15,7 +15,7 @@ from collections.abc import Callable
 
 import torch
 
-from autometa.learning import compiled
+from autometa.learning.ops import compiled
 
 _REAL = {torch.float32: "float", torch.float64: "double"}
 _Sizes = tuple[int, ...]
@@ -32,16 +32,16 @@ def run(name: str, sizes: _Sizes, first: torch.Tensor, *others: torch.Tensor | N
     kernel(_shape(sizes, torch.get_num_threads()), first.data_ptr(), *_pointers(others))
 
 
-def run_with_room(name: str, sizes: _Sizes, first: torch.Tensor, *others: torch.Tensor | None) -> None:
-    """The same for a kernel of a block, which wants room for what nobody needs afterwards.
+def run_with_workspace(name: str, sizes: _Sizes, first: torch.Tensor, *others: torch.Tensor | None) -> None:
+    """The same for a kernel of a block, which needs a workspace.
 
-    The threads may be others at each call, also between a forward and its backward pass, so that the room is asked for
-    with the number of which the kernel is told.
+    The number of threads may change between calls, also between a forward and its backward pass, so the workspace is
+    sized for the number that the kernel is told.
     """
     threads = torch.get_num_threads()
-    room = first.new_empty(_room(first.dtype, sizes, threads))
+    workspace = first.new_empty(_workspace(first.dtype, sizes, threads))
     kernel = _function(name, first.dtype, 3 + len(others))
-    kernel(_shape(sizes, threads), room.data_ptr(), first.data_ptr(), *_pointers(others))
+    kernel(_shape(sizes, threads), workspace.data_ptr(), first.data_ptr(), *_pointers(others))
 
 
 def is_available(dtype: torch.dtype) -> bool:
@@ -80,11 +80,11 @@ def _shape(sizes: _Sizes, threads: int) -> ctypes.c_void_p:
 
 
 @functools.lru_cache(maxsize=256)
-def _room(dtype: torch.dtype, sizes: _Sizes, threads: int) -> int:
+def _workspace(dtype: torch.dtype, sizes: _Sizes, threads: int) -> int:
     library = _library(dtype)
     assert library is not None
-    library.block_room.argtypes, library.block_room.restype = [ctypes.c_void_p], ctypes.c_long
-    return int(library.block_room(_shape(sizes, threads)))
+    library.block_workspace.argtypes, library.block_workspace.restype = [ctypes.c_void_p], ctypes.c_long
+    return int(library.block_workspace(_shape(sizes, threads)))
 
 
 @functools.cache

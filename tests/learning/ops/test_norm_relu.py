@@ -1,4 +1,4 @@
-"""The fused convolution, normalisation, ReLU and pooling give the numbers and derivatives of torch's operations."""
+"""Normalisation, ReLU and pooling in one pass give the numbers and derivatives of torch's operations."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from autometa.data.episodes import EpisodeBatch
-from autometa.learning import native
 from autometa.learning.backbones.conv import Conv
-from autometa.learning.fused import Statistics, channels_last, convolved, normalised_relu
 from autometa.learning.learner import Setting
 from autometa.learning.learners.maml import Maml
 from autometa.learning.normalization import MODES, Layout, Norm
+from autometa.learning.ops import native
+from autometa.learning.ops.norm_relu import normalised_relu
+from autometa.learning.ops.statistics import Statistics
+from tests.learning.ops.derivatives import assert_same, with_derivatives
 
-Function = Callable[..., Tensor]
 needs_kernels = pytest.mark.skipif(not native.is_available(torch.float64), reason="no C compiler here")
 
 
@@ -31,22 +32,6 @@ def without_kernels(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], No
     yield turn_off
     monkeypatch.undo()
     native._library.cache_clear()
-
-
-def with_derivatives(function: Function, inputs: list[Tensor]) -> list[Tensor]:
-    """The value, its gradients, and the gradients of a mixture of these."""
-    inputs = [x.clone().requires_grad_() for x in inputs]
-    directions = [torch.randn(x.shape, generator=torch.Generator().manual_seed(7)).to(x) for x in inputs]
-    y = function(*inputs)
-    first = torch.autograd.grad((y * y.sin()).sum(), inputs, create_graph=True)
-    mixture = sum((g * d).sum() for g, d in zip(first, directions, strict=True))
-    assert isinstance(mixture, Tensor)
-    return [y, *first, *torch.autograd.grad(mixture, inputs)]
-
-
-def assert_same(ours: Function, theirs: Function, inputs: list[Tensor]) -> None:
-    for a, b in zip(with_derivatives(ours, inputs), with_derivatives(theirs, inputs), strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-10)
 
 
 @needs_kernels
@@ -65,7 +50,7 @@ def test_first_and_second_derivatives_are_those_of_torch(
         return F.relu(F.max_pool2d(y.flatten(0, 1), pool))
 
     def ours(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        return normalised_relu(x, weight, bias, Statistics(tasks, support), pool)[0]
+        return normalised_relu(x, weight, bias, Statistics(tasks, support), pool)
 
     torch.manual_seed(0)
     inputs = [torch.randn(6, channels, height, width), torch.randn(channels), torch.randn(channels)]
@@ -81,40 +66,9 @@ def test_given_statistics_are_constants() -> None:
         return F.relu(F.max_pool2d(F.batch_norm(x, mean, var, weight, bias, False), 2))
 
     def ours(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        return normalised_relu(x, weight, bias, Statistics(1, 6, mean, var), 2)[0]
+        return normalised_relu(x, weight, bias, Statistics(1, 6, given=(mean, var)), 2)
 
     assert_same(ours, theirs, [torch.randn(6, 5, 8, 8).double(), torch.randn(5).double(), torch.randn(5).double()])
-
-
-@pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize("kernel", [3, 5])
-def test_a_convolution_is_differentiated_twice(kernel: int, bias: bool) -> None:
-    torch.manual_seed(0)
-    conv = nn.Conv2d(2, 4, kernel, padding=kernel // 2, bias=bias).double()
-    parameters = [p.detach() for p in conv.parameters()]
-
-    def with_weights(how: Callable[[nn.Conv2d, Tensor], Tensor]) -> Function:
-        def function(x: Tensor, *weights: Tensor) -> Tensor:
-            found = torch.func.functional_call(_Called(conv, how), {f"conv.{n}": w for n, w in named(weights)}, (x,))
-            assert isinstance(found, Tensor)
-            return found
-
-        return function
-
-    def named(weights: tuple[Tensor, ...]) -> list[tuple[str, Tensor]]:
-        return list(zip([name for name, _ in conv.named_parameters()], weights, strict=True))
-
-    images = torch.randn(3, 2, 6, 5).double()
-    assert_same(with_weights(lambda c, x: convolved(x, c)), with_weights(lambda c, x: c(x)), [images, *parameters])
-
-
-class _Called(nn.Module):
-    def __init__(self, conv: nn.Conv2d, how: Callable[[nn.Conv2d, Tensor], Tensor]) -> None:
-        super().__init__()
-        self.conv, self.how = conv, how
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.how(self.conv, x)
 
 
 @needs_kernels
@@ -170,17 +124,11 @@ def test_second_order_maml_has_the_same_gradient_with_and_without_kernels(withou
 def test_what_is_not_a_number_stays_so() -> None:
     x = torch.randn(4, 8, 6, 6)
     x[0, 3, 2, 2] = float("nan")
-    y, mean, _ = normalised_relu(x, torch.ones(8), torch.zeros(8), Statistics(1, 4), 2)
+    averages = torch.zeros(8), torch.ones(8)
+    y = normalised_relu(x, torch.ones(8), torch.zeros(8), Statistics(1, 4, averages=averages), 2)
     assert y[:, 3].isnan().all()
-    assert mean[0, 3].isnan()
+    assert averages[0][3].isnan()
     assert y[:, :3].isfinite().all()
-
-
-def test_one_channel_has_strides_of_channels_last() -> None:
-    images = torch.randn(4, 1, 6, 5)
-    same = channels_last(images)
-    assert torch.equal(same, images)
-    assert same.stride() == (30, 1, 5, 1)
 
 
 @pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler here")
