@@ -31,16 +31,16 @@ from rich.console import Console
 from autometa import trial_attributes
 from autometa.archives import read
 from autometa.cli.live import LiveTable
+from autometa.events import SearchStarted
+from autometa.hpo.capped_history import CappedHistory
+from autometa.hpo.ledger import Ledger
+from autometa.hpo.pruning import make_pruner, make_sampler
+from autometa.hpo.single_writer import SingleWriter
+from autometa.hpo.storage import open_storage
 from autometa.records import Accuracy, Budget, EpisodeSpec, RungReport, StudyRecord, TrialConfig, TrialRecord
 from autometa.space.files import load_space
 from autometa.space.space import SearchSpace
 from autometa.study import warm
-from autometa.study.capped_history import CappedHistory
-from autometa.study.events import SearchStarted
-from autometa.study.ledger import Ledger
-from autometa.study.pruning import make_pruner, make_sampler
-from autometa.study.single_writer import SingleWriter
-from autometa.study.storage import open_storage
 
 BAR_MS, BAR_GROWTH = {"sqlite": 100.0, "postgresql": 200.0}, 2.0
 SIZES = (500, 5000)

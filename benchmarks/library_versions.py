@@ -1,7 +1,7 @@
 """Whether the tests pass with the lowest and the highest version of a library that pyproject.toml allows.
 
     python benchmarks/library_versions.py optuna
-    python benchmarks/library_versions.py ray --only lowest --tests tests/study/test_cluster.py
+    python benchmarks/library_versions.py ray --only lowest --tests tests/orchestrator/test_cluster.py
 
 Each version is installed alone into a virtual environment that else sees the packages of this one.
 """
@@ -24,8 +24,16 @@ from packaging.version import Version
 ROOT = Path(__file__).parents[1]
 # Tests of the parts that touch it; they take minutes.
 TESTS = {
-    "optuna": ["tests/test_optuna_private.py", "tests/study", "tests/priors", "--deselect=tests/study/test_search.py"],
-    "ray": ["tests/study/test_cluster.py", "tests/study/test_ray_cluster.py"],
+    "optuna": [
+        "tests/test_optuna_private.py",
+        "tests/hpo",
+        "tests/study",
+        "tests/sampling",
+        "tests/pruning",
+        "tests/archives",
+        "--deselect=tests/study/test_search.py",
+    ],
+    "ray": ["tests/orchestrator/test_cluster.py", "tests/orchestrator/test_ray_cluster.py"],
     "torch": ["tests/learning", "tests/trial"],
 }
 

@@ -3,7 +3,7 @@
     python benchmarks/simulated.py
     python benchmarks/simulated.py --sampler random --at-once 10 100 1000 --table off
 
-Real are the bridge's searcher and scheduler, the JSON of jobs and reports, the ledger, sampler, pruner, SQLite storage
+Real are the searcher and scheduler, the JSON of jobs and reports, the ledger, sampler, pruner, SQLite storage
 and live table. Not there are Ray's processes and Tune's own loop: a thousand actors need more than this machine has. A
 worker's answer is due at a simulated time; the driver takes the answers in their order, as fast as it can.
 """
@@ -30,16 +30,16 @@ from driver import RUNGS, SAMPLERS, live_table, make
 from end_to_end import RESULTS, machine
 from ray.tune.schedulers import TrialScheduler
 
+from autometa.events import SearchStarted, ignore
+from autometa.hpo.capped_history import CappedHistory
+from autometa.hpo.ledger import Asked, Ledger
+from autometa.hpo.pruning import make_pruner
+from autometa.hpo.single_writer import SingleWriter
+from autometa.hpo.storage import open_storage
+from autometa.orchestrator.cluster import Share
+from autometa.orchestrator.ray_tune import _Propose, _Prune
 from autometa.records import Accuracy, Budget, EpisodeSpec, RungReport, TrialConfig, TrialRecord
 from autometa.space.files import load_space
-from autometa.study.bridge import _Propose, _Prune
-from autometa.study.capped_history import CappedHistory
-from autometa.study.cluster import Share
-from autometa.study.events import SearchStarted, ignore
-from autometa.study.ledger import Asked, Ledger
-from autometa.study.pruning import make_pruner
-from autometa.study.single_writer import SingleWriter
-from autometa.study.storage import open_storage
 from autometa.trial.job import DatasetRef, Job
 
 AT_ONCE = (10, 100, 1000)

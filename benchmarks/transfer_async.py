@@ -26,8 +26,8 @@ from transfer_report import Facts, environment, interval, keep, markdown, short,
 from transfer_runs import Cell, Setting, add_common, cells, noted, open_suite, run_all, seed_of, setting
 from transfer_tasks import Array, Cube, Scale, Suite, Task
 
+from autometa.hpo.pruning import make_pruner
 from autometa.past import PastStudy
-from autometa.study.pruning import make_pruner
 
 TYPICAL = 1000
 

@@ -1,6 +1,6 @@
 """Any study of Optuna as a past study to learn from, whoever made it.
 
-It does not open storages (`study/storage.py` does) and asks nothing of the study's sampler or pruner.
+It does not open storages (`hpo/storage.py` does) and asks nothing of the study's sampler or pruner.
 """
 
 from __future__ import annotations

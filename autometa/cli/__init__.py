@@ -19,7 +19,7 @@ def main() -> None:
     """Entry point of the `autometa` command."""
     warnings.showwarning = _warn
     if any(argument.startswith("--storage") for argument in sys.argv):
-        from autometa.study.storage_url import hide_from_others
+        from autometa.hpo.storage_url import hide_from_others
 
         hide_from_others()
     try:

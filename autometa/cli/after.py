@@ -42,8 +42,8 @@ def export(
     """Write the best configurations of a study as recipes that `autometa train` takes."""
     from autometa.archives.folders import safe_name
     from autometa.cli.words import marked
+    from autometa.hpo.storage import damage_told, default_url, load_study, open_storage
     from autometa.study.export import best_recipes
-    from autometa.study.storage import damage_told, default_url, load_study, open_storage
     from autometa.trial.recipe import write_recipes
 
     url = storage or default_url()
@@ -260,8 +260,8 @@ def dashboard(
     port: Annotated[int, Opt(min=0, max=65535, help="Port to listen on.")] = 8080,
 ) -> None:
     """Open Optuna's dashboard on the studies, also while a search runs."""
+    from autometa.hpo.storage import default_url
     from autometa.study.dashboard import serve
-    from autometa.study.storage import default_url
 
     serve(
         storage or default_url(),

@@ -20,8 +20,7 @@ from rich.table import Table
 from rich.text import Text
 
 from autometa.cli.words import for_new_classes, percent, seconds, summary
-from autometa.records import Accuracy
-from autometa.study.events import (
+from autometa.events import (
     ClusterJoined,
     Confirmed,
     Confirming,
@@ -33,6 +32,7 @@ from autometa.study.events import (
     TrialStarted,
     Warned,
 )
+from autometa.records import Accuracy
 
 # Drawing a hundred trials four times a second took three quarters of the driver's time, for more than a screen holds.
 _MOST_ROWS = 20

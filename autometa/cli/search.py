@@ -41,7 +41,7 @@ def search(
     if not as_json and sys.stderr.isatty():
         print("starting …", file=sys.stderr, flush=True)
     gc.disable()  # looking for garbage among what is imported takes a tenth of the time, and there is none
-    from autometa.study.cluster import Cluster
+    from autometa.orchestrator.cluster import Cluster
 
     # Its processes come up while the rest is imported.
     with Cluster(settings.address, workers=settings.workers, on_lost=_end) as cluster:

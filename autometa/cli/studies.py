@@ -86,8 +86,8 @@ def archive(
     replace: Replace = False,
 ) -> None:
     """Write an archive of a study as far as it has come, such as an interrupted search."""
+    from autometa.hpo.storage import default_url
     from autometa.study.imports import check_free, from_search
-    from autometa.study.storage import default_url
 
     own = from_search(study, storage or default_url())
     check_free([own], to, replace=replace)

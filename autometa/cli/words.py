@@ -83,7 +83,7 @@ def size(facts: Mapping[str, Scalar]) -> str:
 
 def storage_option(storage: str | None) -> str:
     """` --storage URL` for the next command, without a password; nothing where none was given to this one."""
-    from autometa.study.storage_url import masked
+    from autometa.hpo.storage_url import masked
 
     return f" --storage {shlex.quote(masked(storage))}" if storage else ""
 

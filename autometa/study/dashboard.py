@@ -10,7 +10,7 @@ from wsgiref.simple_server import WSGIRequestHandler, make_server
 import optuna_dashboard
 
 from autometa.errors import ConfigError
-from autometa.study.storage import damage_told, open_storage
+from autometa.hpo.storage import damage_told, open_storage
 
 
 class _Quiet(WSGIRequestHandler):

@@ -11,9 +11,10 @@ import optuna
 
 from autometa import trial_attributes as attributes
 from autometa.errors import StudyError
+from autometa.hpo import settings
+from autometa.hpo.ledger import ended, record_of
 from autometa.records import Budget, Confirmation, StudyRecord, TrialRecord
-from autometa.study import confirm, settings
-from autometa.study.ledger import ended, record_of
+from autometa.study import confirm
 from autometa.trial.abilities import marks
 from autometa.trial.recipe import Recipe
 

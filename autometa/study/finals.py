@@ -16,14 +16,15 @@ import optuna
 from optuna.trial import FrozenTrial
 
 from autometa import trial_attributes as attributes
+from autometa.events import Confirmed, Confirming, OnEvent, Retraining, Warned
+from autometa.hpo import settings
+from autometa.hpo.ledger import ended, record_of
 from autometa.learning import intervals, scores
 from autometa.learning.checkpoint_facts import exists
 from autometa.learning.scores import Scores
+from autometa.orchestrator.cluster import Share
 from autometa.records import Accuracy, Confirmation, Look, Retrained, StudyRecord, TrialRecord
-from autometa.study import confirm, settings
-from autometa.study.cluster import Share
-from autometa.study.events import Confirmed, Confirming, OnEvent, Retraining, Warned
-from autometa.study.ledger import ended, record_of
+from autometa.study import confirm
 from autometa.study.plan import Plan
 from autometa.trial.measured import Measured, together
 
@@ -129,7 +130,7 @@ class _Finals:
         return bool(known and known.retrained and len(known.retrained.seeds) >= len(seeds))
 
     def _train(self, models: Sequence[tuple[int, int]]) -> None:
-        from autometa.study import bridge
+        from autometa.orchestrator import ray_tune
 
         budget, gpus = settings.read(self.study).budget, self.share.gpus
         values = {t.number: record_of(t).config.values for t in ended(self.study)}
@@ -138,7 +139,7 @@ class _Finals:
             folder = self.seed_folder(trial, seed)
             job = self.plan.job(values[trial], seed, folder, budget=budget, use_gpu=gpus > 0)
             calls.append({"job": job.model_dump_json(), "gpus": gpus})
-        for index, record in bridge.run_everywhere(bridge.train_in_worker, calls, self.share):
+        for index, record in ray_tune.run_everywhere(ray_tune.train_in_worker, calls, self.share):
             if record.state == "fail":
                 trial, seed = models[index]
                 self.on_event(Warned(f"trial {trial} trained again with seed {seed} failed: {record.reason}"))
@@ -154,9 +155,9 @@ class _Finals:
         seed = (confirm.test_seed if split == "test" else confirm.confirm_seed)(self.plan.settings.seed)
         how: dict[str, Any] = {"split": split, "episodes": confirm.EPISODES, "seed": seed}
         how |= {"use_gpu": self.share.gpus > 0, "dataset": self.plan.ref}
-        from autometa.study import bridge
+        from autometa.orchestrator import ray_tune
 
-        return bridge.run_everywhere(bridge.measure_in_worker, [{"folder": m, **how} for m in models], self.share)
+        return ray_tune.run_everywhere(ray_tune.measure_in_worker, [{"folder": m, **how} for m in models], self.share)
 
     def _frozen(self, trial: int) -> FrozenTrial:
         return next(t for t in ended(self.study) if t.number == trial)

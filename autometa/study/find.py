@@ -10,12 +10,12 @@ from autometa.archives import archive, folders, read
 from autometa.archives.archive import ArchivedStudy
 from autometa.archives.optuna_study import from_optuna
 from autometa.errors import ConfigError, StudyError, did_you_mean
+from autometa.hpo import settings
+from autometa.hpo.ledger import ended_records
+from autometa.hpo.storage import default_url, load_study, masked, reading, storage_exists
 from autometa.past import PastStudy
 from autometa.records import StudyRecord
-from autometa.study import settings
-from autometa.study.ledger import ended_records
 from autometa.study.listing import where
-from autometa.study.storage import default_url, load_study, masked, reading, storage_exists
 
 
 @dataclass(frozen=True)

@@ -21,11 +21,11 @@ from autometa.archives.optuna_study import from_optuna
 from autometa.archives.table import from_table
 from autometa.archives.table_files import is_table, read_table, table_name
 from autometa.errors import ConfigError, StudyError, did_you_mean
+from autometa.hpo import settings
+from autometa.hpo.ledger import ended_records
+from autometa.hpo.storage import load_study, masked, reading
 from autometa.past import PastStudy, PastTrial
 from autometa.records import StudyRecord, TrialRecord
-from autometa.study import settings
-from autometa.study.ledger import ended_records
-from autometa.study.storage import load_study, masked, reading
 
 OnStudy = Callable[[int, int], None]
 """Called with how many studies have been read, and of how many."""

@@ -11,11 +11,12 @@ import optuna
 from autometa import shipped
 from autometa.archives import archive, read
 from autometa.errors import AutometaError, StudyError
+from autometa.hpo import settings
+from autometa.hpo.ledger import ended_records
+from autometa.hpo.storage import damage_told, default_url, masked, open_storage, storage_exists
 from autometa.past import PastStudy
 from autometa.records import Accuracy, StudyRecord, TrialRecord
-from autometa.study import confirm, settings
-from autometa.study.ledger import ended_records
-from autometa.study.storage import damage_told, default_url, masked, open_storage, storage_exists
+from autometa.study import confirm
 from autometa.trial.abilities import marks
 
 

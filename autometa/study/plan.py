@@ -22,15 +22,15 @@ from autometa.data.dataset import FewShotDataset
 from autometa.data.identity import identity_of
 from autometa.data.load import load_dataset
 from autometa.errors import ConfigError, DataError
+from autometa.hpo import settings as study_settings
+from autometa.hpo.pruning import make_pruner
+from autometa.hpo.storage import damage_told, default_url, open_storage, reading, storage_exists
+from autometa.orchestrator.cluster import Share, require_local_gpus
 from autometa.records import Budget, EpisodeSpec, Scalar, StudyRecord, TrialConfig
 from autometa.space.files import load_space, shipped_spaces
 from autometa.space.parameters import Choice, Range
 from autometa.space.space import SearchSpace
-from autometa.study import settings as study_settings
-from autometa.study.cluster import Share, require_local_gpus
-from autometa.study.pruning import make_pruner
 from autometa.study.search_settings import SearchSettings
-from autometa.study.storage import damage_told, default_url, open_storage, reading, storage_exists
 from autometa.tasks.features import features
 from autometa.trial.abilities import external_backbones, is_transductive
 from autometa.trial.job import DatasetRef, Job

@@ -19,19 +19,24 @@ import optuna
 from autometa import trial_attributes as attributes
 from autometa.archives import archive
 from autometa.errors import StopSearchError, StudyError
+from autometa.events import ClusterJoined, OnEvent, SearchStarted, Warned, ignore
+from autometa.hpo import settings
+from autometa.hpo.capped_history import CappedHistory
+from autometa.hpo.ledger import Asked, Ledger, ended, record_of
+from autometa.hpo.never_twice import NeverTwice
+from autometa.hpo.pruning import make_pruner
+from autometa.hpo.single_writer import SingleWriter
+from autometa.hpo.storage import RUNS, masked, storage_failures
+from autometa.hpo.tried import Tried
+from autometa.orchestrator.cluster import Cluster, Share
 from autometa.records import (
     Comparison,
     Confirmation,
     StudyRecord,
     TrialRecord,
 )
-from autometa.study import confirm, finals, settings, warm
-from autometa.study.capped_history import CappedHistory
-from autometa.study.cluster import Cluster, Share
+from autometa.study import confirm, finals, warm
 from autometa.study.documented import with_fields_of
-from autometa.study.events import ClusterJoined, OnEvent, SearchStarted, Warned, ignore
-from autometa.study.ledger import Asked, Ledger, ended, record_of
-from autometa.study.never_twice import NeverTwice
 from autometa.study.plan import (
     PART_FOR_TRIALS,
     Plan,
@@ -42,11 +47,7 @@ from autometa.study.plan import (
     trial_budget,
     with_features,
 )
-from autometa.study.pruning import make_pruner
 from autometa.study.search_settings import SearchSettings
-from autometa.study.single_writer import SingleWriter
-from autometa.study.storage import RUNS, masked, storage_failures
-from autometa.study.tried import Tried
 from autometa.trial.job import Job
 
 VALIDATION_EPISODES = 100
@@ -133,9 +134,9 @@ def search(asked: Search) -> SearchResult:
 
 def _trials_at_once(plan: Plan) -> int:
     """How many of the plan's trials share one GPU."""
-    from autometa.study import bridge
+    from autometa.orchestrator import ray_tune
 
-    return bridge.ask_trials_at_once(
+    return ray_tune.ask_trials_at_once(
         plan.space,
         spec=plan.episodes,
         image_shape=plan.dataset.image_shape,
@@ -248,13 +249,15 @@ def _run_trials(plan: Plan, ledger: Ledger, record: StudyRecord, share: Share) -
         folder = plan.trials_folder / asked.folder
         return plan.job(asked.values, asked.seed, folder, budget=record.budget, use_gpu=share.gpus > 0)
 
-    from autometa.study import bridge  # Ray Tune takes a second to import, and must not while Ray starts in its thread
+    from autometa.orchestrator import (
+        ray_tune,  # Ray Tune takes a second to import, and must not while Ray starts in its thread
+    )
 
     deadline = plan.deadline
     if deadline:
         deadline -= (1 - PART_FOR_TRIALS) * (deadline - time.monotonic())
     try:
-        bridge.run_trials(
+        ray_tune.run_trials(
             ledger, make_job, trials=missing, share=share, scratch=plan.folder / "tune", deadline=deadline
         )
         interrupted = bool(ledger.running) and not (deadline and time.monotonic() >= deadline - 1)

@@ -17,12 +17,12 @@ from optuna.samplers import BaseSampler
 from autometa import trial_attributes as attributes
 from autometa.archives import read
 from autometa.errors import StudyError
+from autometa.hpo.ledger import ended
+from autometa.hpo.pruning import make_sampler
 from autometa.past import PastStudy
 from autometa.records import Scalar, StudyRecord
 from autometa.sampling.sampler import PriorSampler
 from autometa.space.space import SearchSpace
-from autometa.study.ledger import ended
-from autometa.study.pruning import make_sampler
 from autometa.tasks.similarity import coordinates, distances, log_weights
 from autometa.trial.abilities import marks
 

@@ -218,7 +218,7 @@ def test_a_recipe_that_does_not_fit_says_where(
 def test_the_dashboard_answers_on_loopback(folder: Path) -> None:
     import urllib.request
 
-    from autometa.study.storage import open_storage
+    from autometa.hpo.storage import open_storage
     from tests.study.test_search import environment
 
     open_storage("sqlite:///runs/autometa.db")

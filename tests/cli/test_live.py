@@ -9,8 +9,7 @@ import pytest
 from rich.console import Console, RenderableType
 
 from autometa.cli.live import JsonLines, LiveTable, PlainLines
-from autometa.records import Accuracy, ClassInterval, Confirmation, RungReport
-from autometa.study.events import (
+from autometa.events import (
     Confirmed,
     Confirming,
     Event,
@@ -20,6 +19,7 @@ from autometa.study.events import (
     TrialStarted,
     Warned,
 )
+from autometa.records import Accuracy, ClassInterval, Confirmation, RungReport
 
 
 def accuracy(mean: float) -> Accuracy:

@@ -17,11 +17,11 @@ from optuna.trial import TrialState, create_trial
 from autometa import shipped
 from autometa.archives import archive, foreign
 from autometa.archives.read import past_studies, past_study
+from autometa.hpo import settings
+from autometa.hpo.ledger import Ledger
+from autometa.hpo.single_writer import SingleWriter
+from autometa.hpo.storage import open_storage
 from autometa.records import TrialConfig, TrialRecord
-from autometa.study import settings
-from autometa.study.ledger import Ledger
-from autometa.study.single_writer import SingleWriter
-from autometa.study.storage import open_storage
 from tests.archives.example_studies import LOSSES, STUDY, TRIALS
 from tests.cli.test_cli import run
 from tests.study.test_ledger import SPACE, record, report

@@ -14,12 +14,13 @@ from optuna.trial import TrialState
 import autometa
 from autometa import trial_attributes as attributes
 from autometa.errors import DataChangedError, StopSearchError, StudyError
+from autometa.events import Confirmed, Confirming, Event, RungReached, TrialEnded
+from autometa.hpo import settings
+from autometa.hpo.ledger import ended
+from autometa.hpo.storage import load_study, open_storage
+from autometa.orchestrator.cluster import Cluster
 from autometa.records import StudyRecord, parse_budget
-from autometa.study import export, settings
-from autometa.study.cluster import Cluster
-from autometa.study.events import Confirmed, Confirming, Event, RungReached, TrialEnded
-from autometa.study.ledger import ended
-from autometa.study.storage import load_study, open_storage
+from autometa.study import export
 from autometa.trial.recipe import read_recipes, write_recipes
 from autometa.trial.run import job_of, prepare
 from autometa.trial.train import train

@@ -15,10 +15,10 @@ from PIL import Image
 from autometa import trial_attributes as attributes
 from autometa.archives.folders import check_name
 from autometa.errors import ConfigError, DataError, StudyError
+from autometa.hpo import settings
 from autometa.records import Accuracy, Budget, RungReport
 from autometa.space.parameters import Choice
 from autometa.space.space import SearchSpace
-from autometa.study import settings
 from autometa.study.export import best_recipes
 from autometa.study.plan import Plan, existing_record, make_plan, require_comparable, study_record, with_features
 from autometa.study.search_settings import SearchSettings

@@ -23,10 +23,10 @@ import autometa
 from autometa import trial_attributes as attributes
 from autometa.archives import archive
 from autometa.errors import ConfigError, StudyError
+from autometa.events import Event, Warned
+from autometa.hpo.ledger import ended
+from autometa.hpo.storage import open_storage
 from autometa.records import parse_budget
-from autometa.study.events import Event, Warned
-from autometa.study.ledger import ended
-from autometa.study.storage import open_storage
 from tests.data.test_load import image_folder
 
 Start = Callable[[list[str]], subprocess.Popen]
@@ -418,7 +418,7 @@ def test_a_gpu_that_is_not_there_is_one_line_and_nothing_is_written(folder: Path
 
 
 def test_the_budget_of_a_trial_fits_the_time_given(folder: Path) -> None:
-    from autometa.study.bridge import Share
+    from autometa.orchestrator.ray_tune import Share
     from autometa.study.plan import make_plan, trial_budget
     from autometa.study.search_settings import SearchSettings
 
@@ -438,6 +438,6 @@ def test_a_cluster_that_is_not_there_is_one_line_at_once(folder: Path) -> None:
 
 
 def test_two_processes_may_make_the_storage_at_once(folder: Path) -> None:
-    code = "from autometa.study.storage import open_storage; open_storage('sqlite:///both.db')"
+    code = "from autometa.hpo.storage import open_storage; open_storage('sqlite:///both.db')"
     both = [subprocess.Popen([sys.executable, "-c", code], cwd=folder, env=environment()) for _ in range(3)]
     assert [process.wait(timeout=60) for process in both] == [0, 0, 0]

@@ -13,9 +13,9 @@ import pytest
 
 from autometa import trial_attributes as attributes
 from autometa.data.load import load_dataset
+from autometa.hpo.ledger import ended
+from autometa.hpo.storage import load_study, open_storage
 from autometa.study import confirm
-from autometa.study.ledger import ended
-from autometa.study.storage import load_study, open_storage
 from tests.study.test_search import environment
 
 # A package that adds a backbone, and with it notes which images of the data set a worker gathers into batches.

@@ -14,8 +14,8 @@ from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState
 
+from autometa.hpo.shown import showing
 from autometa.sampling import inferred
-from autometa.study.shown import showing
 
 _PAST = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING)
 

@@ -18,7 +18,7 @@ import pytest
 from optuna.trial import TrialState
 
 import autometa
-from autometa.study.storage import load_study, open_storage
+from autometa.hpo.storage import load_study, open_storage
 
 # It stops itself where anything hangs: no test of a cluster may hold up the others.
 pytestmark = pytest.mark.timeout(240)

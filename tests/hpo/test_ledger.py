@@ -11,17 +11,17 @@ from optuna.storages import InMemoryStorage
 from optuna.trial import TrialState
 
 from autometa import trial_attributes as attributes
+from autometa.events import Event, RungReached, TrialEnded, TrialStarted, Warned
+from autometa.hpo import settings
+from autometa.hpo.ledger import MAX_ATTEMPTS, Ledger, ended, record_of
+from autometa.hpo.never_twice import NeverTwice
+from autometa.hpo.pruning import make_pruner
+from autometa.hpo.single_writer import SingleWriter
+from autometa.hpo.tried import Tried
 from autometa.past import PastReport, PastStudy, PastTrial
 from autometa.records import Accuracy, Budget, EpisodeSpec, RungReport, StudyRecord, TrialConfig, TrialRecord
 from autometa.space.parameters import Choice, Range
 from autometa.space.space import SearchSpace
-from autometa.study import settings
-from autometa.study.events import Event, RungReached, TrialEnded, TrialStarted, Warned
-from autometa.study.ledger import MAX_ATTEMPTS, Ledger, ended, record_of
-from autometa.study.never_twice import NeverTwice
-from autometa.study.pruning import make_pruner
-from autometa.study.single_writer import SingleWriter
-from autometa.study.tried import Tried
 
 SPACE = SearchSpace("s", (Choice("learner", ("a", "b")), Range("a.rate", 0.1, 1.0, when={"learner": ("a",)})))
 

@@ -33,7 +33,7 @@ gc.disable()  # looking for garbage among what is imported takes a tenth of the 
 with _turn():
     import torch._dynamo  # noqa: F401  (an optimizer does so when it is made)
 
-    import autometa.study.bridge
+    import autometa.orchestrator.ray_tune
     import autometa.trial.run  # noqa: F401
 gc.freeze()
 gc.enable()

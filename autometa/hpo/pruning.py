@@ -8,10 +8,10 @@ from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner
 from optuna.samplers import BaseSampler
 
 from autometa.errors import ConfigError, did_you_mean
+from autometa.hpo.failures import FailureAwareTPE
+from autometa.hpo.halving import HalvingPruner
 from autometa.past import PastStudy
 from autometa.pruning.pruner import PriorPruner
-from autometa.study.failures import FailureAwareTPE
-from autometa.study.halving import HalvingPruner
 
 # Rungs are counted 1, 2, 3, …: with the default nine, halving decides at 2, 4 and 8 and keeps the better half.
 # Deciding at the first rung, keeping a third, ended all but 2 of 16 trials on digits, and always the learners

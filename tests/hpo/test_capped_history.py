@@ -11,10 +11,10 @@ from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.storages import InMemoryStorage
 from optuna.trial import TrialState, create_trial
 
+from autometa.hpo.capped_history import CappedHistory
+from autometa.hpo.pruning import PRUNERS, make_pruner
 from autometa.past import PastReport, PastStudy, PastTrial
 from autometa.sampling.sampler import PriorSampler
-from autometa.study.capped_history import CappedHistory
-from autometa.study.pruning import PRUNERS, make_pruner
 
 
 class Looking(RandomSampler):

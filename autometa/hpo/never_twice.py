@@ -13,8 +13,8 @@ from optuna.samplers import BaseSampler, RandomSampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
+from autometa.hpo.tried import Tried
 from autometa.records import Scalar
-from autometa.study.tried import Tried
 
 # How often the sampler is asked again, and how often chance after it, before the space is gone through in order.
 _ASKS = 8

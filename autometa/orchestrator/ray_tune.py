@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 # Sets what Ray reads when it is imported.
-from autometa.study.cluster import Share  # isort: split
+from autometa.orchestrator.cluster import Share  # isort: split
 
 import ray
 from ray import tune
@@ -33,7 +33,7 @@ from autometa.trial.job import Job
 from autometa.trial.measured import Measured
 
 if TYPE_CHECKING:  # a worker imports this file, and starts faster without Optuna
-    from autometa.study.ledger import Asked, Ledger
+    from autometa.hpo.ledger import Asked, Ledger
 
 # A worker that was killed is started again this often, and its trial goes on from its checkpoint.
 _RETRIES = 2

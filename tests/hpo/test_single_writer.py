@@ -15,9 +15,9 @@ from optuna.storages import BaseStorage, RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from autometa import trial_attributes as attributes
-from autometa.study.single_writer import SingleWriter
-from autometa.study.storage import open_storage
-from tests.study.postgresql import server
+from autometa.hpo.single_writer import SingleWriter
+from autometa.hpo.storage import open_storage
+from tests.hpo.postgresql import server
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ from optuna.storages import BaseStorage
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from autometa.study.shown import showing
+from autometa.hpo.shown import showing
 
 MOST = 300
 

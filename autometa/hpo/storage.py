@@ -20,10 +20,10 @@ from optuna.storages.journal import JournalFileBackend
 from sqlalchemy import event, exc
 
 from autometa.errors import AutometaError, StorageError, StudyError, did_you_mean, write_trouble
-from autometa.study.storage_url import JOURNAL, file_of, is_in_memory, is_readable, whole, without_secrets
-from autometa.study.storage_url import RUNS as RUNS
-from autometa.study.storage_url import default_url as default_url
-from autometa.study.storage_url import masked as masked
+from autometa.hpo.storage_url import JOURNAL, file_of, is_in_memory, is_readable, whole, without_secrets
+from autometa.hpo.storage_url import RUNS as RUNS
+from autometa.hpo.storage_url import default_url as default_url
+from autometa.hpo.storage_url import masked as masked
 
 _TABLES = {"studies", "trials", "version_info", "alembic_version"}
 

@@ -19,7 +19,7 @@ from optuna.storages import BaseStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from autometa.study.forwarding import ForwardingStorage
+from autometa.hpo.forwarding import ForwardingStorage
 
 
 class SingleWriter(ForwardingStorage):

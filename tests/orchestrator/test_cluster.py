@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from autometa.errors import ConfigError
-from autometa.study.cluster import Cluster, Share, ray  # Ray as a search sets it up
+from autometa.orchestrator.cluster import Cluster, Share, ray  # Ray as a search sets it up
 
 
 @pytest.fixture(scope="module")

@@ -10,12 +10,12 @@ from optuna.storages import InMemoryStorage
 from optuna.trial import TrialState
 
 from autometa import trial_attributes as attributes
+from autometa.hpo.ledger import MEMORY, Ledger
+from autometa.hpo.pruning import make_sampler
+from autometa.hpo.single_writer import SingleWriter
 from autometa.records import TrialConfig, TrialRecord
 from autometa.space.parameters import Choice, Range
 from autometa.space.space import SearchSpace
-from autometa.study.ledger import MEMORY, Ledger
-from autometa.study.pruning import make_sampler
-from autometa.study.single_writer import SingleWriter
 
 SPACE = SearchSpace("s", (Range("width", 8, 512), Choice("depth", (2, 3)), Range("rate", 0.1, 1.0)))
 FITS = 200

@@ -14,8 +14,8 @@ import pytest
 
 import autometa
 from autometa.errors import StorageError
-from autometa.study.storage import open_storage
-from autometa.study.storage_url import VARIABLE, default_url, file_of, masked, whole
+from autometa.hpo.storage import open_storage
+from autometa.hpo.storage_url import VARIABLE, default_url, file_of, masked, whole
 
 SECRET = "t0p-s3cret"
 
@@ -95,7 +95,7 @@ def test_the_url_may_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) 
 def test_a_password_leaves_the_command_line(tmp_path: Path) -> None:
     """What Ray writes down of a driver is its command line."""
     code = (
-        "import sys; from pathlib import Path; from autometa.study.storage_url import hide_from_others, whole;"
+        "import sys; from pathlib import Path; from autometa.hpo.storage_url import hide_from_others, whole;"
         "hide_from_others(); url = whole(sys.argv[-1].removeprefix('--storage='));"
         "print(Path('/proc/self/cmdline').read_text().split('\\0'), url)"
     )

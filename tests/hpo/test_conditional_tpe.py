@@ -13,9 +13,9 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.samplers import TPESampler
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from autometa.study.conditional_tpe import ConditionalTPE
-from autometa.study.ledger import trials_of
-from autometa.study.pruning import make_sampler
+from autometa.hpo.conditional_tpe import ConditionalTPE
+from autometa.hpo.ledger import trials_of
+from autometa.hpo.pruning import make_sampler
 
 
 def optunas(seed: int) -> TPESampler:

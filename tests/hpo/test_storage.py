@@ -12,8 +12,8 @@ import pytest
 from sqlalchemy.engine import make_url
 
 from autometa.errors import StorageError
-from autometa.study.single_writer import SingleWriter
-from autometa.study.storage import open_storage, storage_failures
+from autometa.hpo.single_writer import SingleWriter
+from autometa.hpo.storage import open_storage, storage_failures
 
 PROJECT = Path(__file__).parents[2] / "pyproject.toml"
 

@@ -10,7 +10,7 @@ import pytest
 from optuna.pruners import BasePruner, SuccessiveHalvingPruner
 from optuna.trial import Trial, TrialState, create_trial
 
-from autometa.study.halving import HalvingPruner
+from autometa.hpo.halving import HalvingPruner
 
 
 def optunas(first: int, factor: int) -> BasePruner:

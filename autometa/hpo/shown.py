@@ -13,7 +13,7 @@ from optuna.storages import BaseStorage, InMemoryStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from autometa.study.forwarding import ForwardingStorage
+from autometa.hpo.forwarding import ForwardingStorage
 
 
 def showing(study: optuna.Study, trials: Sequence[FrozenTrial], storage: BaseStorage | None = None) -> optuna.Study:

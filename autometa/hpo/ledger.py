@@ -1,7 +1,7 @@
 """The study's books: every proposal, report and ending of a trial, written to Optuna by the driver alone.
 
 Optuna is the single source of truth. This file decides what is asked, told, pruned and recovered; it
-does not know who runs the trials (`bridge.py` does).
+does not know who runs the trials (`ray_tune.py` does).
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from pydantic import ValidationError
 
 from autometa import trial_attributes as attributes
 from autometa.errors import AutometaError, StudyError
+from autometa.events import OnEvent, RungReached, TrainingStarted, TrialEnded, TrialStarted, Warned, ignore
+from autometa.hpo import settings
+from autometa.hpo.single_writer import SingleWriter
+from autometa.hpo.tried import Tried, values_of
 from autometa.learning.checkpoint_facts import exists, read_facts
 from autometa.records import RungReport, Scalar, TrialConfig, TrialRecord, explain
 from autometa.space.space import SearchSpace
-from autometa.study import settings
-from autometa.study.events import OnEvent, RungReached, TrainingStarted, TrialEnded, TrialStarted, Warned, ignore
-from autometa.study.single_writer import SingleWriter
-from autometa.study.tried import Tried, values_of
 
 # A trial that was running in three drivers that died is more likely their cause than their victim.
 MAX_ATTEMPTS = 3

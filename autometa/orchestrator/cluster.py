@@ -1,7 +1,7 @@
 """A Ray cluster for the length of a search: the one at an address, or a private one that starts in the background.
 
 A private one takes 2 to 4 s to come up, so it starts while the driver still imports and checks what it needs, and its
-workers load torch meanwhile. It knows nothing of trials; `bridge.py` runs them.
+workers load torch meanwhile. It knows nothing of trials; `ray_tune.py` runs them.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ _PRIVATE_ENVIRONMENT = {
     "RAY_raylet_client_num_connect_attempts": "500",
     "RAY_idle_worker_killing_time_threshold_ms": "60000",
 }
-_PRELOADED = "autometa.study.preload"
+_PRELOADED = "autometa.orchestrator.preload"
 # Helpers of Ray that serve a cluster of many machines: its autoscaler, dashboard and log forwarding.
 _UNUSED_HELPERS = ("start_monitor", "start_api_server", "start_log_monitor")
 _SECONDS_BETWEEN_LOOKS, _LOOKS = 2, 3  # a cluster that answers none of so many is gone

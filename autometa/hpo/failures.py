@@ -8,7 +8,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from autometa import trial_attributes as attributes
-from autometa.study.conditional_tpe import ConditionalTPE
+from autometa.hpo.conditional_tpe import ConditionalTPE
 
 
 class FailureAwareTPE(ConditionalTPE):

@@ -9,14 +9,14 @@ import pytest
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.storages import BaseStorage, InMemoryStorage
 
+from autometa.hpo.capped_history import CappedHistory
+from autometa.hpo.failures import FailureAwareTPE
+from autometa.hpo.never_twice import NeverTwice
+from autometa.hpo.tried import Tried
 from autometa.past import PastReport, PastStudy, PastTrial
 from autometa.sampling.sampler import PriorSampler
 from autometa.space.parameters import Choice, Range
 from autometa.space.space import SearchSpace
-from autometa.study.capped_history import CappedHistory
-from autometa.study.failures import FailureAwareTPE
-from autometa.study.never_twice import NeverTwice
-from autometa.study.tried import Tried
 
 SMALL = SearchSpace(
     "small",
