@@ -24,7 +24,7 @@ from autometa.hpo.storage import open_storage
 from autometa.records import TrialConfig, TrialRecord
 from tests.archives.example_studies import LOSSES, STUDY, TRIALS
 from tests.cli.test_cli import run
-from tests.study.test_ledger import SPACE, record, report
+from tests.hpo.test_ledger import SPACE, record, report
 
 Command = Callable[..., tuple[int, str, str]]
 

@@ -13,10 +13,10 @@ import torch
 from autometa.data.dataset import FewShotDataset
 from autometa.data.episodes import EpisodeBatch, EpisodeSampler, ImagePool, fixed_episodes
 from autometa.learning.evaluation import score
-from autometa.learning.learner import Learner, Setting
+from autometa.learning.learner import Learner
 from autometa.learning.training import Training, TrainingOptions
 from autometa.records import Accuracy, Budget, EpisodeSpec, TrialConfig
-from autometa.trial.build import build_learner, tables
+from autometa.trial.build import candidate, tables
 
 SPEC = EpisodeSpec(way=5, shot=2, query=10)
 EPISODES = 60
@@ -79,9 +79,10 @@ def trained(name: str, data: FewShotDataset) -> Learner:
     torch.manual_seed(1)
     generator = torch.Generator().manual_seed(2)
     values = {"learner": name, "backbone": "conv", "conv.depth": 2, "conv.width": 8, "norm": "support"}
-    setting = Setting(way=SPEC.way, train_classes=len(data.splits["train"]))
     training = Training(
-        build_learner(TrialConfig(values=values), image_shape=data.image_shape, setting=setting),
+        candidate(TrialConfig(values=values)).build(
+            image_shape=data.image_shape, way=SPEC.way, train_classes=len(data.splits["train"])
+        ),
         EpisodeSampler(ImagePool(data, "train"), SPEC, batch=2, generator=generator),
         options=TrainingOptions(outer_rate=3e-3),
         budget=Budget(steps=STEPS, rungs=1),
