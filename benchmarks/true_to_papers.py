@@ -29,8 +29,9 @@ from autometa.learning.intervals import difference, over_episodes
 from autometa.learning.learner import Learner
 from autometa.learning.scores import Scores
 from autometa.records import Budget, EpisodeSpec, TrialConfig
+from autometa.trial.build import candidate
 from autometa.trial.job import DatasetRef, Job
-from autometa.trial.run import new_learner, prepare
+from autometa.trial.run import prepare
 
 Values = dict[str, Any]
 FILE = RESULTS / "true_to_papers.json"
@@ -163,7 +164,10 @@ class Bench:
         if key not in self.trained:
             self.trained[key] = self.train(values, seed)
         trained, _ = self.trained[key]
-        learner = new_learner(self.job(values, seed), self.data, trained.setting.train_classes)
+        job = self.job(values, seed)
+        learner = candidate(job.config, budget=job.budget).build(
+            image_shape=self.data.image_shape, way=job.episodes.way, train_classes=trained.setting.train_classes
+        )
         learner.load_state_dict(trained.state_dict())
         return learner
 

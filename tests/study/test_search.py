@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -369,7 +370,7 @@ def test_a_full_disk_under_the_checkpoints_stops_the_search_and_the_same_command
     full = subprocess.run(arguments, cwd=folder, env=environment(), capture_output=True, text=True, timeout=400)
     assert full.returncode == 2
     *_, line = full.stderr.strip().splitlines()
-    assert line.startswith("error: no checkpoint can be written to ")
+    assert re.match(r"error: study '\S+' stopped: no checkpoint can be written to ", line)
     assert "no space left on the disk" in line
     assert line.endswith("the same command continues")
     assert "Traceback" not in full.stderr
