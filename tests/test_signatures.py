@@ -18,8 +18,8 @@ from autometa.trial.build import BACKBONES, LEARNERS
 
 PACKAGE = Path(autometa.__file__).parent
 MOST = 10
-# torch decides what these are called with: all tensors of an autograd function, and aten's `convolution_backward`.
-CALLED_BY_TORCH = {"_BlockGradient.forward", "_convolution_backward"}
+# torch decides what this is called with, which is what aten's `convolution_backward` takes.
+CALLED_BY_TORCH = {"_convolution_backward"}
 NOT_YET = {"train"}  # autometa.train has eleven
 
 

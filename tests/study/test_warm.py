@@ -14,6 +14,7 @@ from autometa import trial_attributes as attributes
 from autometa.archives import archive
 from autometa.data.dataset import FewShotDataset
 from autometa.errors import StudyError
+from autometa.hpo.failures import FailureAwareTPE
 from autometa.past import PastReport, PastStudy, PastTrial
 from autometa.records import Accuracy, Budget, EpisodeSpec, RungReport, StudyRecord, TrialConfig, TrialRecord
 from autometa.space.files import load_space
@@ -236,7 +237,7 @@ def test_an_external_trials_success_is_no_pick_of_a_search_without_external(tmp_
 def test_without_past_studies_the_start_is_cold_and_says_nothing() -> None:
     start = warm.start(record("new"), SPACE, warm.Past(), trials=12, trials_so_far=0)
     assert (start.portfolio, start.line) == ((), "")
-    assert isinstance(start.sampler, optuna.samplers.TPESampler)
+    assert isinstance(start.sampler, FailureAwareTPE)
 
 
 def test_archives_that_say_nothing_are_named_as_such(archives: Path) -> None:
