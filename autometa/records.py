@@ -97,12 +97,16 @@ class Budget(Record):
     small machine is cut at the same step everywhere. Training ends at whichever comes first, and
     learning-rate schedules run over the same span. Only budgets without `seconds` are reproducible bit
     for bit.
+
+    An `open` budget has no end: it is what the first rung costs, and each later rung costs twice as much as the one
+    before. The learning rate is constant, weights are averaged, and training may stop and go on at any rung.
     """
 
     steps: int | None = Field(None, ge=1)
     seconds: float | None = Field(None, gt=0)
     teraflops: float | None = Field(None, gt=0)
     rungs: int = Field(9, ge=1, le=100)
+    open: bool = False
 
     @model_validator(mode="after")
     def _has_an_end(self) -> Budget:
@@ -116,7 +120,11 @@ class Budget(Record):
             parts.append(f"{self.seconds:.3g} s")
         if self.teraflops:
             parts.append(f"{self.teraflops:.3g} TFLOP")
-        return " or ".join(parts)
+        return " or ".join(parts) + (", doubling" if self.open else "")
+
+    def spent_at(self, rung: int) -> float:
+        """What a rung, 1 and up, costs, as a multiple of the budget."""
+        return 2.0 ** (rung - 1) if self.open else rung / self.rungs
 
 
 _BUDGET = re.compile(r"(?P<number>\d+(?:\.\d+)?)\s*(?P<unit>steps|step|s|sec|m|min|h)?")

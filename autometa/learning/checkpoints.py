@@ -27,7 +27,7 @@ from autometa.learning.training import Training
 from autometa.learning.training_state import TrainingState
 from autometa.records import RungReport
 
-_LEARNER, _OPTIMIZER, _GENERATORS = "learner/", "optimizer/", "generator/"
+_LEARNER, _AVERAGE, _OPTIMIZER, _GENERATORS = "learner/", "average/", "optimizer/", "generator/"
 _DRAFT = ".draft"
 
 
@@ -51,6 +51,8 @@ def save(folder: Path, training: Training, *, extra: Mapping[str, Any]) -> None:
         "steps": state.steps,
         "seconds": state.seconds,
         "last_step": state.last_step,
+        "averaged": training.average.steps if training.average else 0,
+        "cooling": state.cooling,
         "curve": [report.model_dump() for report in state.curve],
         "extra": dict(extra),
     }
@@ -76,20 +78,25 @@ def load(folder: Path, training: Training) -> None:
     try:
         steps, seconds, last_step = int(facts["steps"]), float(facts["seconds"]), facts["last_step"]
         curve = [RungReport.model_validate(report) for report in facts["curve"]]
+        cooling = facts.get("cooling")
         _load_learner(folder, tensors, training.learner)
+        if training.average and facts.get("averaged"):
+            _load_learner(folder, tensors, training.average.learner, _AVERAGE)
+            training.average.resume(int(facts["averaged"]))
         _load_optimizer(folder, tensors, training.optimizer)
         _load_generators(tensors, training.generator, same_device=facts["device"] == training.generator.device.type)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         if is_out_of_memory(error):
             raise
         raise CheckpointError(f"{folder}: damaged: {(str(error).splitlines() or [type(error).__name__])[0]}") from None
-    training.state = TrainingState(training.state.budget, steps, seconds, last_step, curve)
+    cooling = None if cooling is None else (float(cooling[0]), float(cooling[1]))
+    training.state = TrainingState(training.state.budget, steps, seconds, last_step, curve, cooling)
 
 
 def load_weights(folder: Path, learner: Learner) -> None:
-    """Load only the learner of a checkpoint; raises `CheckpointError` as `load` does."""
-    _, tensors = _read(folder)
-    _load_learner(folder, tensors, learner)
+    """Load only the model of a checkpoint: its averaged weights, if it has them. Raises `CheckpointError` as `load`."""
+    facts, tensors = _read(folder)
+    _load_learner(folder, tensors, learner, _AVERAGE if facts.get("averaged") else _LEARNER)
 
 
 def _write(file: Path, data: bytes) -> None:
@@ -117,6 +124,9 @@ def _tidy(folder: Path, tensors: str) -> None:
 def _all_tensors(training: Training) -> Iterator[tuple[str, Tensor]]:
     for name, tensor in training.learner.state_dict().items():
         yield _LEARNER + name, _portable(tensor)
+    if training.average and training.average.steps:
+        for name, tensor in training.average.learner.state_dict().items():
+            yield _AVERAGE + name, _portable(tensor)
     for index, state in training.optimizer.state_dict()["state"].items():
         for name, value in state.items():
             if value is not None:
@@ -142,8 +152,8 @@ def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         raise CheckpointError(f"{folder}: its tensors are damaged or missing: {error}") from None
 
 
-def _load_learner(folder: Path, tensors: Mapping[str, Tensor], learner: Learner) -> None:
-    state = {name.removeprefix(_LEARNER): t for name, t in tensors.items() if name.startswith(_LEARNER)}
+def _load_learner(folder: Path, tensors: Mapping[str, Tensor], learner: Learner, prefix: str = _LEARNER) -> None:
+    state = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
     try:
         learner.load_state_dict(state)
     except RuntimeError as error:

@@ -13,12 +13,16 @@ from autometa.errors import ConfigError, did_you_mean
 
 _MOMENTUM = 0.9
 _FLOOR = 0.01  # a cosine ends at 1 % of the rate, about MAML++'s 1e-3 to 1e-5
+COOL_DOWN = 0.2  # the part of training over which the rate falls, where it is constant before
 
 SCHEDULES: dict[str, Callable[[float], float]] = {
     "constant": lambda progress: 1.0,
     "cosine": lambda progress: _FLOOR + (1 - _FLOOR) * (1 + math.cos(math.pi * progress)) / 2,
     # Tian et al. 2020 divide by ten at 60 % and 80 % of the epochs.
     "step": lambda progress: 1.0 if progress < 0.6 else 0.1 if progress < 0.8 else 0.01,
+    # Constant, then a cool-down over the last fifth (Hägele et al. 2024): that of training whose end was left open.
+    "cool_down": lambda progress: max(_FLOOR, 1 - progress),
+    "trapezoid": lambda progress: min(1.0, max(_FLOOR, (1 - progress) / COOL_DOWN)),
 }
 
 

@@ -10,18 +10,19 @@ import copy
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
 from autometa.errors import ConfigError, DivergedError, did_you_mean
+from autometa.learning.averaging import AveragedWeights
 from autometa.learning.device import random_states, replayed
 from autometa.learning.fitting import Fitting
 from autometa.learning.learner import Learner, TrainingSource
 from autometa.learning.objective import Objective
 from autometa.learning.operations import Phase, affordable_steps, operations_counter
-from autometa.learning.optimization import SCHEDULES, make_optimizer, rate_factor, set_rate, take_step
+from autometa.learning.optimization import COOL_DOWN, SCHEDULES, make_optimizer, rate_factor, set_rate, take_step
 from autometa.learning.training_state import TrainingState
 from autometa.records import Accuracy, Budget, RungReport
 
@@ -30,6 +31,8 @@ OnStep = Callable[[int, float, dict[str, Tensor]], None]
 
 # On a GPU each check waits for all work queued so far; a divergence found 20 steps late costs nothing.
 _STEPS_BETWEEN_CHECKS_ON_GPU = 20
+# Of training without an end. docs/log.md has what other windows gave.
+_WARMUP, _WINDOW = 20, 8.0
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,9 @@ class TrainingOptions:
     """The outer loop's optimiser and schedule.
 
     `clip_norm` bounds the gradient's length. With `bfloat16` the backbone's passes in training have that precision, on
-    a GPU instead of TF32: gradients of ResNet-12 turn by some 17 degrees.
+    a GPU instead of TF32: gradients of ResNet-12 turn by some 17 degrees. The rate rises linearly over the
+    first `warmup` outer steps. With `averaging` (a window, see `AveragedWeights`) the model that is measured and kept
+    has averaged weights; with 0 it has the latest.
     """
 
     optimizer: str = "adam"
@@ -46,10 +51,18 @@ class TrainingOptions:
     schedule: str = "cosine"
     clip_norm: float = 10.0
     bfloat16: bool = False
+    warmup: int = 0
+    averaging: float = 0.0
 
-    def rate(self, progress: float) -> float:
-        """The outer rate where `progress` in [0, 1] of the budget is spent."""
-        return self.outer_rate * rate_factor(self.schedule, progress)
+    def rate(self, annealed: float, steps: int) -> float:
+        """The outer rate where `annealed` in [0, 1] of the schedule is behind it, after so many outer steps."""
+        warm = min(1.0, (steps + 1) / (self.warmup + 1))
+        return self.outer_rate * warm * rate_factor(self.schedule, annealed)
+
+    @property
+    def open_ended(self) -> TrainingOptions:
+        """The same for training without an end: a constant rate, averaged weights, and a cool-down if one is asked."""
+        return replace(self, schedule="cool_down", warmup=self.warmup or _WARMUP, averaging=self.averaging or _WINDOW)
 
 
 def optimizer_for(options: TrainingOptions, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
@@ -58,6 +71,8 @@ def optimizer_for(options: TrainingOptions, parameters: Iterable[nn.Parameter]) 
         raise ConfigError(f"schedule = {options.schedule!r}: {did_you_mean(options.schedule, SCHEDULES)}")
     if not options.clip_norm > 0:
         raise ConfigError(f"clip_norm = {options.clip_norm}: it must be positive")
+    if options.warmup < 0 or options.averaging < 0:
+        raise ConfigError(f"warmup = {options.warmup}, averaging = {options.averaging}: both must be at least 0")
     return make_optimizer(
         parameters,
         optimizer=options.optimizer,
@@ -95,24 +110,54 @@ class Training:
         self.learner = learner
         learner.backbone.trains_in_bfloat16 = options.bfloat16
         self.source = source
-        self.options = options
+        self.options = options.open_ended if budget.open else options
         self.validate = validate
         self.generator = generator
         self.objective = objective
-        self.optimizer = optimizer_for(options, learner.parameters())
+        self.optimizer = optimizer_for(self.options, learner.parameters())
         self.state = TrainingState(budget, last_step=budget.steps)
+        self.average = AveragedWeights(learner, self.options.averaging) if self.options.averaging else None
         self._fitting = Fitting()
         self._on_gpu = next(learner.parameters()).is_cuda
 
-    def rungs(self, on_step: OnStep | None = None) -> Iterator[RungReport]:
-        """Train to the end of the budget; yields each rung's report when it is reached.
+    def rungs(self, on_step: OnStep | None = None, *, until: int | None = None) -> Iterator[RungReport]:
+        """Train to the end of the budget, or to the rung `until`; yields each rung's report when it is reached.
+
+        An open budget has no end before a cool-down: whoever iterates stops, or gives `until`.
 
         Raises:
             DivergedError: the loss or its gradient is not finite.
         """
-        while not self.is_over:
-            self._train_to_next_rung(on_step)
+        while not self.is_over and (until is None or self._reported < until):
+            self.train(on_step)
             yield self.report()
+
+    def train(self, on_step: OnStep | None = None, *, stop: Callable[[], bool] = lambda: False) -> bool:
+        """Train to the next rung; returns whether it is reached, or `stop` said to stop before."""
+        self._train_to_next_rung(on_step, stop)
+        return self.state.is_at_rung
+
+    def cool_down(self, part: float = COOL_DOWN / (1 - COOL_DOWN)) -> None:
+        """Let the rate fall to zero from here, over this part of what an open budget has spent so far.
+
+        The next rung is the end of it. By default it is the last fifth of training.
+        """
+        spent = self.state.spent
+        self.state.cooling = (spent, spent * (1 + part))
+
+    @property
+    def model(self) -> Learner:
+        """What is measured and kept: the learner with averaged weights where they are averaged."""
+        return self.average.learner if self.average and self.average.steps else self.learner
+
+    @property
+    def rate(self) -> float:
+        """The outer rate of the next step."""
+        return self.options.rate(self.state.annealed, self.state.steps)
+
+    @property
+    def _reported(self) -> int:
+        return self.curve[-1].rung if self.curve else 0
 
     @property
     def curve(self) -> list[RungReport]:
@@ -138,30 +183,32 @@ class Training:
         state.curve.append(report)
         return report
 
-    def _train_to_next_rung(self, on_step: OnStep | None) -> None:
+    def _train_to_next_rung(self, on_step: OnStep | None, stop: Callable[[], bool]) -> None:
         self.learner.train()
         state = self.state
         if state.steps == 0:
             state.last_step = self.end()
         started, before = time.perf_counter(), state.seconds
-        while not state.is_at_rung:
+        metrics: dict[str, Tensor] = {}
+        while not state.is_at_rung and not stop():
             metrics = self._step()
             state.seconds = before + time.perf_counter() - started
             if on_step:
                 on_step(state.steps, state.progress, metrics)
-        if self._on_gpu:
+        if self._on_gpu and metrics:
             check_finite(metrics, state.steps)  # a rung is never reached with weights that are not finite
             state.seconds = before + time.perf_counter() - started
 
     def _step(self) -> dict[str, Tensor]:
-        progress = self.state.progress
-        set_rate(self.optimizer, self.options.rate(progress))
-        self.learner.progress = progress
+        set_rate(self.optimizer, self.rate)
+        self.learner.progress = self.state.progress
         metrics = self._gradient()
         self.state.steps += 1
         if must_check(self.state.steps, on_gpu=self._on_gpu):
             check_finite(metrics, self.state.steps)
         take_step(self.optimizer)
+        if self.average:
+            self.average.update(self.learner)
         return metrics
 
     def _gradient(self) -> dict[str, Tensor]:
@@ -185,7 +232,8 @@ class Training:
         budget = self.state.budget
         if budget.teraflops is None:
             return budget.steps
-        steps = max(budget.rungs, affordable_steps(self.phases(), budget.teraflops * 1e12))
+        least = 1 if budget.open else budget.rungs
+        steps = max(least, affordable_steps(self.phases(), budget.teraflops * 1e12))
         return min(steps, budget.steps or steps)
 
     def phases(self) -> list[Phase]:

@@ -19,38 +19,49 @@ from autometa.trial.job import Job
 # about 170 MB.
 _EVALUATION_IMAGES = 640
 # Episodes of the first of several rungs. docs/log.md has what other choices cost a search.
-_AT_FIRST = 5
+_AT_FIRST, _AT_FIRST_OPEN = 5, 10
 
 
 class Validation:
-    """Scores a learner on the first of the fixed validation episodes: as many as `growing` says."""
+    """Scores a model on the first of the fixed validation episodes: as many as `growing` or `doubling` says."""
 
     def __init__(self, pool: ImagePool, job: Job) -> None:
-        self._pool = pool
+        self.pool = pool
         self._job = job
         self._fitting = Fitting()
-        self._counts = growing(job.validation_episodes, job.budget.rungs)
 
     @property
     def dataset(self) -> FewShotDataset:
         """The data whose validation classes are scored."""
-        return self._pool.dataset
+        return self.pool.dataset
 
     def __call__(self, training: Training, rung: int) -> Accuracy:
-        """Score `training.learner` at this rung, 1 … rungs; at the last one with the interval for new classes."""
+        """Score `training.model` at this rung, 1 and up; at the last one with the interval for new classes."""
         job = self._job
+        count = _episodes_at(rung, job) if not training.state.is_cooled else job.validation_episodes
         batches = fixed_episodes(
-            self._pool,
+            self.pool,
             job.episodes,
-            first=self._counts[rung - 1],
+            first=count,
             count=job.validation_episodes,
             seed=job.validation_seed,
             batch=episodes_at_once(job.episodes),
         )
-        if rung < job.budget.rungs:
-            return evaluate(training.learner, batches, seed=job.validation_seed, fitting=self._fitting)
-        scores = answers(training.learner, batches, self._pool.families, fitting=self._fitting)
+        if count < job.validation_episodes:
+            return evaluate(training.model, batches, seed=job.validation_seed, fitting=self._fitting)
+        scores = answers(training.model, batches, self.pool.families, fitting=self._fitting)
         return intervals.accuracy(scores, job.validation_seed)
+
+
+def _episodes_at(rung: int, job: Job) -> int:
+    if job.budget.open:
+        return doubling(job.validation_episodes, rung)
+    return growing(job.validation_episodes, job.budget.rungs)[rung - 1]
+
+
+def doubling(most: int, rung: int) -> int:
+    """Episodes at a rung of an open budget: twice as many from rung to rung, as is its cost, up to a number."""
+    return min(most, _AT_FIRST_OPEN * 2 ** (rung - 1))
 
 
 def growing(last: int, rungs: int) -> list[int]:

@@ -110,7 +110,7 @@ class StackedTraining:
         """One outer step of all; losses and lengths of gradients [G], and the errors of those that diverged."""
         progress = self._first.state.progress
         self._stack.tell(progress)
-        rates = self._for_each([training.options.rate(training.state.progress) for training in self._live.values()])
+        rates = self._for_each([training.rate for training in self._live.values()])
         losses, gradient, _ = self._stack.losses(self._draw())
         self._optimizer.spare(self._stack.idle)
         norms = clip(gradient, self._for_each([training.options.clip_norm for training in self._live.values()]))
