@@ -195,12 +195,17 @@ MOST_RUNGS = 100_000
 
 
 class RungReport(Record):
-    """What one trial showed at one rung. `seconds` are of training, this trial's own, so far."""
+    """What one trial showed at one rung. `seconds` are of training, this trial's own, so far.
+
+    `validation_seconds` is what this measurement took; 0 in older records. After a cool-down the model is `cooled`.
+    """
 
     rung: int = Field(ge=1, le=MOST_RUNGS)
     accuracy: Accuracy
     steps: int = Field(ge=0)
     seconds: float = Field(ge=0)
+    validation_seconds: float = Field(0.0, ge=0)
+    cooled: bool = False
 
 
 _GREATEST = 2**63 - 1  # that storages take

@@ -164,7 +164,8 @@ def table(facts: Mapping[str, Any]) -> str:
         lines.append(f"| {one['learner']} | {one['steps']} | " + " | ".join(cells) + " |")
     half = max(one["cosine"][1] for one in facts["rows"])
     text = f"""Validation accuracy in per cent, CIFAR-FS 5-way 5-shot, Conv4-32, {facts["episodes"]} episodes
-        (± {half:.1f} at most), {facts["date"]}, {facts["processor"]}, {facts["cores"]} cores. `python benchmarks/open_ended.py`"""
+        (± {half:.1f} at most), {facts["date"]}, {facts["processor"]}, {facts["cores"]} cores.
+        `python benchmarks/open_ended.py`"""
     return "\n".join(lines) + "\n\n" + textwrap.fill(" ".join(text.split()), 120) + "\n"
 
 

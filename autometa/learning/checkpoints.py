@@ -62,10 +62,7 @@ def save(folder: Path, training: Training, *, extra: Mapping[str, Any]) -> None:
         _write(folder / FACTS, json.dumps(facts).encode())
         _tidy(folder, tensors)
     except OSError as error:
-        trouble = write_trouble(error)
-        if trouble:
-            raise StopSearchError(f"no checkpoint can be written to {folder}: {trouble}") from None
-        raise CheckpointError(f"{folder}: cannot be written: {error.strerror or error}") from None
+        raise _unwritable(folder, error) from None
 
 
 def load(folder: Path, training: Training) -> None:
@@ -93,10 +90,29 @@ def load(folder: Path, training: Training) -> None:
     training.state = TrainingState(training.state.budget, steps, seconds, last_step, curve, cooling)
 
 
+def copy(folder: Path, to: Path) -> None:
+    """Write a checkpoint's copy into another folder, in place of one that is there; raises as `save` and `load` do."""
+    facts = read_facts(folder)
+    tensors = str(facts["tensors"])
+    try:
+        to.mkdir(parents=True, exist_ok=True)
+        _write(to / tensors, (folder / tensors).read_bytes())
+        _write(to / FACTS, json.dumps(facts).encode())
+        _tidy(to, tensors)
+    except OSError as error:
+        raise _unwritable(to, error) from None
+
+
 def load_weights(folder: Path, learner: Learner) -> None:
     """Load only the model of a checkpoint: its averaged weights, if it has them. Raises `CheckpointError` as `load`."""
     facts, tensors = _read(folder)
     _load_learner(folder, tensors, learner, _AVERAGE if facts.get("averaged") else _LEARNER)
+
+
+def _unwritable(folder: Path, error: OSError) -> StopSearchError | CheckpointError:
+    if trouble := write_trouble(error):
+        return StopSearchError(f"no checkpoint can be written to {folder}: {trouble}")
+    return CheckpointError(f"{folder}: cannot be written: {error.strerror or error}")
 
 
 def _write(file: Path, data: bytes) -> None:

@@ -178,8 +178,16 @@ class Training:
         """Validate where training stands, and add it to the curve."""
         state = self.state
         rung = state.rung
+        started = time.perf_counter()
         accuracy = self.validate(self, rung)
-        report = RungReport(rung=rung, accuracy=accuracy, steps=state.steps, seconds=round(state.seconds, 3))
+        report = RungReport(
+            rung=rung,
+            accuracy=accuracy,
+            steps=state.steps,
+            seconds=round(state.seconds, 3),
+            validation_seconds=round(time.perf_counter() - started, 3),
+            cooled=state.is_cooled,
+        )
         state.curve.append(report)
         return report
 

@@ -58,7 +58,7 @@ def run(job: Job, *, on_rung: OnRung | None = None, on_step: OnStep | None = Non
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
-        record = _without_memory(job, number, error)
+        record = without_memory(job, number, error)
     give_back_memory()  # out of the handler, whose traceback holds tensors
     return record
 
@@ -117,7 +117,7 @@ def ended(training: Training, job: Job, *, number: int, reason: str | None) -> T
     )
 
 
-def _without_memory(job: Job, number: int, error: Exception) -> TrialRecord:
+def without_memory(job: Job, number: int, error: Exception) -> TrialRecord:
     """The record of a candidate that does not fit, with the curve of its checkpoint."""
     folder = Path(job.folder)
     curve = read_facts(folder)["curve"] if exists(folder) else []

@@ -1,0 +1,132 @@
+"""One segment of a candidate's open training: from its checkpoint to a rung, or to the end of the search.
+
+A segment is the unit of work of a search in a given time. Its checkpoint is on disk before its report is sent, so
+that any worker can take the candidate on, and none repeats what was done.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from autometa.errors import DivergedError
+from autometa.learning import checkpoints
+from autometa.learning.checkpoint_facts import exists
+from autometa.learning.device import give_back_memory, is_out_of_memory
+from autometa.learning.optimization import COOL_DOWN
+from autometa.learning.training import Training
+from autometa.records import Record, RungReport, TrialRecord
+from autometa.trial.job import Job
+from autometa.trial.run import OnRung, OnStep, begin, diverged, ended, keep, without_memory
+
+# Folders in a candidate's own: its model where its accuracy was highest, and the one after its cool-down.
+BEST, FINAL = "best", "final"
+
+
+class Segment(Record):
+    """What a worker is asked for: train to the rung `until`, or end in so many seconds from now with a cool-down."""
+
+    job: Job
+    until: int | None = None
+    finish_in: float | None = None
+
+
+def run_segment(segment: Segment, *, number: int, on_rung: OnRung, on_step: OnStep | None = None) -> TrialRecord | None:
+    """Carry a segment out; returns the candidate's record where it can go on no further, None where it can.
+
+    `on_rung` gets every report after its checkpoint is safe on disk, the last one again on a resume.
+
+    Raises:
+        ConfigError, DataError: the job cannot be carried out at all.
+        CheckpointError: `job.folder` holds a checkpoint that is damaged or of another job.
+    """
+    try:
+        return _run(segment, number, on_rung, on_step)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        record = without_memory(segment.job, number, error)
+    give_back_memory()  # out of the handler, whose traceback holds tensors
+    return record
+
+
+def models_of(folder: Path) -> list[Path]:
+    """The models that a candidate has on disk: after its cool-down, where it was best, and where it stopped."""
+    final, best = folder / FINAL, folder / BEST
+    return [model for model in (final, best, folder) if exists(model)]
+
+
+def _run(segment: Segment, number: int, on_rung: OnRung, on_step: OnStep | None) -> TrialRecord | None:
+    started, job = time.monotonic(), segment.job
+    if segment.finish_in is not None and exists(Path(job.folder) / FINAL):  # its worker died just after
+        training = begin(_final(job))
+        on_rung(training.curve[-1])
+        return ended(training, job, number=number, reason=None)
+    training = begin(job)
+    if training.curve:
+        on_rung(training.curve[-1])
+    try:
+        if segment.finish_in is not None:
+            _finish(training, job, started + segment.finish_in, on_rung, on_step)
+            return ended(training, job, number=number, reason=None)
+        for report in training.rungs(on_step, until=segment.until):
+            _keep(training, job, report)
+            on_rung(report)
+    except DivergedError as error:
+        return ended(training, job, number=number, reason=diverged(error))
+    return None
+
+
+def _finish(training: Training, job: Job, deadline: float, on_rung: OnRung, on_step: OnStep | None) -> None:
+    """Go on at a constant rate as long as the time is, then cool down, so that all is over at the deadline.
+
+    The checkpoint before the cool-down stays: a later search goes on from there.
+    """
+    pace = _Pace(training, job, deadline)
+    while not pace.must_cool():
+        if training.train(on_step, stop=pace.must_cool):
+            report = training.report()
+            _keep(training, job, report)
+            on_rung(report)
+    keep(training, job)
+    training.cool_down(pace.part_for_cool_down())
+    training.train(on_step, stop=lambda: pace.left <= 0)
+    report = training.report()
+    keep(training, _final(job))
+    on_rung(report)
+
+
+class _Pace:
+    """The clock of a last segment: when the cool-down has to begin, with the last validation still to come."""
+
+    def __init__(self, training: Training, job: Job, deadline: float) -> None:
+        self._training = training
+        self._episodes = job.validation_episodes
+        self._deadline = deadline
+
+    @property
+    def left(self) -> float:
+        """Seconds for training."""
+        curve = self._training.curve
+        an_episode = curve[-1].validation_seconds / curve[-1].accuracy.episodes if curve else 0.0
+        return self._deadline - time.monotonic() - an_episode * self._episodes
+
+    def must_cool(self) -> bool:
+        """Whether the time that is left is no more than the cool-down takes."""
+        return self.left <= COOL_DOWN / (1 - COOL_DOWN) * self._training.state.seconds
+
+    def part_for_cool_down(self) -> float:
+        """What the cool-down may take, as a part of what is spent."""
+        return max(self.left, 0.1) / max(self._training.state.seconds, 0.1)
+
+
+def _final(job: Job) -> Job:
+    """The job of the model after the cool-down."""
+    return job.model_copy(update={"folder": str(Path(job.folder) / FINAL)})
+
+
+def _keep(training: Training, job: Job, report: RungReport) -> None:
+    """Write the candidate's checkpoint, and keep a copy of it where no rung before had a higher accuracy."""
+    keep(training, job)
+    if all(report.accuracy.mean >= before.accuracy.mean for before in training.curve[:-1]):
+        checkpoints.copy(Path(job.folder), Path(job.folder) / BEST)
