@@ -1,0 +1,142 @@
+"""The books of a search in a given time: candidates that wait, go on, and end when the time does.
+
+A candidate is one Optuna trial from its start to the end of the search. It is RUNNING until then, and marked where no
+worker has it. At the end those that were trained to the end are COMPLETE, and the others PRUNED. A later search with
+more time takes any of them on, as a new trial that names the one it continues.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Collection
+from datetime import datetime
+
+from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
+
+from autometa import trial_attributes as attributes
+from autometa.events import RungReached, TrialEnded, TrialStarted
+from autometa.hpo.ledger import MAX_ATTEMPTS, Asked, Ledger, _Live, folder_of, trials_of
+from autometa.hpo.promotion import Standing
+from autometa.learning.checkpoint_facts import exists, read_facts
+from autometa.records import RungReport, TrialRecord
+from autometa.trial.segment import BEST, FINAL
+
+
+class OpenLedger(Ledger):
+    """Asks and tells one Optuna study whose trials have no end of their own."""
+
+    def adopt(self) -> None:
+        """Take over the candidates that an earlier search left RUNNING, with what their checkpoints know.
+
+        One that was on a worker in several searches that died is given up: it is more likely the cause.
+        """
+        for old in trials_of(self.study, TrialState.RUNNING):
+            if not old.params:  # proposed in part when the search died
+                self._close_interrupted(old, gave_up=False)
+                continue
+            live = _Live(Trial(self.study, old.number), self._asked(old))
+            self._live[old.number] = live
+            for report in [*self._saved_curve(folder_of(old)), *self._cooled(folder_of(old))]:
+                self._write(live, report)
+            if attributes.IS_WAITING.of(old):
+                self._waiting.add(old.number)
+                continue
+            attempts = attributes.ATTEMPTS.of(old, 0) + 1
+            attributes.ATTEMPTS.write(live.trial, attempts)
+            if attempts >= MAX_ATTEMPTS:
+                self._tell(live, TrialState.FAIL, reason=f"interrupted {MAX_ATTEMPTS} times")
+            else:
+                self.pause(old.number)
+
+    def try_new(self) -> Asked:
+        """A new candidate: from the queue, or a proposal."""
+        return self.ask()
+
+    def go_on(self, number: int) -> Asked:
+        """Hand a candidate that waits, or that an earlier search ended, to a worker."""
+        if number not in self._live:
+            number = self._reopened(number)
+        live = self._live[number]
+        self._waiting.discard(number)
+        attributes.IS_WAITING.write(live.trial, False)
+        live.asked.rung = max(live.curve, default=0)
+        self._emit(TrialStarted(number, live.asked.values, attributes.CONTINUES.of(live.trial), live.asked.rung))
+        return live.asked
+
+    def pause(self, number: int) -> None:
+        """Note that no worker has a candidate any more."""
+        if live := self._live.get(number):
+            self._waiting.add(number)
+            attributes.IS_WAITING.write(live.trial, True)
+
+    def report(self, number: int, report: RungReport) -> bool:
+        """Write a rung's accuracy; nobody is stopped by it."""
+        live = self._live[number]
+        if report.rung not in live.curve:
+            self._write(live, report)
+            self._emit(RungReached(number, None, report))
+        return False
+
+    def finish(self, number: int, record: TrialRecord) -> None:
+        """Note that a candidate was trained to the end, or failed."""
+        live = self._live.get(number)
+        if live is None:
+            return
+        attributes.FACTS.write(live.trial, dict(record.facts))
+        if record.reason:
+            self.end(number, record=record)
+        else:
+            self.pause(number)
+
+    def close(self) -> None:
+        """End all candidates: those with a cooled model are COMPLETE, the others PRUNED."""
+        for number in sorted(self._live):
+            live = self._live[number]
+            last = live.curve[max(live.curve)] if live.curve else None
+            if last is None:
+                self._close_interrupted(trials_of(self.study)[number], gave_up=False)
+                del self._live[number]
+                continue
+            self._tell(live, TrialState.COMPLETE if last.cooled else TrialState.PRUNED)
+        self._waiting.clear()
+
+    def standings(self) -> list[Standing]:
+        """What every candidate has shown: those that are open, and those that an earlier search ended."""
+        superseded = {attributes.CONTINUES.of(trial) for trial in trials_of(self.study)}
+        found = []
+        for trial in trials_of(self.study):
+            if trial.number in superseded or trial.state == TrialState.FAIL:
+                continue
+            if live := self._live.get(trial.number):
+                curve = [live.curve[rung] for rung in sorted(live.curve)]
+                is_done = bool(curve) and curve[-1].cooled
+                found.append(Standing(trial.number, curve, is_busy=is_done or trial.number not in self._waiting))
+            elif trial.state.is_finished() and exists(self._folder / folder_of(trial)):
+                found.append(Standing(trial.number, self._saved_curve(folder_of(trial))))
+        return found
+
+    def _reopened(self, number: int) -> int:
+        """A new trial that continues one which an earlier search ended."""
+        old = trials_of(self.study)[number]
+        shutil.rmtree(self._folder / folder_of(old) / FINAL, ignore_errors=True)
+        again = attributes.CONTINUES.entry(number) | attributes.SEED.entry(self._seed_of(old))
+        again |= attributes.FOLDER.entry(folder_of(old))
+        origin = attributes.ORIGIN.of(old)
+        again |= attributes.ORIGIN.entry(origin) if origin is not None else {}
+        trial = create_trial(
+            state=TrialState.RUNNING, params=old.params, distributions=old.distributions, user_attrs=again
+        )
+        self.study.add_trial(trial)
+        new = trials_of(self.study)[-1]
+        live = self._live[new.number] = _Live(Trial(self.study, new.number), self._asked(new))
+        for report in self._saved_curve(folder_of(old)):
+            self._write(live, report)
+        return new.number
+
+    def _asked(self, trial: FrozenTrial) -> Asked:
+        return Asked(trial.number, dict(trial.params), self._seed_of(trial), folder_of(trial))
+
+    def _cooled(self, folder: str) -> list[RungReport]:
+        """The last report of a candidate that was trained to the end."""
+        path = self._folder / folder / FINAL
+        return [RungReport.model_validate(read_facts(path)["curve"][-1])] if exists(path) else []

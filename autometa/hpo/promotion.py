@@ -1,0 +1,120 @@
+"""Who gets a free worker of a search in a given time: a new candidate, or which one goes on.
+
+Promotion by halving, asynchronously (Li et al. 2020, ASHA): of the candidates that have reached a rung, the better
+half goes on to the next. When only the time is left that the last training shall have, the best go on to the end
+without a break. It decides from accuracies and clocks, and knows neither Optuna nor workers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from autometa.records import RungReport
+
+# The part of a search's time that its last trainings get; docs/log.md has what other parts gave.
+FINISH = 0.5
+# One of so many candidates goes on from each rung.
+KEEP_ONE_OF = 2
+
+
+@dataclass(frozen=True)
+class Standing:
+    """What one candidate has shown so far. `is_busy` while a worker has it, or it can go on no further."""
+
+    number: int
+    curve: Sequence[RungReport]
+    is_busy: bool = False
+
+    @property
+    def rung(self) -> int:
+        return self.curve[-1].rung if self.curve else 0
+
+    def at(self, rung: int) -> float | None:
+        """Accuracy at a rung; None where it was not measured there."""
+        return next((report.accuracy.mean for report in self.curve if report.rung == rung), None)
+
+    @property
+    def sure_of(self) -> float:
+        """The accuracy that it has by its last measurement, less one standard error: few episodes say little."""
+        last = self.curve[-1].accuracy
+        return last.mean - last.half_width / 2
+
+
+@dataclass(frozen=True)
+class New:
+    """Try a new candidate, up to the first rung."""
+
+
+@dataclass(frozen=True)
+class GoOn:
+    """Train this candidate to the rung `until`."""
+
+    number: int
+    until: int
+
+
+@dataclass(frozen=True)
+class Finish:
+    """Train this candidate to the end of the time, and cool it down."""
+
+    number: int
+
+
+Decision = New | GoOn | Finish
+
+
+@dataclass(frozen=True)
+class Promotion:
+    """The policy of one search.
+
+    Args:
+        finish_from: seconds before the end at which last trainings begin.
+        finalists: how many there may be.
+    """
+
+    finish_from: float
+    finalists: int
+
+    def decide(self, standings: Sequence[Standing], *, left: float, finishing: int, can_start: bool) -> Decision | None:
+        """What a free worker does next; None where it has nothing to do.
+
+        Args:
+            standings: of all candidates, in their order.
+            left: seconds until all training is over.
+            finishing: how many last trainings have begun.
+            can_start: whether there is a new candidate.
+        """
+        if left <= self.finish_from:
+            return self._finalist(standings) if finishing < self.finalists else None
+        promoted = self._promoted(standings)
+        if promoted:
+            return GoOn(promoted.number, promoted.rung + 1)
+        if can_start:
+            return New()
+        return self._longest_waiting(standings)
+
+    def _finalist(self, standings: Sequence[Standing]) -> Finish | None:
+        free = [standing for standing in standings if standing.curve and not standing.is_busy]
+        if not free:
+            return None
+        return Finish(max(free, key=lambda standing: (standing.sure_of, -standing.number)).number)
+
+    def _promoted(self, standings: Sequence[Standing]) -> Standing | None:
+        """From the highest rung that has one: the best of its better half that has not gone on."""
+        for rung in range(max((standing.rung for standing in standings), default=0), 0, -1):
+            there = [(at, -s.number, s) for s in standings if (at := s.at(rung)) is not None]
+            better = sorted(there, key=lambda entry: entry[:2], reverse=True)[: len(there) // KEEP_ONE_OF]
+            for _, _, standing in better:
+                if standing.rung == rung and not standing.is_busy:
+                    return standing
+        return None
+
+    def _longest_waiting(self, standings: Sequence[Standing]) -> GoOn | None:
+        """Where there is nothing new: the best of the lowest rung."""
+        free = [standing for standing in standings if standing.curve and not standing.is_busy]
+        if not free:
+            return None
+        lowest = min(standing.rung for standing in free)
+        best = max((s for s in free if s.rung == lowest), key=lambda s: (s.sure_of, -s.number))
+        return GoOn(best.number, lowest + 1)
