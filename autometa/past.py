@@ -5,6 +5,7 @@ It does not know storages, tables or the archive's files; what reads those makes
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import math
 from collections.abc import Mapping
@@ -12,6 +13,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal
 
+from autometa import aliases
 from autometa.records import EpisodeSpec, Scalar, TrialState
 
 Direction = Literal["maximize", "minimize"]
@@ -86,6 +88,16 @@ class PastStudy:
         for trial in self.trials:
             found.update(f"{trial.values!r} {trial.state} {trial.curve!r}".encode())
         return found.hexdigest()[:16]
+
+    def renamed(self, names: Mapping[str, str]) -> PastStudy:
+        """The study with other names of parameters; one of which it has both names keeps them."""
+        known = {name for trial in self.trials for name in trial.values}
+        chosen = {before: now for before, now in names.items() if before in known and now not in known}
+        if not chosen:
+            return self
+        trials = tuple(dataclasses.replace(t, values=aliases.renamed(t.values, chosen)) for t in self.trials)
+        ranges = {chosen.get(name, name): text for name, text in self.ranges.items()}
+        return dataclasses.replace(self, trials=trials, ranges=ranges)
 
     @cached_property
     def rungs(self) -> int:

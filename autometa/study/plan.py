@@ -16,6 +16,7 @@ import optuna
 from optuna.storages import BaseStorage
 from optuna.study import StudyDirection
 
+from autometa.aliases import ALIASES
 from autometa.archives.folders import check_name, is_folder_name, safe_name
 from autometa.data import catalog
 from autometa.data.dataset import FewShotDataset
@@ -107,7 +108,7 @@ def make_plan(settings: SearchSettings, *, runs: Path, validation_episodes: int)
     if settings.study is not None and not _is_continued(settings.study, url):
         check_name(settings.study, where="--study")
     make_pruner(settings.pruner, rungs=9)
-    space = settings.space if isinstance(settings.space, SearchSpace) else load_space(settings.space)
+    space = settings.space.renamed(ALIASES) if isinstance(settings.space, SearchSpace) else load_space(settings.space)
     require_comparable(space, transductive=settings.transductive, external=settings.external)
     if settings.gpus_per_trial and not settings.address:
         require_local_gpus(settings.gpus_per_trial)

@@ -22,6 +22,7 @@ from autometa.errors import StopSearchError, StudyError
 from autometa.events import ClusterJoined, OnEvent, SearchStarted, Warned, ignore
 from autometa.hpo import settings
 from autometa.hpo.capped_history import CappedHistory
+from autometa.hpo.earlier_names import WithNamesOfNow
 from autometa.hpo.ledger import Asked, Ledger, ended, record_of
 from autometa.hpo.never_twice import NeverTwice
 from autometa.hpo.pruning import make_pruner
@@ -124,7 +125,7 @@ def search(asked: Search) -> SearchResult:
         fitting = functools.partial(_trials_at_once, plan)
         share = cluster.share_out(asked.gpus_per_trial, fitting, together=asked.vectorise)
         with _locked(plan), storage_failures(plan.url):
-            writer = SingleWriter(plan.storage)
+            writer = SingleWriter(WithNamesOfNow(plan.storage))
             opened, line = _open_study(plan, writer, share, past, warn)
             result = _run(asked, plan, opened, writer, share, line)
             if cluster.lost:

@@ -15,6 +15,7 @@ import optuna
 from optuna.samplers import BaseSampler
 
 from autometa import trial_attributes as attributes
+from autometa.aliases import ALIASES, FIRST
 from autometa.archives import read
 from autometa.errors import StudyError
 from autometa.hpo.ledger import ended
@@ -88,7 +89,7 @@ def comparable(name: str, fingerprint: str, folder: str | Path | None, warn: Cal
         past = read.past_studies(Path(folder), on_broken=warn)
         if not past:
             raise StudyError(f"--prior {folder}: no archived study is there; see `autometa studies`")
-    others = [study for study in past if study.name.split("~")[0] != name]
+    others = [study.renamed(ALIASES) for study in past if study.name.split("~")[0] != name]
     if folder is not None:
         return Past(others)
     same = [study.name for study in others if study.fingerprint == fingerprint]
@@ -100,7 +101,7 @@ def noted(record: StudyRecord, past: Past, *, is_new: bool, warn: Callable[[str]
 
     What it learned from before stays in it, since trials came of that.
     """
-    now = {study.name: study.digest for study in past.studies}
+    now = {study.name: study.renamed(FIRST).digest for study in past.studies}
     if is_new:
         return record.model_copy(update={"past": now})
     if record.past is None:  # made before this was noted

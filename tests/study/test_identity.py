@@ -34,7 +34,7 @@ choices = ["prototypical"]
 choices = [1]
 [parameters."conv.width"]
 choices = [4]
-[parameters.outer_rate]
+[parameters.outer_lr]
 low = 1e-3
 high = 1e-2
 log = true
