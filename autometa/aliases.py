@@ -20,8 +20,8 @@ ALIASES: Mapping[str, str] = {
     "reptile.inner_rate": "reptile.inner_lr",
     "pretrain.tune_rate": "pretrain.tune_lr",
 }
-# The names that parameters began with. What depends on names and must outlive a renaming takes these: versions of
-# spaces, digests of past studies, and the order in which TPE draws.
+# The names that parameters began with. What is made of names and must outlive a renaming takes these: versions of
+# spaces and digests of past studies.
 FIRST: Mapping[str, str] = {now: before for before, now in ALIASES.items()}
 
 

@@ -90,14 +90,9 @@ class PastStudy:
         return found.hexdigest()[:16]
 
     def renamed(self, names: Mapping[str, str]) -> PastStudy:
-        """The study with other names of parameters; one of which it has both names keeps them."""
-        known = {name for trial in self.trials for name in trial.values}
-        chosen = {before: now for before, now in names.items() if before in known and now not in known}
-        if not chosen:
-            return self
-        trials = tuple(dataclasses.replace(t, values=aliases.renamed(t.values, chosen)) for t in self.trials)
-        ranges = {chosen.get(name, name): text for name, text in self.ranges.items()}
-        return dataclasses.replace(self, trials=trials, ranges=ranges)
+        """The same study with other names of parameters."""
+        trials = tuple(dataclasses.replace(t, values=aliases.renamed(t.values, names)) for t in self.trials)
+        return dataclasses.replace(self, trials=trials, ranges=aliases.renamed(self.ranges, names))
 
     @cached_property
     def rungs(self) -> int:

@@ -14,7 +14,6 @@ from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState
 
-from autometa.aliases import FIRST
 from autometa.hpo.shown import showing
 from autometa.sampling import inferred
 
@@ -115,16 +114,11 @@ class _Groups:
         self._groups = [part for pair in parts for part in pair if part] + ([new] if new else [])
 
     def with_parameter(self, name: str) -> dict[str, BaseDistribution]:
-        """The group of a parameter, without those of one value, by first name; empty where no trial had it."""
+        """The group of a parameter, without those of one value, by name; empty where no trial had it."""
         for group in self._groups:
             if name in group:
-                return {name: group[name] for name in sorted(group, key=_first) if not group[name].single()}
+                return {name: group[name] for name in sorted(group) if not group[name].single()}
         return {}
-
-
-def _first(name: str) -> str:
-    """TPE draws in the order of the group: a renaming must not change what a seed proposes."""
-    return FIRST.get(name, name)
 
 
 def _split(group: dict[str, BaseDistribution], names: Container[str]) -> tuple[dict[str, BaseDistribution], ...]:

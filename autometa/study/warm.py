@@ -15,7 +15,7 @@ import optuna
 from optuna.samplers import BaseSampler
 
 from autometa import trial_attributes as attributes
-from autometa.aliases import ALIASES, FIRST
+from autometa.aliases import FIRST
 from autometa.archives import read
 from autometa.errors import StudyError
 from autometa.hpo.ledger import ended
@@ -89,7 +89,7 @@ def comparable(name: str, fingerprint: str, folder: str | Path | None, warn: Cal
         past = read.past_studies(Path(folder), on_broken=warn)
         if not past:
             raise StudyError(f"--prior {folder}: no archived study is there; see `autometa studies`")
-    others = [study.renamed(ALIASES) for study in past if study.name.split("~")[0] != name]
+    others = [study for study in past if study.name.split("~")[0] != name]
     if folder is not None:
         return Past(others)
     same = [study.name for study in others if study.fingerprint == fingerprint]
@@ -99,7 +99,8 @@ def comparable(name: str, fingerprint: str, folder: str | Path | None, warn: Cal
 def noted(record: StudyRecord, past: Past, *, is_new: bool, warn: Callable[[str], None]) -> StudyRecord:
     """The record with the past it learns from now; says what has changed where the study learned from another.
 
-    What it learned from before stays in it, since trials came of that.
+    What it learned from before stays in it, since trials came of that. Renamed parameters are no change: digests are
+    of first names.
     """
     now = {study.name: study.renamed(FIRST).digest for study in past.studies}
     if is_new:
