@@ -16,7 +16,7 @@ from autometa.aliases import ALIASES, FIRST, renamed
 from autometa.archives import archive, foreign
 from autometa.archives.read import past_studies
 from autometa.errors import ConfigError, SpaceError
-from autometa.hpo import settings
+from autometa.hpo import study_record
 from autometa.hpo.capped_history import CappedHistory
 from autometa.hpo.earlier_names import WithNamesOfNow
 from autometa.hpo.ledger import Ledger, ended_records
@@ -31,7 +31,7 @@ from autometa.space.parameters import Choice, Range
 from autometa.space.space import SearchSpace
 from autometa.study import warm
 from autometa.study.export import best_recipes
-from autometa.study.plan import existing_record, make_plan, study_record
+from autometa.study.plan import existing_record, make_plan, new_record
 from autometa.study.search_settings import SearchSettings
 from autometa.trial.build import candidate, common_names, dotted_names, tables
 from autometa.trial.job import DatasetRef, Job
@@ -245,7 +245,7 @@ def test_a_seed_proposes_the_same_in_a_study_of_before_and_under_the_names_of_no
 def test_a_study_in_a_storage_is_listed_and_exported_under_the_names_of_now(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/t.db"
     made = old_study(url)
-    settings.write(made, STUDY)
+    study_record.write(made, STUDY)
     assert [record.config.values for record in ended_records(made)] == [renamed(old_values(n)) for n in range(12)]
     assert best_recipes(made, 1)[0].config == renamed(old_values(1)), "the one that was confirmed"
 
@@ -267,7 +267,7 @@ def test_a_search_continues_a_study_with_the_space_of_before(tmp_path: Path, as_
 
     made = plan()
     assert [p.name for p in made.space] == ["learner", "maml.inner_lr", "maml.inner_steps", "outer_lr"]
-    record = study_record(made, Budget(steps=3))
+    record = new_record(made, Budget(steps=3))
     assert record.space_version == OLD_VERSION
-    settings.write(old_study(url), record)
+    study_record.write(old_study(url), record)
     assert existing_record(plan()) == record, "and no complaint of another space"

@@ -23,7 +23,7 @@ from autometa.data.dataset import FewShotDataset
 from autometa.data.identity import identity_of
 from autometa.data.load import load_dataset
 from autometa.errors import ConfigError, DataError
-from autometa.hpo import settings as study_settings
+from autometa.hpo import study_record
 from autometa.hpo.pruning import make_pruner
 from autometa.hpo.storage import damage_told, default_url, open_storage, reading, storage_exists
 from autometa.orchestrator.cluster import Share, require_local_gpus
@@ -145,7 +145,7 @@ def make_plan(settings: SearchSettings, *, runs: Path, validation_episodes: int)
     with damage_told(url):
         existing = existing_record(plan)
     if existing:
-        study_settings.check_same(existing, study_record(plan, settings.budget or existing.budget))
+        study_record.check_same(existing, new_record(plan, settings.budget or existing.budget))
     return plan
 
 
@@ -273,11 +273,11 @@ def existing_record(plan: Plan) -> StudyRecord | None:
     if plan.name not in names:
         return None
     study = optuna.load_study(study_name=plan.name, storage=plan.storage)
-    is_left_over = not study_settings.is_ours(study) and not study.trials and study.direction == StudyDirection.MAXIMIZE
-    return None if is_left_over else study_settings.read(study)
+    is_left_over = not study_record.is_ours(study) and not study.trials and study.direction == StudyDirection.MAXIMIZE
+    return None if is_left_over else study_record.read(study)
 
 
-def study_record(plan: Plan, budget: Budget, share: Share | None = None) -> StudyRecord:
+def new_record(plan: Plan, budget: Budget, share: Share | None = None) -> StudyRecord:
     """The settings that a new study of this plan gets."""
     return StudyRecord(
         name=plan.name,
@@ -289,8 +289,8 @@ def study_record(plan: Plan, budget: Budget, share: Share | None = None) -> Stud
         budget=budget,
         seed=plan.settings.seed,
         pruner=plan.settings.pruner,
-        versions=study_settings.versions(),
-        hardware=study_settings.hardware(share.workers, share.gpus) if share else {},
+        versions=study_record.versions(),
+        hardware=study_record.hardware(share.workers, share.gpus) if share else {},
         dataset_facts=_facts(plan),
     )
 
