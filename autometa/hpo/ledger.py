@@ -19,7 +19,7 @@ from pydantic import ValidationError
 from autometa import trial_attributes as attributes
 from autometa.errors import AutometaError, StudyError
 from autometa.events import OnEvent, RungReached, TrainingStarted, TrialEnded, TrialStarted, Warned, ignore
-from autometa.hpo import settings
+from autometa.hpo import study_record
 from autometa.hpo.single_writer import SingleWriter
 from autometa.hpo.tried import Tried, values_of
 from autometa.learning.checkpoint_facts import exists, read_facts
@@ -158,10 +158,10 @@ class Ledger:
 
     def ran_with(self, kernels: str | None) -> None:
         """Keep what a worker says of its compiled kernels, and tell when it has none that it should have."""
-        if kernels is None or kernels in self._kernels or not settings.is_ours(self.study):
+        if kernels is None or kernels in self._kernels or not study_record.is_ours(self.study):
             return
         self._kernels.add(kernels)
-        settings.add_kernels(self.study, kernels)
+        study_record.add_kernels(self.study, kernels)
         if kernels.startswith("not used"):
             self._emit(Warned(f"compiled kernels are {kernels}; training on a CPU is slower"))
 

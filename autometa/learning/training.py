@@ -41,7 +41,7 @@ class TrainingOptions:
     """
 
     optimizer: str = "adam"
-    outer_rate: float = 1e-3
+    outer_lr: float = 1e-3
     weight_decay: float = 0.0
     schedule: str = "cosine"
     clip_norm: float = 10.0
@@ -49,7 +49,7 @@ class TrainingOptions:
 
     def rate(self, progress: float) -> float:
         """The outer rate where `progress` in [0, 1] of the budget is spent."""
-        return self.outer_rate * rate_factor(self.schedule, progress)
+        return self.outer_lr * rate_factor(self.schedule, progress)
 
 
 def optimizer_for(options: TrainingOptions, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
@@ -61,7 +61,7 @@ def optimizer_for(options: TrainingOptions, parameters: Iterable[nn.Parameter]) 
     return make_optimizer(
         parameters,
         optimizer=options.optimizer,
-        outer_rate=options.outer_rate,
+        outer_lr=options.outer_lr,
         weight_decay=options.weight_decay,
     )
 
