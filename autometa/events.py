@@ -62,10 +62,10 @@ class TrainingStarted(Event):
 
 @dataclass(frozen=True)
 class RungReached(Event):
-    """A trial reported its accuracy on the fixed validation episodes."""
+    """A trial reported its accuracy on the fixed validation episodes; `rungs` is None where there is no last one."""
 
     number: int
-    rungs: int
+    rungs: int | None
     report: RungReport
 
 

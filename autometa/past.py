@@ -5,6 +5,7 @@ It does not know storages, tables or the archive's files; what reads those makes
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import math
 from collections.abc import Mapping
@@ -12,6 +13,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal
 
+from autometa import aliases
 from autometa.records import EpisodeSpec, Scalar, TrialState
 
 Direction = Literal["maximize", "minimize"]
@@ -86,6 +88,11 @@ class PastStudy:
         for trial in self.trials:
             found.update(f"{trial.values!r} {trial.state} {trial.curve!r}".encode())
         return found.hexdigest()[:16]
+
+    def renamed(self, names: Mapping[str, str]) -> PastStudy:
+        """The same study with other names of parameters."""
+        trials = tuple(dataclasses.replace(t, values=aliases.renamed(t.values, names)) for t in self.trials)
+        return dataclasses.replace(self, trials=trials, ranges=aliases.renamed(self.ranges, names))
 
     @cached_property
     def rungs(self) -> int:

@@ -13,6 +13,7 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from autometa.aliases import renamed
 from autometa.errors import ConfigError
 
 Scalar = bool | int | float | str
@@ -216,6 +217,7 @@ class TrialConfig(Record):
     """One candidate: the active parameters of a search space and their values.
 
     Names are dotted where they belong to one choice: `conv.width` is an option of the backbone `conv`.
+    Earlier names of parameters become those of now.
     """
 
     values: dict[str, Scalar]
@@ -231,6 +233,11 @@ class TrialConfig(Record):
             if isinstance(value, str) and _HALF_PAIR.search(value):
                 raise ValueError(f"{name} is no text that can be written")
         return values
+
+    @field_validator("values")
+    @classmethod
+    def _has_names_of_now(cls, values: dict[str, Scalar]) -> dict[str, Scalar]:
+        return renamed(values)
 
     def options(self, prefix: str) -> dict[str, Scalar]:
         """The values under one dotted prefix, without it: `options("conv")` gives `{"width": 64}`."""

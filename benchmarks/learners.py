@@ -23,8 +23,8 @@ from typing import Any
 from end_to_end import RESULTS, machine
 
 Values = dict[str, Any]
-METRIC: Values = {"norm": "running", "train_way": 10, "episodes_per_step": 1, "outer_rate": 2e-3}
-TASKWISE: Values = {"episodes_per_step": 4, "outer_rate": 3e-3}
+METRIC: Values = {"norm": "running", "train_way": 10, "episodes_per_step": 1, "outer_lr": 2e-3}
+TASKWISE: Values = {"episodes_per_step": 4, "outer_lr": 3e-3}
 
 
 def taskwise(learner: str, **options: Any) -> Values:
@@ -44,31 +44,31 @@ RECIPES: dict[str, Values] = {
     "ridge (R2D2)": metric("ridge"),
     "svm (MetaOptNet)": metric("svm"),
     "cnaps": metric("cnaps"),
-    "maml": taskwise("maml", inner_rate=0.1, inner_steps=3),
-    "maml, first order": taskwise("maml", inner_rate=0.1, inner_steps=3, first_order=True),
+    "maml": taskwise("maml", inner_lr=0.1, inner_steps=3),
+    "maml, first order": taskwise("maml", inner_lr=0.1, inner_steps=3, first_order=True),
     "maml++": taskwise(
-        "maml", inner_rate=0.1, inner_steps=3, learned_rates=True, rates_per_step=True, multi_step_loss=0.15
+        "maml", inner_lr=0.1, inner_steps=3, learned_rates=True, rates_per_step=True, multi_step_loss=0.15
     ),
-    "anil": {"learner": "anil", **TASKWISE, "norm": "support", "anil.inner_rate": 0.3},
-    "boil": taskwise("boil", inner_rate=0.2, inner_steps=2),
-    "meta_sgd": taskwise("meta_sgd", inner_rate=0.1, inner_steps=3),
-    "reptile": taskwise("reptile", inner_rate=0.1, inner_steps=8) | {"optimizer": "sgd", "outer_rate": 0.1},
-    "lstm": taskwise("lstm", inner_rate=0.1, inner_steps=3),
+    "anil": {"learner": "anil", **TASKWISE, "norm": "support", "anil.inner_lr": 0.3},
+    "boil": taskwise("boil", inner_lr=0.2, inner_steps=2),
+    "meta_sgd": taskwise("meta_sgd", inner_lr=0.1, inner_steps=3),
+    "reptile": taskwise("reptile", inner_lr=0.1, inner_steps=8) | {"optimizer": "sgd", "outer_lr": 0.1},
+    "lstm": taskwise("lstm", inner_lr=0.1, inner_steps=3),
     "meta_networks": metric("meta_networks") | {"train_way": 5, "episodes_per_step": 2},
     "reader": metric("reader"),
-    "pretrain, cosine": {"learner": "pretrain", "pretrain.head": "cosine", "outer_rate": 2e-3},
-    "pretrain, logistic (RFS)": {"learner": "pretrain", "pretrain.head": "finetune", "outer_rate": 2e-3},
+    "pretrain, cosine": {"learner": "pretrain", "pretrain.head": "cosine", "outer_lr": 2e-3},
+    "pretrain, logistic (RFS)": {"learner": "pretrain", "pretrain.head": "finetune", "outer_lr": 2e-3},
     "pretrain, cosine classifier (Baseline++)": {
         "learner": "pretrain",
         "pretrain.head": "cosine_classifier",
         "pretrain.train_head": "cosine",
-        "outer_rate": 2e-3,
+        "outer_lr": 2e-3,
     },
     "pretrain, fine-tuned": {
         "learner": "pretrain",
         "pretrain.head": "finetune",
         "pretrain.adapt": "all",
-        "outer_rate": 2e-3,
+        "outer_lr": 2e-3,
     },
 }
 BACKBONE: Values = {"backbone": "conv", "conv.depth": 4, "conv.width": 32, "optimizer": "adam", "augment": "crop"}

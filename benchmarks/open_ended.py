@@ -40,16 +40,16 @@ WINDOWS = (4.0, 8.0, 16.0)
 KEPT = 8.0  # the window that open budgets have
 COOL_FROM = 0.8
 COMMON: dict[str, Any] = {"backbone": "conv", "conv.depth": 4, "conv.width": 32, "augment": "crop_flip"}
-EPISODIC: dict[str, Any] = {"optimizer": "adam", "outer_rate": 2e-3, "episodes_per_step": 1}
+EPISODIC: dict[str, Any] = {"optimizer": "adam", "outer_lr": 2e-3, "episodes_per_step": 1}
 RECIPES: dict[str, tuple[dict[str, Any], tuple[int, ...]]] = {
     "pretrain": (
-        {"optimizer": "sgd", "outer_rate": 0.05, "weight_decay": 5e-4, "pretrain.head": "cosine", "norm": "running"},
+        {"optimizer": "sgd", "outer_lr": 0.05, "weight_decay": 5e-4, "pretrain.head": "cosine", "norm": "running"},
         (600, 1200, 2400),
     ),
     "prototypical": (EPISODIC | {"train_way": 10, "norm": "running"}, (250, 500, 1000)),
     "ridge": (EPISODIC | {"train_way": 10, "norm": "running"}, (250, 500, 1000)),
     "maml": (
-        EPISODIC | {"maml.norm": "support", "maml.inner_rate": 0.1, "maml.inner_steps": 3, "maml.first_order": True},
+        EPISODIC | {"maml.norm": "support", "maml.inner_lr": 0.1, "maml.inner_steps": 3, "maml.first_order": True},
         (250, 500, 1000),
     ),
 }

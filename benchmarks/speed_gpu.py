@@ -82,7 +82,7 @@ def training_rows(
     for steps in (1, 5):
         net = speed_peers.Conv4(channels, side, 32, WAY).to(device)
         plain = speed_peers.plain_maml(net, steps)
-        learner = lambda: Maml(backbone(channels, side), setting(), inner_rate=0.01, inner_steps=steps)  # noqa: B023, E731
+        learner = lambda: Maml(backbone(channels, side), setting(), inner_lr=0.01, inner_steps=steps)  # noqa: B023, E731
         methods = ours(learner, episodes, device) | {"plain loop": lambda: plain(episodes)}  # noqa: B023
         name = f"MAML, {steps} inner step{'s' if steps > 1 else ''}, {shape}"
         rows.append(compared(name, "maml", methods, arguments, device))
@@ -113,7 +113,7 @@ def ours(make: Callable[[], Learner], episodes: EpisodeBatch, device: torch.devi
         training = Training(
             make().to(device),
             Fixed(episodes),
-            options=TrainingOptions(outer_rate=speed_peers.OUTER_RATE, bfloat16=bfloat16),
+            options=TrainingOptions(outer_lr=speed_peers.OUTER_LR, bfloat16=bfloat16),
             budget=Budget(steps=10**9),
             validate=lambda *_: Accuracy(mean=0.0, half_width=1.0, episodes=1, seed=0),
             generator=torch.Generator(device).manual_seed(0),
@@ -189,7 +189,7 @@ def trials_row(arguments: argparse.Namespace) -> dict[str, Any]:
 
     def job(folder: Path, number: int) -> Job:
         return Job(
-            config=TrialConfig(values=vectorised.CONV4_32 | {"outer_rate": 1e-3 * (1 + number)}),
+            config=TrialConfig(values=vectorised.CONV4_32 | {"outer_lr": 1e-3 * (1 + number)}),
             dataset=DatasetRef(name="digits" if arguments.tiny else "omniglot", root=arguments.data_root),
             episodes=EpisodeSpec(way=3 if arguments.tiny else 5, shot=1, query=5 if arguments.tiny else 15),
             budget=Budget(steps=3 if arguments.tiny else 300, rungs=3),

@@ -19,9 +19,9 @@ from torch.nn import functional as F
 from autometa.data.episodes import EpisodeBatch
 
 Step = Callable[[EpisodeBatch], Any]
-INNER_RATE = 0.01
+INNER_LR = 0.01
 # The same few episodes come again and again: learned by heart, their gradients would be too small to be timed fairly.
-OUTER_RATE = 1e-8
+OUTER_LR = 1e-8
 
 
 class Conv4(nn.Module):
@@ -56,7 +56,7 @@ def plain_maml(net: Conv4, steps: int) -> Step:
             for _ in range(steps):
                 loss = F.cross_entropy(functional_call(net, weights, (task.support_x[0],)), task.support_y[0])
                 found = torch.autograd.grad(loss, list(weights.values()), create_graph=True)
-                weights = {name: w - INNER_RATE * g for (name, w), g in zip(weights.items(), found, strict=True)}
+                weights = {name: w - INNER_LR * g for (name, w), g in zip(weights.items(), found, strict=True)}
             loss = F.cross_entropy(functional_call(net, weights, (task.query_x[0],)), task.query_y[0])
             (loss / episodes.batch).backward()
 
@@ -67,7 +67,7 @@ def higher_maml(net: Conv4, steps: int) -> Step:
     """`higher` 0.2.1 (Grefenstette et al. 2019), as in its MAML example."""
     import higher
 
-    inner = torch.optim.SGD(net.parameters(), lr=INNER_RATE)
+    inner = torch.optim.SGD(net.parameters(), lr=INNER_LR)
 
     def step(episodes: EpisodeBatch) -> None:
         net.zero_grad(set_to_none=True)
@@ -84,7 +84,7 @@ def higher_maml(net: Conv4, steps: int) -> Step:
 def easyfsl_training(net: Conv4) -> Step:
     """easyfsl's episodic training: one episode, one step of the optimiser."""
     method = _easyfsl(net)
-    optimizer = torch.optim.Adam(net.parameters(), lr=OUTER_RATE)
+    optimizer = torch.optim.Adam(net.parameters(), lr=OUTER_LR)
 
     def step(episodes: EpisodeBatch) -> None:
         for index in range(episodes.batch):

@@ -141,7 +141,7 @@ def _ours(case: Case, episodes: EpisodeBatch) -> Callable[[], Any]:
     backbone = Conv((case.channels, case.side, case.side), width=case.width)
     setting = Setting(WAY, PRETRAIN_CLASSES)
     if case.what == "maml":
-        maml = Maml(backbone, setting, inner_rate=speed_peers.INNER_RATE, inner_steps=case.inner_steps)
+        maml = Maml(backbone, setting, inner_lr=speed_peers.INNER_LR, inner_steps=case.inner_steps)
         return _outer_step(maml, Fixed(episodes))
     learner = Prototypical(backbone, setting)
     return _outer_step(learner, Fixed(episodes), optimizer="adam")
@@ -204,7 +204,7 @@ def _fastest_convolution(case: Case) -> Callable[[], Any]:
 
 def _outer_step(learner: Learner, source: Fixed, *, optimizer: str | None = None) -> Callable[[], Any]:
     """A learner's outer step, with the optimiser's if there is one, as in a trial."""
-    options = {"outer_rate": speed_peers.OUTER_RATE, "weight_decay": 0.0}
+    options = {"outer_lr": speed_peers.OUTER_LR, "weight_decay": 0.0}
     outer = make_optimizer(learner.parameters(), optimizer=optimizer, **options) if optimizer else None
 
     def step() -> None:

@@ -71,7 +71,7 @@ def _learner(case: Case) -> Maml:
     torch.manual_seed(0)
     backbone = Conv((CHANNELS, SIDE, SIDE), width=32, norm="support")
     options = {"inner_steps": case.inner_steps, "checkpoint_inner_steps": case.checkpoint_inner_steps}
-    learner = Maml(backbone, Setting(WAY, 64), inner_rate=0.01, **options)
+    learner = Maml(backbone, Setting(WAY, 64), inner_lr=0.01, **options)
     learner.tasks_at_once = case.at_once
     return learner
 

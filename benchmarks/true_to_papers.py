@@ -44,7 +44,7 @@ COMMON: Values = {
     "conv.depth": 4,
     "conv.width": 16,
     "optimizer": "adam",
-    "outer_rate": 2e-3,
+    "outer_lr": 2e-3,
     "augment": "crop",
 }
 # What training does not see: trainings that differ in these alone are one training.
@@ -70,7 +70,7 @@ def episodic(learner: str, train_shot: int, **options: Any) -> Values:
 
 RFS: Values = {"learner": "pretrain", "pretrain.head": "finetune"}
 BASELINE: Values = {"learner": "pretrain", "pretrain.train_head": "cosine"}
-MAML = episodic("maml", 1, norm="per_step", inner_steps=3, inner_rate=0.1)
+MAML = episodic("maml", 1, norm="per_step", inner_steps=3, inner_lr=0.1)
 PAIRS = (
     Pair(
         "pretrain (Baseline++): fitted cosine classifier in place of class means",

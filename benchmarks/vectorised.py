@@ -62,7 +62,7 @@ def main() -> None:
 
 
 def job(root: str | None, steps: int, use_gpu: bool, folder: Path, number: int) -> Job:
-    values = {"outer_rate": 1e-3 * (1 + number), "prototypical.temperature": 0.1 * (1 + number)}
+    values = {"outer_lr": 1e-3 * (1 + number), "prototypical.temperature": 0.1 * (1 + number)}
     return Job(
         config=TrialConfig(values={**CONV4_32, **values}),
         dataset=DatasetRef(name="omniglot", root=root),

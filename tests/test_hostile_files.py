@@ -31,7 +31,7 @@ SPACE = 'name = "t"\n[parameters.learner]\nchoices = ["prototypical"]\n'
 RECIPE = (
     'format = "autometa-recipe/1"\n[[recipe]]\ndataset = "digits"\nseed = 3\n'
     "episodes = { way = 5, shot = 1, query = 5 }\nbudget = { steps = 2 }\nvalidation_episodes = 4\n"
-    '[recipe.config]\nlearner = "prototypical"\nouter_rate = 0.002\n[recipe.config.conv]\nwidth = 8\ndepth = 2\n'
+    '[recipe.config]\nlearner = "prototypical"\nouter_lr = 0.002\n[recipe.config.conv]\nwidth = 8\ndepth = 2\n'
 )
 BIG = 2**70
 
@@ -40,12 +40,12 @@ BIG = 2**70
     ("parameters", "says"),
     [
         (
-            "[parameters.outer_rate]\nchoices = [0.1, inf]",
-            "outer_rate: choices: finite numbers are allowed, but got inf",
+            "[parameters.outer_lr]\nchoices = [0.1, inf]",
+            "outer_lr: choices: finite numbers are allowed, but got inf",
         ),
-        ("[parameters.outer_rate]\nchoices = [nan]", "outer_rate: choices: finite numbers are allowed, but got nan"),
-        ("[parameters.outer_rate]\nlow = 0.1\nhigh = inf", "outer_rate: high: finite numbers"),
-        ("[parameters.outer_rate]\nlow = 0.1\nhigh = 1.0\nstep = nan", "outer_rate: step: finite numbers"),
+        ("[parameters.outer_lr]\nchoices = [nan]", "outer_lr: choices: finite numbers are allowed, but got nan"),
+        ("[parameters.outer_lr]\nlow = 0.1\nhigh = inf", "outer_lr: high: finite numbers"),
+        ("[parameters.outer_lr]\nlow = 0.1\nhigh = 1.0\nstep = nan", "outer_lr: step: finite numbers"),
         (f'[parameters."conv.width"]\nlow = 4\nhigh = {BIG}', "conv.width: high: numbers up to 2^63"),
         (f'[parameters."conv.width"]\nchoices = [{"9" * 5000}]', "thousands of digits"),
         (f"a = {'[' * 5000}{']' * 5000}", "nested more than 50 deep"),
@@ -53,7 +53,7 @@ BIG = 2**70
         ('[parameters."conv.width"]\nchoices = [3.5]', "conv.width = 3.5: it must be a whole number"),
         ('[parameters."conv.width"]\nchoices = [8.0]', "conv.width = 8.0: it must be a whole number"),
         ('[parameters."conv.depth"]\nchoices = [true]', "conv.depth = True: it must be a whole number"),
-        ('[parameters.outer_rate]\nchoices = ["x"]', "outer_rate = 'x': it must be a number"),
+        ('[parameters.outer_lr]\nchoices = ["x"]', "outer_lr = 'x': it must be a number"),
         ("[parameters.rotations]\nchoices = [3]", "rotations = 3: it must be true or false"),
         ("[parameters.schedule]\nchoices = [1]", "schedule = 1: it must be a text"),
     ],
@@ -88,11 +88,11 @@ def test_spaces_do_not_extend_one_another_without_end(tmp_path: Path) -> None:
         ("seed = 3", f"seed = {BIG}", "recipe 1: seed"),
         ("seed = 3", f"validation_seed = {BIG}", "recipe 1: validation_seed"),
         ("width = 8", "width = 3.5", "config: conv.width = 3.5: it must be a whole number"),
-        ("outer_rate = 0.002", 'outer_rate = "x"', "config: outer_rate = 'x': it must be a number"),
-        ("outer_rate = 0.002", "outer_rate = nan", "outer_rate"),
-        ("outer_rate = 0.002", '"conv.width" = 4', "config: conv.width is given twice"),
-        ("outer_rate = 0.002", "a.b = 4\n'a.b' = 4", "config: a.b is given twice"),
-        ("outer_rate = 0.002", f"{'.'.join('a' * 3000)} = 1", "nested more than 50 deep"),
+        ("outer_lr = 0.002", 'outer_lr = "x"', "config: outer_lr = 'x': it must be a number"),
+        ("outer_lr = 0.002", "outer_lr = nan", "outer_lr"),
+        ("outer_lr = 0.002", '"conv.width" = 4', "config: conv.width is given twice"),
+        ("outer_lr = 0.002", "a.b = 4\n'a.b' = 4", "config: a.b is given twice"),
+        ("outer_lr = 0.002", f"{'.'.join('a' * 3000)} = 1", "nested more than 50 deep"),
     ],
 )
 def test_a_recipe_that_cannot_be(old: str, new: str, says: str, tmp_path: Path) -> None:

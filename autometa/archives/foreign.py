@@ -15,6 +15,7 @@ from typing import Literal
 from optuna.distributions import json_to_distribution
 from pydantic import Field, field_validator
 
+from autometa.aliases import renamed
 from autometa.archives import folders
 from autometa.errors import StudyError
 from autometa.past import PastReport, PastStudy, PastTrial
@@ -68,7 +69,7 @@ class ForeignStudy(Record):
                 json_to_distribution(text)
             except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
                 raise ValueError(f"{name} is no Optuna distribution in JSON: {error}") from None
-        return ranges
+        return renamed(ranges)
 
 
 def write(root: Path, past: PastStudy) -> Path:

@@ -84,7 +84,7 @@ class PlainLines(View):
 class _Running:
     values: dict[str, Any]
     rung: int
-    rungs: int = 0
+    rungs: int | None = None
     accuracy: Accuracy | None = None
     started: float = field(default_factory=time.monotonic)
 
@@ -209,7 +209,7 @@ def _line(event: Event) -> str:
             return f"trial {event.number} started{again}: {summary(event.values)}"
         case RungReached():
             report = event.report
-            rung = f"rung {report.rung}/{event.rungs}"
+            rung = f"rung {report.rung}" + (f"/{event.rungs}" if event.rungs else "")
             return f"trial {event.number} {rung}: {percent(report.accuracy)} after {report.steps} steps"
         case TrialEnded():
             value = f" at {percent(event.accuracy)}" if event.accuracy else ""

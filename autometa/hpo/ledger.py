@@ -19,7 +19,7 @@ from pydantic import ValidationError
 from autometa import trial_attributes as attributes
 from autometa.errors import AutometaError, StudyError
 from autometa.events import OnEvent, RungReached, TrainingStarted, TrialEnded, TrialStarted, Warned, ignore
-from autometa.hpo import settings
+from autometa.hpo import study_record
 from autometa.hpo.single_writer import SingleWriter
 from autometa.hpo.tried import Tried, values_of
 from autometa.learning.checkpoint_facts import exists, read_facts
@@ -45,7 +45,9 @@ class Asked:
 
 
 @dataclass
-class _Live:
+class Live:
+    """A trial that was asked for and has not ended."""
+
     trial: Trial
     asked: Asked
     curve: dict[int, RungReport] = field(default_factory=dict)
@@ -59,7 +61,7 @@ class Ledger:
         study: the Optuna study, with its sampler and pruner.
         storage: where the study is kept.
         space: what to propose.
-        rungs: rungs of a full trial.
+        rungs: rungs of a full trial; None where trials have no end of their own.
         seed: the search's seed; trial n is trained with seed + n.
         folder: trial n keeps its checkpoint in `folder/0000n`.
     """
@@ -70,7 +72,7 @@ class Ledger:
         space: SearchSpace,
         *,
         storage: SingleWriter,
-        rungs: int,
+        rungs: int | None,
         seed: int,
         folder: Path,
         on_event: OnEvent = ignore,
@@ -83,7 +85,8 @@ class Ledger:
         self._folder = folder
         self._emit = on_event
         self._tried = Tried(study, space)
-        self._live: dict[int, _Live] = {}
+        self._live: dict[int, Live] = {}
+        self._waiting: set[int] = set()  # of these, those that no worker has
         self._failed_in_a_row: list[str] = []
         self._kernels: set[str] = set()
 
@@ -138,12 +141,12 @@ class Ledger:
 
     def _started(self, trial: Trial) -> Asked:
         values = self._space.suggest(trial)
-        asked = Asked(trial.number, values, self._seed_of(trial), _folder_of(trial))
+        asked = Asked(trial.number, values, self._seed_of(trial), folder_of(trial))
         attributes.SEED.write(trial, asked.seed)
         attributes.FOLDER.write(trial, asked.folder)
-        live = self._live[trial.number] = _Live(trial, asked)
+        live = self._live[trial.number] = Live(trial, asked)
         for report in self._saved_curve(asked.folder):
-            self._write(live, report)
+            self.write(live, report)
         asked.rung = max(live.curve, default=0)
         return asked
 
@@ -158,10 +161,10 @@ class Ledger:
 
     def ran_with(self, kernels: str | None) -> None:
         """Keep what a worker says of its compiled kernels, and tell when it has none that it should have."""
-        if kernels is None or kernels in self._kernels or not settings.is_ours(self.study):
+        if kernels is None or kernels in self._kernels or not study_record.is_ours(self.study):
             return
         self._kernels.add(kernels)
-        settings.add_kernels(self.study, kernels)
+        study_record.add_kernels(self.study, kernels)
         if kernels.startswith("not used"):
             self._emit(Warned(f"compiled kernels are {kernels}; training on a CPU is slower"))
 
@@ -174,8 +177,8 @@ class Ledger:
         live = self._live[number]
         is_new = report.rung not in live.curve
         if is_new:
-            self._write(live, report)
-        if report.rung < self._rungs:
+            self.write(live, report)
+        if self._rungs and report.rung < self._rungs:
             live.pruned = live.trial.should_prune()
         if is_new:
             self._emit(RungReached(number, self._rungs, report))
@@ -198,7 +201,7 @@ class Ledger:
             self._tell(live, TrialState.FAIL, reason=error)
         elif live.pruned:
             self._tell(live, TrialState.PRUNED)
-        elif self._rungs in live.curve:
+        elif self._rungs and self._rungs in live.curve:
             self._tell(live, TrialState.COMPLETE)
 
     def recover(self, *, died: bool) -> list[int]:
@@ -221,7 +224,7 @@ class Ledger:
 
     def _enqueue_again(self, old: FrozenTrial, attempts: int) -> None:
         again = attributes.CONTINUES.entry(old.number) | attributes.ATTEMPTS.entry(attempts)
-        again |= attributes.SEED.entry(self._seed_of(old)) | attributes.FOLDER.entry(_folder_of(old))
+        again |= attributes.SEED.entry(self._seed_of(old)) | attributes.FOLDER.entry(folder_of(old))
         origin = attributes.ORIGIN.of(old)
         again |= attributes.ORIGIN.entry(origin) if origin is not None else {}
         # A driver that died before it had written them leaves the values of an entry of the queue in that alone.
@@ -235,7 +238,7 @@ class Ledger:
         if gave_up:
             reason = f"interrupted {MAX_ATTEMPTS} times"
             with contextlib.suppress(AutometaError):  # its checkpoint may be what is damaged
-                curve = self._saved_curve(_folder_of(old))
+                curve = self._saved_curve(folder_of(old))
                 self._storage.set_trial_user_attr(old.number, "curve", _dumped(curve))
             self._emit(Warned(f"trial {old.number} was running when the search died {MAX_ATTEMPTS} times: given up"))
         else:
@@ -244,13 +247,14 @@ class Ledger:
         self._storage.set_trial_user_attr(old.number, attributes.FAIL_REASON.key, reason)
         self.study.tell(old.number, state=TrialState.FAIL)
 
-    def _write(self, live: _Live, report: RungReport) -> None:
+    def write(self, live: Live, report: RungReport) -> None:
+        """Keep a rung's accuracy in the study; the whole curve follows when the trial ends."""
         live.curve[report.rung] = report
         live.trial.report(report.accuracy.mean, report.rung)
         with self._storage.deferred():  # until it ends, its checkpoint keeps it
             attributes.CURVE.write(live.trial, _dumped(live.curve.values()))
 
-    def _tell(self, live: _Live, state: TrialState, *, reason: str | None = None) -> None:
+    def _tell(self, live: Live, state: TrialState, *, reason: str | None = None) -> None:
         number = live.trial.number
         last = live.curve[max(live.curve)] if live.curve else None
         if reason:
@@ -269,7 +273,7 @@ class Ledger:
         return [RungReport.model_validate(r) for r in read_facts(path)["curve"]]
 
 
-def _folder_of(trial: Trial | FrozenTrial) -> str:
+def folder_of(trial: Trial | FrozenTrial) -> str:
     """A continuation keeps that of the trial it began as."""
     return attributes.FOLDER.of(trial, f"{trial.number:05d}")
 

@@ -8,18 +8,15 @@ more time takes any of them on, as a new trial that names the one it continues.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Collection
-from datetime import datetime
 
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
 from autometa import trial_attributes as attributes
 from autometa.events import RungReached, TrialEnded, TrialStarted
-from autometa.hpo.ledger import MAX_ATTEMPTS, Asked, Ledger, _Live, folder_of, trials_of
+from autometa.hpo.ledger import MAX_ATTEMPTS, Asked, Ledger, Live, folder_of, trials_of
 from autometa.hpo.promotion import Standing
-from autometa.learning.checkpoint_facts import exists, read_facts
 from autometa.records import RungReport, TrialRecord
-from autometa.trial.segment import BEST, FINAL
+from autometa.learning.checkpoint_facts import FINAL, exists, read_facts
 
 
 class OpenLedger(Ledger):
@@ -34,10 +31,10 @@ class OpenLedger(Ledger):
             if not old.params:  # proposed in part when the search died
                 self._close_interrupted(old, gave_up=False)
                 continue
-            live = _Live(Trial(self.study, old.number), self._asked(old))
+            live = Live(Trial(self.study, old.number), self._asked(old))
             self._live[old.number] = live
             for report in [*self._saved_curve(folder_of(old)), *self._cooled(folder_of(old))]:
-                self._write(live, report)
+                self.write(live, report)
             if attributes.IS_WAITING.of(old):
                 self._waiting.add(old.number)
                 continue
@@ -73,7 +70,7 @@ class OpenLedger(Ledger):
         """Write a rung's accuracy; nobody is stopped by it."""
         live = self._live[number]
         if report.rung not in live.curve:
-            self._write(live, report)
+            self.write(live, report)
             self._emit(RungReached(number, None, report))
         return False
 
@@ -128,9 +125,9 @@ class OpenLedger(Ledger):
         )
         self.study.add_trial(trial)
         new = trials_of(self.study)[-1]
-        live = self._live[new.number] = _Live(Trial(self.study, new.number), self._asked(new))
+        live = self._live[new.number] = Live(Trial(self.study, new.number), self._asked(new))
         for report in self._saved_curve(folder_of(old)):
-            self._write(live, report)
+            self.write(live, report)
         return new.number
 
     def _asked(self, trial: FrozenTrial) -> Asked:

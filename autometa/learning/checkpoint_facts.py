@@ -15,6 +15,8 @@ from autometa.errors import CheckpointError
 from autometa.parsing import parse_json
 from autometa.records import RungReport, explain
 
+# Folders in a candidate's own: its model where its accuracy was highest, and the one after its cool-down.
+BEST, FINAL = "best", "final"
 FACTS = "checkpoint.json"
 FORMAT = "autometa-checkpoint/1"
 

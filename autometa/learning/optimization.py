@@ -32,7 +32,7 @@ def rate_factor(schedule: str, progress: float) -> float:
 
 
 def make_optimizer(
-    parameters: Iterable[nn.Parameter], *, optimizer: str, outer_rate: float, weight_decay: float
+    parameters: Iterable[nn.Parameter], *, optimizer: str, outer_lr: float, weight_decay: float
 ) -> torch.optim.Optimizer:
     """The optimiser of that name. Weights decay; biases, scales and learned rates do not.
 
@@ -41,15 +41,15 @@ def make_optimizer(
     Raises:
         ConfigError: an unknown name, or a rate or decay out of range.
     """
-    if outer_rate <= 0 or weight_decay < 0:
-        raise ConfigError(f"outer_rate = {outer_rate}, weight_decay = {weight_decay}: the first must be > 0, both >= 0")
+    if outer_lr <= 0 or weight_decay < 0:
+        raise ConfigError(f"outer_lr = {outer_lr}, weight_decay = {weight_decay}: the first must be > 0, both >= 0")
     learned = [p for p in parameters if p.requires_grad]
     groups = [
         {"params": [p for p in learned if p.ndim > 1], "weight_decay": weight_decay},
         {"params": [p for p in learned if p.ndim <= 1], "weight_decay": 0.0},
     ]
     on_gpu = any(p.is_cuda for p in learned)
-    rate: Any = torch.tensor(outer_rate, device=learned[0].device) if on_gpu else outer_rate
+    rate: Any = torch.tensor(outer_lr, device=learned[0].device) if on_gpu else outer_lr
     makers: dict[str, Callable[[], torch.optim.Optimizer]] = {
         "adam": lambda: torch.optim.Adam(groups, lr=rate, fused=True, capturable=on_gpu),
         "adamw": lambda: torch.optim.AdamW(groups, lr=rate, fused=True, capturable=on_gpu),

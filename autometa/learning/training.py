@@ -46,7 +46,7 @@ class TrainingOptions:
     """
 
     optimizer: str = "adam"
-    outer_rate: float = 1e-3
+    outer_lr: float = 1e-3
     weight_decay: float = 0.0
     schedule: str = "cosine"
     clip_norm: float = 10.0
@@ -57,7 +57,7 @@ class TrainingOptions:
     def rate(self, annealed: float, steps: int) -> float:
         """The outer rate where `annealed` in [0, 1] of the schedule is behind it, after so many outer steps."""
         warm = min(1.0, (steps + 1) / (self.warmup + 1))
-        return self.outer_rate * warm * rate_factor(self.schedule, annealed)
+        return self.outer_lr * warm * rate_factor(self.schedule, annealed)
 
     @property
     def open_ended(self) -> TrainingOptions:
@@ -76,7 +76,7 @@ def optimizer_for(options: TrainingOptions, parameters: Iterable[nn.Parameter]) 
     return make_optimizer(
         parameters,
         optimizer=options.optimizer,
-        outer_rate=options.outer_rate,
+        outer_lr=options.outer_lr,
         weight_decay=options.weight_decay,
     )
 

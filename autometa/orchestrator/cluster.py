@@ -53,9 +53,7 @@ _PRIVATE_ENVIRONMENT = {
     "RAY_raylet_client_num_connect_attempts": "500",
     "RAY_idle_worker_killing_time_threshold_ms": "60000",
 }
-_PRELOADED = "autometa.orchestrator.preload"
-# Helpers of Ray that serve a cluster of many machines: its autoscaler, dashboard and log forwarding.
-_UNUSED_HELPERS = ("start_monitor", "start_api_server", "start_log_monitor")
+_PRELOADING = {"RAY_preload_python_modules": "autometa.orchestrator.preload"}
 _SECONDS_BETWEEN_LOOKS, _LOOKS = 2, 3  # a cluster that answers none of so many is gone
 _OBJECT_STORE_BYTES = 256 * 2**20  # workers map the data set from disk; Ray's default is 30 % of memory
 
@@ -210,13 +208,12 @@ class Cluster:
             _check_reachable(self._address)
             ray.init(address=self._address, runtime_env={"env_vars": WORKER_ENVIRONMENT}, **quiet)
             return
-        with _environment(WORKER_ENVIRONMENT | _PRIVATE_ENVIRONMENT), _without_helpers():
+        with _environment(WORKER_ENVIRONMENT | _PRIVATE_ENVIRONMENT | (_PRELOADING if _is_for_cpus() else {})):
             ray.init(
                 address="local",
                 num_cpus=max(self._workers or 0, os.cpu_count() or 1),
                 include_dashboard=False,
                 object_store_memory=_OBJECT_STORE_BYTES,
-                _system_config={"preload_python_modules": [_PRELOADED]} if _is_for_cpus() else None,
                 **quiet,
             )
 
@@ -273,21 +270,3 @@ def _environment(variables: dict[str, str]) -> Iterator[None]:
     finally:
         for name in ours:
             del os.environ[name]
-
-
-@contextmanager
-def _without_helpers() -> Iterator[None]:
-    """Start no process that a private cluster has no use for: they take 1.4 s, and Ray has no option to leave them out.
-
-    A version of Ray that names them otherwise starts them.
-    """
-    from ray._private.node import Node
-
-    kept = {name: getattr(Node, name) for name in _UNUSED_HELPERS if hasattr(Node, name)}
-    for name in kept:
-        setattr(Node, name, lambda self, **_: None)
-    try:
-        yield
-    finally:
-        for name, start in kept.items():
-            setattr(Node, name, start)

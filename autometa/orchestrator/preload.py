@@ -31,9 +31,11 @@ def _turn() -> Iterator[None]:
 
 gc.disable()  # looking for garbage among what is imported takes a tenth of the time, and there is none
 with _turn():
-    import torch._dynamo  # noqa: F401  (an optimizer does so when it is made)
+    import torch
 
     import autometa.orchestrator.ray_tune
     import autometa.trial.run  # noqa: F401
+
+    torch.optim.SGD([torch.zeros(1)])  # imports what the first optimiser needs, a second's work
 gc.freeze()
 gc.enable()

@@ -26,6 +26,7 @@ from ray.tune.search import Searcher
 from ray.tune.stopper import Stopper
 
 from autometa.errors import AutometaError, StopSearchError, StudyError, write_trouble
+from autometa.orchestrator import ray_private
 from autometa.records import RungReport, TrialRecord
 from autometa.space.space import SearchSpace
 from autometa.trial.abilities import is_stackable
@@ -77,7 +78,7 @@ def run_trials(
         StopSearchError: a worker met what would end every trial, such as a full disk.
         Exception: whatever the ledger raised, such as a storage that failed.
     """
-    _use_started_workers()
+    ray_private.let_actors_take_started_workers()
     stop = _Stop()
     propose = _Propose(ledger, make_job, share, trials, over=scratch.resolve() / "over", stop=stop)
     remaining = None if deadline is None else max(1.0, deadline - time.monotonic())
@@ -111,17 +112,6 @@ def run_trials(
             shutil.rmtree(scratch, ignore_errors=True)
     if stop.error:
         raise stop.error
-
-
-def _use_started_workers() -> None:
-    """Have Tune's actors take workers that are up already, which an environment of their own keeps them from.
-
-    It sets a variable for PyTorch Lightning alone. A version of Ray that keeps it elsewhere starts new workers.
-    """
-    with contextlib.suppress(ImportError, AttributeError):
-        from ray.tune.execution import class_cache
-
-        class_cache.DEFAULT_ENV_VARS.clear()
 
 
 def run_everywhere(

@@ -53,7 +53,7 @@ def of_values(values: Sequence[Scalar]) -> BaseDistribution:
 def within(distribution: BaseDistribution, value: Any) -> Any:
     """The value this distribution has for a proposed one; None where it has none."""
     if isinstance(distribution, CategoricalDistribution):
-        return next((c for c in distribution.choices if same(c, value) or (c is None and value == "None")), None)
+        return next((choice for choice in distribution.choices if same(choice, value)), None)
     if isinstance(value, bool | str) or not isinstance(distribution, FloatDistribution | IntDistribution):
         return None
     if not distribution.low <= value <= distribution.high:

@@ -24,7 +24,7 @@ from autometa.sampling import inferred
 from autometa.sampling.encoding import Domain, infer_domain
 from autometa.sampling.proposals import Proposal, Proposer
 from autometa.sampling.surrogate_cache import fit_or_load
-from autometa.sampling.target_trials import Target
+from autometa.sampling.target_trials import TargetTrials
 from autometa.space.space import SearchSpace
 
 # One proposal in five does not look at past studies at all, once a cold sampler has something to go by: within the
@@ -80,7 +80,7 @@ class PriorSampler(BaseSampler):
         self._fitted_for: object = None
         self._proposals: dict[tuple[str, int], Proposal | None] = {}  # by study and number
         self._target_of: str | None = None
-        self._target = Target()
+        self._target = TargetTrials()
         self.dropped: dict[str, str] = {}
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
@@ -170,7 +170,7 @@ class PriorSampler(BaseSampler):
             if t.number != trial.number and t.params and not attributes.INTERRUPTED.of(t)
         ]
         if self._target_of != study.study_name:
-            self._target_of, self._target = study.study_name, Target()
+            self._target_of, self._target = study.study_name, TargetTrials()
         codes = self._target.codes(others, proposer.domain)
         sign = -1.0 if study.direction == StudyDirection.MINIMIZE else 1.0
         fixed = inferred.plain(trial.system_attrs.get("fixed_params", {}))  # where Optuna keeps what was enqueued

@@ -19,7 +19,7 @@ from autometa.sampling.encoding import Domain
 from autometa.sampling.scores import Results
 
 
-class Target:
+class TargetTrials:
     """The target study, as it grows."""
 
     def __init__(self) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, StrictBool, StrictFloat, StrictInt, StrictStr, ValidationError
 
-from autometa import shipped
+from autometa import aliases, shipped
 from autometa.errors import SpaceError, did_you_mean
 from autometa.parsing import parse_toml
 from autometa.space.parameters import Choice, Parameter, Range, Scalar, same
@@ -89,7 +89,7 @@ def _read(path: Path, *, seen: tuple[Path, ...]) -> tuple[_SpaceTable, bool]:
         raise SpaceError(f"{path.name}: `extends` leads back to itself")
     if len(seen) >= _MOST_FILES:
         raise SpaceError(f"{path.name}: `extends` leads through more than {_MOST_FILES} files")
-    table = _validated(_toml(path), path.name)
+    table = _with_names_of_now(_validated(_toml(path), path.name), path.name)
     if table.extends is None:
         return table, False
     base, _ = _read(_find(table.extends, beside=path.parent), seen=(*seen, path.resolve()))
@@ -136,6 +136,18 @@ def _validated(data: Mapping[str, Any], where: str) -> _SpaceTable:
         return _SpaceTable.model_validate(data)
     except ValidationError as error:
         raise SpaceError(f"{where}: {_complaint(error)}") from None
+
+
+def _with_names_of_now(table: _SpaceTable, where: str) -> _SpaceTable:
+    try:
+        parameters = {
+            name: parameter.model_copy(update={"when": aliases.renamed(parameter.when)})
+            for name, parameter in aliases.renamed(table.parameters).items()
+        }
+        start = table.start and [aliases.renamed(values) for values in table.start]
+    except ValueError as error:
+        raise SpaceError(f"{where}: {error}") from None
+    return table.model_copy(update={"parameters": parameters, "start": start})
 
 
 def _complaint(error: ValidationError) -> str:

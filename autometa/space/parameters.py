@@ -6,11 +6,14 @@ do not know Optuna (a trial is anything with its `suggest_*` methods) or the oth
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
+
+from autometa import aliases
 
 Scalar = bool | int | float | str
 
@@ -55,6 +58,10 @@ class Parameter(ABC):
     def is_active(self, values: Mapping[str, Scalar]) -> bool:
         """Whether this parameter plays a part, given the values of those it depends on."""
         return all(any(same(values.get(k), v) for v in allowed) for k, allowed in self.when.items())
+
+    def renamed(self, names: Mapping[str, str]) -> Self:
+        """The same with other names for it and for what it depends on."""
+        return dataclasses.replace(self, name=names.get(self.name, self.name), when=aliases.renamed(self.when, names))
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ surrogates. It does not know what the names mean; `trial/build.py` does.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import math
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from autometa import aliases
 from autometa.errors import ConfigError, SpaceError, did_you_mean
 from autometa.space.parameters import Parameter, Range, Scalar, same
 
@@ -54,10 +56,28 @@ class SearchSpace:
 
     @cached_property
     def version(self) -> str:
-        """Eight hex digits that change with any parameter, bound, choice or condition, not with `start`."""
-        facts = [(type(p).__name__, sorted(vars(p).items(), key=lambda kv: kv[0])) for p in self.parameters]
+        """Eight hex digits that change with any parameter, bound, choice or condition, not with `start`.
+
+        A parameter that was renamed counts by its first name.
+        """
+        first = [parameter.renamed(aliases.FIRST) for parameter in self.parameters]
+        facts = [(type(p).__name__, sorted(vars(p).items(), key=lambda kv: kv[0])) for p in first]
         text = json.dumps(facts, default=dict, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+    def renamed(self, names: Mapping[str, str]) -> SearchSpace:
+        """The same space with other names of parameters.
+
+        Raises:
+            SpaceError: it has both names of one parameter.
+        """
+        try:
+            aliases.renamed(dict.fromkeys(self._names()), names)
+            start = tuple(aliases.renamed(values, names) for values in self.start)
+            parameters = tuple(parameter.renamed(names) for parameter in self.parameters)
+        except ValueError as error:
+            raise SpaceError(f"{self.source}: {error}") from None
+        return dataclasses.replace(self, parameters=parameters, start=start)
 
     def suggest(self, trial: Any) -> dict[str, Scalar]:
         """Ask an Optuna-like trial for every active parameter, define-by-run; inactive ones are absent."""

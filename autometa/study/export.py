@@ -11,7 +11,7 @@ import optuna
 
 from autometa import trial_attributes as attributes
 from autometa.errors import StudyError
-from autometa.hpo import settings
+from autometa.hpo import study_record
 from autometa.hpo.ledger import ended, record_of
 from autometa.records import Budget, Confirmation, StudyRecord, TrialRecord
 from autometa.study import confirm
@@ -28,7 +28,7 @@ def best_recipes(study: optuna.Study, top: int) -> list[Recipe]:
     Raises:
         StudyError: no trial has an accuracy yet.
     """
-    about = settings.read(study)
+    about = study_record.read(study)
     frozen = {t.number: t for t in ended(study)}
     ranked = _ranked([record_of(t) for t in frozen.values()], about)
     if not ranked:

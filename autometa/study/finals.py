@@ -17,7 +17,7 @@ from optuna.trial import FrozenTrial
 
 from autometa import trial_attributes as attributes
 from autometa.events import Confirmed, Confirming, OnEvent, Retraining, Warned
-from autometa.hpo import settings
+from autometa.hpo import study_record
 from autometa.hpo.ledger import ended, record_of
 from autometa.learning import intervals, scores
 from autometa.learning.checkpoint_facts import exists
@@ -62,7 +62,7 @@ class _Finals:
 
     @property
     def confirmed(self) -> list[Confirmation]:
-        return settings.read(self.study).confirmed
+        return study_record.read(self.study).confirmed
 
     def of(self, trial: int) -> Confirmation | None:
         """What is known of a trial."""
@@ -85,7 +85,7 @@ class _Finals:
             scores.write(_file(self.plan, f"trial-{todo[index]}"), found.scores)
             selection, validation = _both_halves([found])
             result = Confirmation(trial=todo[index], selection=selection, validation=validation)
-            settings.add_confirmation(self.study, result)
+            study_record.add_confirmation(self.study, result)
             self.on_event(Confirmed(result))
 
     def train_again(self, best: Sequence[int], count: int) -> None:
@@ -109,7 +109,7 @@ class _Finals:
             before = self.of(trial)
             assert before is not None
             result = before.model_copy(update={"retrained": again})
-            settings.add_confirmation(self.study, result)
+            study_record.add_confirmation(self.study, result)
             self.on_event(Confirmed(result))
 
     def tested(self, won: Confirmation) -> Confirmation:
@@ -117,12 +117,12 @@ class _Finals:
         if won.test is None:
             test, looks = self._test(won.trial, [self.folder(won.trial)])
             won = won.model_copy(update={"test": test})
-            settings.add_confirmation(self.study, won, looks)
+            study_record.add_confirmation(self.study, won, looks)
         again = won.retrained
         if again and again.test is None:
             test, looks = self._test(won.trial, [self.seed_folder(won.trial, seed) for seed in again.seeds])
             won = won.model_copy(update={"retrained": again.model_copy(update={"test": test})})
-            settings.add_confirmation(self.study, won, looks)
+            study_record.add_confirmation(self.study, won, looks)
         return won
 
     def _has_seeds(self, trial: int, seeds: Sequence[int]) -> bool:
@@ -132,7 +132,7 @@ class _Finals:
     def _train(self, models: Sequence[tuple[int, int]]) -> None:
         from autometa.orchestrator import ray_tune
 
-        budget, gpus = settings.read(self.study).budget, self.share.gpus
+        budget, gpus = study_record.read(self.study).budget, self.share.gpus
         values = {t.number: record_of(t).config.values for t in ended(self.study)}
         calls = []
         for trial, seed in models:

@@ -10,7 +10,7 @@ from autometa.archives import archive, folders, read
 from autometa.archives.archive import ArchivedStudy
 from autometa.archives.optuna_study import from_optuna
 from autometa.errors import ConfigError, StudyError, did_you_mean
-from autometa.hpo import settings
+from autometa.hpo import study_record
 from autometa.hpo.ledger import ended_records
 from autometa.hpo.storage import default_url, load_study, masked, reading, storage_exists
 from autometa.past import PastStudy
@@ -73,9 +73,9 @@ def _archived(folder: Path) -> FoundStudy:
 def _stored(name: str, url: str) -> FoundStudy:
     with reading(url) as storage:
         study = load_study(name, storage)
-        if not settings.is_ours(study):
+        if not study_record.is_ours(study):
             return FoundStudy(from_optuna(study), None, masked(url))
-        about = settings.read(study)
+        about = study_record.read(study)
         return FoundStudy(read.as_past(about, ended_records(study)), about, masked(url))
 
 

@@ -21,7 +21,7 @@ from autometa.archives.optuna_study import from_optuna
 from autometa.archives.table import from_table
 from autometa.archives.table_files import is_table, read_table, table_name
 from autometa.errors import ConfigError, StudyError, did_you_mean
-from autometa.hpo import settings
+from autometa.hpo import study_record
 from autometa.hpo.ledger import ended_records
 from autometa.hpo.storage import load_study, masked, reading
 from autometa.past import PastStudy, PastTrial
@@ -109,7 +109,7 @@ def from_search(name: str, url: str) -> Incoming:
     """One of autometa's own studies, as far as it has come."""
     with reading(url) as storage:
         study = load_study(name, storage)
-        if not settings.is_ours(study):
+        if not study_record.is_ours(study):
             raise StudyError(
                 f"study {name!r} was not made by autometa search; bring it in with: "
                 f"autometa studies import {shlex.quote(masked(url))} --study {shlex.quote(name)}"
@@ -150,12 +150,12 @@ def _stored(study: optuna.Study, url: str, *, is_wanted: bool) -> Incoming | str
     """The study, or why it is left out; one that was asked for by name raises where it cannot be learned from."""
     if len(study.directions) > 1 and not is_wanted:
         return f"study {study.study_name!r} has {len(study.directions)} objectives"
-    one = _own(study) if settings.is_ours(study) else _others(study, url)
+    one = _own(study) if study_record.is_ours(study) else _others(study, url)
     return one if one.trials else f"study {study.study_name!r} has no ended trial"
 
 
 def _own(study: optuna.Study) -> Incoming:
-    about = settings.read(study)
+    about = study_record.read(study)
     return Incoming(about.model_copy(update={"name": study.study_name}), ended_records(study))
 
 

@@ -11,7 +11,7 @@ import optuna
 from autometa import shipped
 from autometa.archives import archive, read
 from autometa.errors import AutometaError, StudyError
-from autometa.hpo import settings
+from autometa.hpo import study_record
 from autometa.hpo.ledger import ended_records
 from autometa.hpo.storage import damage_told, default_url, masked, open_storage, storage_exists
 from autometa.past import PastStudy
@@ -60,8 +60,8 @@ def stored_studies(url: str | None = None) -> Iterator[StudyLine]:
     with damage_told(chosen):
         for summary in storage.get_all_studies():
             study = optuna.load_study(study_name=summary.study_name, storage=storage)
-            if settings.is_ours(study):
-                yield _line(settings.read(study), ended_records(study), masked(chosen))
+            if study_record.is_ours(study):
+                yield _line(study_record.read(study), ended_records(study), masked(chosen))
 
 
 def where(folder: Path) -> str:

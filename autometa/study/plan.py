@@ -16,13 +16,14 @@ import optuna
 from optuna.storages import BaseStorage
 from optuna.study import StudyDirection
 
+from autometa.aliases import ALIASES
 from autometa.archives.folders import check_name, is_folder_name, safe_name
 from autometa.data import catalog
 from autometa.data.dataset import FewShotDataset
 from autometa.data.identity import identity_of
 from autometa.data.load import load_dataset
 from autometa.errors import ConfigError, DataError
-from autometa.hpo import settings as study_settings
+from autometa.hpo import study_record
 from autometa.hpo.pruning import make_pruner
 from autometa.hpo.storage import damage_told, default_url, open_storage, reading, storage_exists
 from autometa.orchestrator.cluster import Share, require_local_gpus
@@ -107,7 +108,7 @@ def make_plan(settings: SearchSettings, *, runs: Path, validation_episodes: int)
     if settings.study is not None and not _is_continued(settings.study, url):
         check_name(settings.study, where="--study")
     make_pruner(settings.pruner, rungs=9)
-    space = settings.space if isinstance(settings.space, SearchSpace) else load_space(settings.space)
+    space = settings.space.renamed(ALIASES) if isinstance(settings.space, SearchSpace) else load_space(settings.space)
     require_comparable(space, transductive=settings.transductive, external=settings.external)
     if settings.gpus_per_trial and not settings.address:
         require_local_gpus(settings.gpus_per_trial)
@@ -144,7 +145,7 @@ def make_plan(settings: SearchSettings, *, runs: Path, validation_episodes: int)
     with damage_told(url):
         existing = existing_record(plan)
     if existing:
-        study_settings.check_same(existing, study_record(plan, settings.budget or existing.budget))
+        study_record.check_same(existing, new_record(plan, settings.budget or existing.budget))
     return plan
 
 
@@ -272,11 +273,11 @@ def existing_record(plan: Plan) -> StudyRecord | None:
     if plan.name not in names:
         return None
     study = optuna.load_study(study_name=plan.name, storage=plan.storage)
-    is_left_over = not study_settings.is_ours(study) and not study.trials and study.direction == StudyDirection.MAXIMIZE
-    return None if is_left_over else study_settings.read(study)
+    is_left_over = not study_record.is_ours(study) and not study.trials and study.direction == StudyDirection.MAXIMIZE
+    return None if is_left_over else study_record.read(study)
 
 
-def study_record(plan: Plan, budget: Budget, share: Share | None = None) -> StudyRecord:
+def new_record(plan: Plan, budget: Budget, share: Share | None = None) -> StudyRecord:
     """The settings that a new study of this plan gets."""
     return StudyRecord(
         name=plan.name,
@@ -288,8 +289,8 @@ def study_record(plan: Plan, budget: Budget, share: Share | None = None) -> Stud
         budget=budget,
         seed=plan.settings.seed,
         pruner=plan.settings.pruner,
-        versions=study_settings.versions(),
-        hardware=study_settings.hardware(share.workers, share.gpus) if share else {},
+        versions=study_record.versions(),
+        hardware=study_record.hardware(share.workers, share.gpus) if share else {},
         dataset_facts=_facts(plan),
     )
 

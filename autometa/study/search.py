@@ -20,8 +20,9 @@ from autometa import trial_attributes as attributes
 from autometa.archives import archive
 from autometa.errors import StopSearchError, StudyError
 from autometa.events import ClusterJoined, OnEvent, SearchStarted, Warned, ignore
-from autometa.hpo import settings
+from autometa.hpo import study_record
 from autometa.hpo.capped_history import CappedHistory
+from autometa.hpo.earlier_names import WithNamesOfNow
 from autometa.hpo.ledger import Asked, Ledger, ended, record_of
 from autometa.hpo.never_twice import NeverTwice
 from autometa.hpo.pruning import make_pruner
@@ -43,7 +44,7 @@ from autometa.study.plan import (
     at_its_place,
     existing_record,
     make_plan,
-    study_record,
+    new_record,
     trial_budget,
     with_features,
 )
@@ -124,7 +125,7 @@ def search(asked: Search) -> SearchResult:
         fitting = functools.partial(_trials_at_once, plan)
         share = cluster.share_out(asked.gpus_per_trial, fitting, together=asked.vectorise)
         with _locked(plan), storage_failures(plan.url):
-            writer = SingleWriter(plan.storage)
+            writer = SingleWriter(WithNamesOfNow(plan.storage))
             opened, line = _open_study(plan, writer, share, past, warn)
             result = _run(asked, plan, opened, writer, share, line)
             if cluster.lost:
@@ -162,7 +163,7 @@ def _open_study(
 ) -> tuple[optuna.Study, str]:
     """The study, made with its settings and first proposals in the queue if it is new; and what the prior did."""
     existing = existing_record(plan)
-    record = existing or study_record(plan, plan.settings.budget or trial_budget(plan, share), share)
+    record = existing or new_record(plan, plan.settings.budget or trial_budget(plan, share), share)
     record = with_features(plan, at_its_place(plan, record))
     record = warm.noted(record, past, is_new=existing is None, warn=warn)
     study = optuna.create_study(
@@ -176,7 +177,7 @@ def _open_study(
     start = warm.start(record, plan.space, past, trials=plan.settings.trials, trials_so_far=so_far)
     study.sampler = NeverTwice(CappedHistory(start.sampler, storage), Tried(study, plan.space), seed=plan.settings.seed)
     if record != existing:
-        settings.write(study, record)  # before any trial: a study without settings is nobody's to continue
+        study_record.write(study, record)  # before any trial: a study without settings is nobody's to continue
     if not so_far:
         for values, why in start.first(plan.space):
             study.enqueue_trial(dict(values), user_attrs=attributes.ORIGIN.entry(why))
@@ -186,7 +187,7 @@ def _open_study(
 def _run(
     asked: Search, plan: Plan, study: optuna.Study, storage: SingleWriter, share: Share, prior: str
 ) -> SearchResult:
-    record, on_event = settings.read(study), asked.on_event
+    record, on_event = study_record.read(study), asked.on_event
     ledger = Ledger(
         study,
         plan.space,
@@ -205,9 +206,9 @@ def _run(
         raise StudyError(f"study {plan.name!r}: every trial so far failed, the last one: {ledger.hopeless_reason}")
     trials = tuple(record_of(t) for t in ended(study))
     won = None if interrupted else finals.run(plan, study, trials, share, on_event)
-    where = archive.write(Path(asked.archives), settings.read(study), trials) if won else None
+    where = archive.write(Path(asked.archives), study_record.read(study), trials) if won else None
     return SearchResult(
-        settings.read(study),
+        study_record.read(study),
         trials,
         won,
         interrupted,
@@ -215,7 +216,7 @@ def _run(
         where,
         plan.url,
         warm.worth(study) if prior else {},
-        tuple(confirm.compared(won.trial, finals.kept_scores(plan, settings.read(study)))) if won else (),
+        tuple(confirm.compared(won.trial, finals.kept_scores(plan, study_record.read(study)))) if won else (),
     )
 
 

@@ -15,6 +15,7 @@ import optuna
 from optuna.samplers import BaseSampler
 
 from autometa import trial_attributes as attributes
+from autometa.aliases import FIRST
 from autometa.archives import read
 from autometa.errors import StudyError
 from autometa.hpo.ledger import ended
@@ -98,9 +99,10 @@ def comparable(name: str, fingerprint: str, folder: str | Path | None, warn: Cal
 def noted(record: StudyRecord, past: Past, *, is_new: bool, warn: Callable[[str], None]) -> StudyRecord:
     """The record with the past it learns from now; says what has changed where the study learned from another.
 
-    What it learned from before stays in it, since trials came of that.
+    What it learned from before stays in it, since trials came of that. Renamed parameters are no change: digests are
+    of first names.
     """
-    now = {study.name: study.digest for study in past.studies}
+    now = {study.name: study.renamed(FIRST).digest for study in past.studies}
     if is_new:
         return record.model_copy(update={"past": now})
     if record.past is None:  # made before this was noted

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 import tomli_w
-from pydantic import Field
+from pydantic import Field, field_validator
 
+from autometa.aliases import renamed
 from autometa.data.catalog import portable
 from autometa.errors import ConfigError
 from autometa.parsing import parse_json, parse_toml
@@ -45,6 +46,11 @@ class Recipe(Record):
     validation_seed: int = Field(0, ge=0, le=LARGEST_SEED)
     config: dict[str, Scalar]
     provenance: dict[str, Any] = {}
+
+    @field_validator("config")
+    @classmethod
+    def _has_names_of_now(cls, config: dict[str, Scalar]) -> dict[str, Scalar]:
+        return renamed(config)
 
     def job(self, folder: Path, *, data_root: str | None = None, use_gpu: bool | None = None) -> Job:
         """The job of training it into `folder`."""

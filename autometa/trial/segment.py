@@ -11,7 +11,7 @@ from pathlib import Path
 
 from autometa.errors import DivergedError
 from autometa.learning import checkpoints
-from autometa.learning.checkpoint_facts import exists
+from autometa.learning.checkpoint_facts import BEST, FINAL, exists
 from autometa.learning.device import give_back_memory, is_out_of_memory
 from autometa.learning.optimization import COOL_DOWN
 from autometa.learning.training import Training
@@ -19,8 +19,6 @@ from autometa.records import Record, RungReport, TrialRecord
 from autometa.trial.job import Job
 from autometa.trial.run import OnRung, OnStep, begin, diverged, ended, keep, without_memory
 
-# Folders in a candidate's own: its model where its accuracy was highest, and the one after its cool-down.
-BEST, FINAL = "best", "final"
 
 
 class Segment(Record):

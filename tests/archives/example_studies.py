@@ -33,7 +33,7 @@ TRIALS = [
     TrialRecord(
         number=1,
         state="pruned",
-        config=TrialConfig(values={"learner": "maml", "maml.first_order": True, "maml.inner_rate": 0.25}),
+        config=TrialConfig(values={"learner": "maml", "maml.first_order": True, "maml.inner_lr": 0.25}),
         curve=[RungReport(rung=2, accuracy=SCORE, steps=12, seconds=3.5)],
     ),
     TrialRecord(number=4, state="fail", config=TrialConfig(values={}), reason="diverged: loss is nan"),

@@ -34,7 +34,7 @@ def line(**fields: str) -> str:
     sound = {
         "number": "0",
         "state": '"complete"',
-        "config": '{"values":{"outer_rate":0.1}}',
+        "config": '{"values":{"outer_lr":0.1}}',
         "curve": "[]",
         "reason": "null",
     }
@@ -49,14 +49,14 @@ def report(**fields: str) -> str:
 
 TEXTS: dict[str, str | bytes] = {
     "a number of 5,000 digits": line(number="1" * 5000),
-    "a value of 5,000 digits": line(config='{"values":{"outer_rate":' + "7" * 5000 + "}}"),
-    "a value of 400 digits": line(config='{"values":{"outer_rate":' + "7" * 400 + "}}"),
+    "a value of 5,000 digits": line(config='{"values":{"outer_lr":' + "7" * 5000 + "}}"),
+    "a value of 400 digits": line(config='{"values":{"outer_lr":' + "7" * 400 + "}}"),
     "a deep list": line(curve="[" * 100_000),
     "a deep list that ends": line(curve="[" * 900 + "]" * 900),
     "a deep object": line(reason='{"a":' * 50_000),
     "NaN": line(curve=report(seconds="NaN")),
     "infinity": line(curve=report(seconds="1e999")),
-    "half of a surrogate pair": line(config='{"values":{"outer_rate":"\\ud800"}}'),
+    "half of a surrogate pair": line(config='{"values":{"outer_lr":"\\ud800"}}'),
     "a list for a trial": "[1, 2]\n",
     "a number for a trial": "3\n",
     "a truncated line": line() + line()[:30],

@@ -23,7 +23,7 @@ def test_a_study_of_autometa_keeps_its_rungs_seconds_and_intervals(tmp_path: Pat
     assert past.features == {"log_images": 7.5}
     assert [(t.number, t.state) for t in past.trials] == [(1, "pruned"), (4, "fail")]
     assert past.trials[0].curve == (PastReport(2, 0.61, 3.5, 0.02),)
-    assert past.trials[0].values == {"learner": "maml", "maml.first_order": True, "maml.inner_rate": 0.25}
+    assert past.trials[0].values == {"learner": "maml", "maml.first_order": True, "maml.inner_lr": 0.25}
 
 
 def test_shipped_studies_can_be_learned_from() -> None:

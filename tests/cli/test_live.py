@@ -33,7 +33,7 @@ def report(rung: int, mean: float) -> RungReport:
 
 RUNNING: list[Event] = [
     SearchStarted("digits-5w1s", "digits", "5w1s", "300 steps", 6, 1, 2, 0.0, 90.0, "sqlite:///runs/autometa.db"),
-    TrialStarted(3, {"learner": "maml", "backbone": "conv", "conv.width": 32, "outer_rate": 0.00123}, None, 0),
+    TrialStarted(3, {"learner": "maml", "backbone": "conv", "conv.width": 32, "outer_lr": 0.00123}, None, 0),
     TrialStarted(4, {"learner": "pretrain", "backbone": "resnet12"}, 2, 5),
     RungReached(3, 9, report(2, 0.6543)),
     RungReached(4, 9, report(6, 0.5)),

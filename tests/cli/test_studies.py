@@ -17,7 +17,7 @@ from optuna.trial import TrialState, create_trial
 from autometa import shipped
 from autometa.archives import archive, foreign
 from autometa.archives.read import past_studies, past_study
-from autometa.hpo import settings
+from autometa.hpo import study_record
 from autometa.hpo.ledger import Ledger
 from autometa.hpo.single_writer import SingleWriter
 from autometa.hpo.storage import open_storage
@@ -64,7 +64,7 @@ def interrupted_search(url: str, name: str = "cut-short") -> list[TrialRecord]:
     """A study as a search leaves it in which one trial ended, one was pruned and one still runs."""
     storage = SingleWriter(open_storage(url))
     study = optuna.create_study(study_name=name, storage=storage, direction="maximize")
-    settings.write(study, STUDY.model_copy(update={"name": name, "confirmed": []}))
+    study_record.write(study, STUDY.model_copy(update={"name": name, "confirmed": []}))
     ledger = Ledger(study, SPACE, storage=storage, rungs=2, seed=6, folder=Path("runs") / name / "trials")
     study.enqueue_trial({"learner": "a", "a.rate": 0.75})
     study.enqueue_trial({"learner": "b"})

@@ -12,7 +12,7 @@ from optuna.trial import TrialState
 
 from autometa import trial_attributes as attributes
 from autometa.events import Event, RungReached, TrialEnded, TrialStarted, Warned
-from autometa.hpo import settings
+from autometa.hpo import study_record
 from autometa.hpo.ledger import MAX_ATTEMPTS, Ledger, ended, record_of
 from autometa.hpo.never_twice import NeverTwice
 from autometa.hpo.pruning import make_pruner
@@ -299,17 +299,17 @@ def test_the_study_says_whether_workers_used_compiled_kernels(
         pruner="none",
         versions={"torch": "2"},
     )
-    settings.write(study, about)
+    study_record.write(study, about)
     events: list[Event] = []
     ledger = make_ledger(study, storage, tmp_path, events)
     for said in (None, "used", "used", "not used: no compiler", "not used: no compiler"):
         ledger.ran_with(said)
-    assert settings.read(study).versions == {"torch": "2", "kernels": "not used: no compiler | used"}
+    assert study_record.read(study).versions == {"torch": "2", "kernels": "not used: no compiler | used"}
     assert [e.message for e in events if isinstance(e, Warned)] == [
         "compiled kernels are not used: no compiler; training on a CPU is slower"
     ]
     make_ledger(study, storage, tmp_path).ran_with("used")  # a continuation
-    assert settings.read(study).versions["kernels"] == "not used: no compiler | used"
+    assert study_record.read(study).versions["kernels"] == "not used: no compiler | used"
 
 
 DEPTH = Range("a.depth", 1, 3, integer=True, when={"learner": ("a",)})

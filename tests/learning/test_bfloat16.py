@@ -51,7 +51,7 @@ def assert_near(learner: Learner, cosine: float = 0.98) -> None:
 @pytest.mark.parametrize("at_once", [1, 4])
 def test_second_order_gradients_of_maml_stay_near(norm: str, at_once: int) -> None:
     torch.manual_seed(71)
-    learner = Maml(Conv(SHAPE, depth=3, width=16, norm=norm), SETTING, inner_rate=0.05, inner_steps=3)
+    learner = Maml(Conv(SHAPE, depth=3, width=16, norm=norm), SETTING, inner_lr=0.05, inner_steps=3)
     learner.tasks_at_once = at_once
     assert_near(learner)
 
@@ -90,7 +90,7 @@ def test_a_training_learns_as_well(digits: FewShotDataset) -> None:
             EpisodeSampler(
                 ImagePool(digits, "train"), EpisodeSpec(way=3, shot=1, query=5), batch=4, generator=generator
             ),
-            options=TrainingOptions(bfloat16=bfloat16, outer_rate=3e-3),
+            options=TrainingOptions(bfloat16=bfloat16, outer_lr=3e-3),
             budget=Budget(steps=60, rungs=1),
             validate=lambda *_: SEEN,
             generator=generator,

@@ -56,21 +56,21 @@ def assert_alike(learner: Maml) -> None:
 def test_options_of_maml_do_not_matter(options: dict[str, Any]) -> None:
     torch.manual_seed(42)
     backbone = Conv(SHAPE, depth=2, width=8, norm="support")
-    assert_alike(Maml(backbone, SETTING, **({"inner_rate": 0.2, "inner_steps": 3} | options)))
+    assert_alike(Maml(backbone, SETTING, **({"inner_lr": 0.2, "inner_steps": 3} | options)))
 
 
 @pytest.mark.parametrize("norm", MODES)
 def test_running_averages_move_once(norm: str) -> None:
     torch.manual_seed(43)
     backbone = Conv(SHAPE, depth=2, width=8, norm=norm)
-    assert_alike(Maml(backbone, SETTING, inner_rate=0.2, inner_steps=3, multi_step_loss=0.4))
+    assert_alike(Maml(backbone, SETTING, inner_lr=0.2, inner_steps=3, multi_step_loss=0.4))
 
 
 @pytest.mark.parametrize(
     "backbone", [Mlp(SHAPE, width=16, drop_rate=0.3), ResNet12(SHAPE, width=4, drop_rate=0.3, drop_block=2)]
 )
 def test_random_numbers_are_drawn_again(backbone: Backbone) -> None:
-    assert_alike(Maml(backbone, SETTING, inner_rate=0.1, inner_steps=3))
+    assert_alike(Maml(backbone, SETTING, inner_lr=0.1, inner_steps=3))
 
 
 def test_of_many_steps_little_is_kept() -> None:

@@ -84,7 +84,7 @@ def trained(name: str, data: FewShotDataset) -> Learner:
             image_shape=data.image_shape, way=SPEC.way, train_classes=len(data.splits["train"])
         ),
         EpisodeSampler(ImagePool(data, "train"), SPEC, batch=2, generator=generator),
-        options=TrainingOptions(outer_rate=3e-3),
+        options=TrainingOptions(outer_lr=3e-3),
         budget=Budget(steps=STEPS, rungs=1),
         validate=lambda *_: SEEN,
         generator=generator,

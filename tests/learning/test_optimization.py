@@ -25,7 +25,7 @@ def parameters() -> list[nn.Parameter]:
 @pytest.mark.parametrize("name", PLAIN)
 def test_a_fused_optimiser_takes_the_steps_of_the_plain_one(name: str) -> None:
     ours, theirs = parameters(), parameters()
-    optimizer = make_optimizer(ours, optimizer=name, outer_rate=0.5, weight_decay=0.1)
+    optimizer = make_optimizer(ours, optimizer=name, outer_lr=0.5, weight_decay=0.1)
     *matrices, vector = theirs
     groups = [{"params": matrices, "weight_decay": 0.1}, {"params": [vector], "weight_decay": 0.0}]
     plain = PLAIN[name](groups, lr=0.5)
@@ -47,7 +47,7 @@ def test_a_gradient_with_channels_innermost_is_taken_for_what_it_is(name: str) -
     found = []
     for memory_format in (torch.contiguous_format, torch.channels_last):
         weight, *_ = parameters()
-        optimizer = make_optimizer([weight], optimizer=name, outer_rate=0.1, weight_decay=0.0)
+        optimizer = make_optimizer([weight], optimizer=name, outer_lr=0.1, weight_decay=0.0)
         weight.grad = torch.linspace(-1, 2, weight.numel()).double().view_as(weight).to(memory_format=memory_format)
         take_step(optimizer)
         found.append(weight.detach())

@@ -79,13 +79,13 @@ MAML: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("options", MAML.values(), ids=MAML.keys())
 def test_maml_adapts_to_tasks_together_as_to_one_after_the_other(options: dict[str, Any]) -> None:
-    assert_alike(Maml(conv(), SETTING, inner_rate=0.2, **options))
+    assert_alike(Maml(conv(), SETTING, inner_lr=0.2, **options))
 
 
 @pytest.mark.parametrize("norm", MODES)
 @pytest.mark.parametrize("multi_step_loss", [0.0, 0.3])
 def test_every_mode_of_normalisation_is_the_same_its_averages_included(norm: str, multi_step_loss: float) -> None:
-    learner = Maml(conv(norm), SETTING, inner_rate=0.2, inner_steps=3, multi_step_loss=multi_step_loss)
+    learner = Maml(conv(norm), SETTING, inner_lr=0.2, inner_steps=3, multi_step_loss=multi_step_loss)
     before = {name: value.clone() for name, value in learner.named_buffers()}
     assert_alike(learner)
     found, _ = after_two_steps(learner, 5)
@@ -98,7 +98,7 @@ def test_every_mode_of_normalisation_is_the_same_its_averages_included(norm: str
 @pytest.mark.parametrize("first_order", [False, True])
 @pytest.mark.parametrize("kind", [Boil, MetaSgd])
 def test_boil_and_meta_sgd_adapt_together_too(kind: type[Boil | MetaSgd], first_order: bool, norm: str) -> None:
-    assert_alike(kind(conv(norm), SETTING, inner_rate=0.1, inner_steps=3, first_order=first_order))
+    assert_alike(kind(conv(norm), SETTING, inner_lr=0.1, inner_steps=3, first_order=first_order))
 
 
 BACKBONES: dict[str, Callable[[], Backbone]] = {
@@ -118,7 +118,7 @@ BACKBONES: dict[str, Callable[[], Backbone]] = {
 @pytest.mark.parametrize("make", BACKBONES.values(), ids=BACKBONES.keys())
 def test_every_backbone_serves_tasks_together(make: Callable[[], Backbone]) -> None:
     torch.manual_seed(32)
-    assert_alike(Maml(make(), SETTING, inner_rate=0.1, inner_steps=2))
+    assert_alike(Maml(make(), SETTING, inner_lr=0.1, inner_steps=2))
 
 
 def test_each_task_drops_units_of_its_own() -> None:
@@ -162,7 +162,7 @@ def test_tasks_are_halved_until_they_fit_and_the_gradient_stays() -> None:
                 raise torch.OutOfMemoryError("CUDA out of memory")
             return found
 
-    options: dict[str, Any] = {"inner_rate": 0.2, "inner_steps": 2}
+    options: dict[str, Any] = {"inner_lr": 0.2, "inner_steps": 2}
     limited, roomy = Limited(conv(), SETTING, **options).double(), Maml(conv(), SETTING, **options).double()
     limited.tasks_at_once = 5
     for learner in (limited, roomy):
@@ -191,7 +191,7 @@ def test_a_backbone_that_cannot_be_batched_is_used_for_one_task_after_the_other(
 
     torch.manual_seed(34)
     backbone = Peeking(SHAPE, depth=2, width=8, norm="per_step")
-    learner = Maml(backbone, SETTING, inner_rate=0.2, inner_steps=2).double()
+    learner = Maml(backbone, SETTING, inner_lr=0.2, inner_steps=2).double()
     plain = copy.deepcopy(learner)
     learner.tasks_at_once = 5
     for one in (learner, plain):

@@ -73,7 +73,7 @@ def test_a_budget_in_operations_ends_large_networks_earlier(digits: FewShotDatas
 
 @pytest.mark.parametrize(
     ("kind", "options"),
-    [("conv", {}), ("resnet12", {"optimizer": "sgd", "outer_rate": 0.05}), ("maml", {"optimizer": "adamw"})],
+    [("conv", {}), ("resnet12", {"optimizer": "sgd", "outer_lr": 0.05}), ("maml", {"optimizer": "adamw"})],
 )
 def test_a_resumed_training_is_the_same_to_the_last_bit(
     digits: FewShotDataset, tmp_path: Path, kind: str, options: dict[str, Any]
@@ -97,7 +97,7 @@ def test_a_resumed_training_is_the_same_to_the_last_bit(
 
 
 def test_a_diverging_training_says_when(digits: FewShotDataset) -> None:
-    training = make_training(digits, Budget(steps=200, rungs=2), optimizer="sgd", outer_rate=1e30, clip_norm=1e30)
+    training = make_training(digits, Budget(steps=200, rungs=2), optimizer="sgd", outer_lr=1e30, clip_norm=1e30)
     with pytest.raises(DivergedError, match=r"loss is \S+ .* at step \d+"):
         list(training.rungs())
 

@@ -7,7 +7,7 @@ import optuna
 from optuna.trial import TrialState
 
 from autometa.sampling.encoding import Domain
-from autometa.sampling.target_trials import Target
+from autometa.sampling.target_trials import TargetTrials
 from autometa.space.parameters import Choice, Range
 from autometa.space.space import SearchSpace
 from autometa.trial_attributes import CURVE
@@ -23,7 +23,7 @@ def report(rung: int, mean: float) -> dict[str, object]:
 def test_it_grows_with_the_study() -> None:
     random = np.random.default_rng(3)
     study = optuna.create_study(direction="maximize", sampler=optuna.samplers.RandomSampler(seed=1))
-    growing = Target()
+    growing = TargetTrials()
     steps = 0
     for number in range(60):
         trial = study.ask()
@@ -37,10 +37,10 @@ def test_it_grows_with_the_study() -> None:
             CURVE.write(trial, curve)
             trials = study.get_trials(deepcopy=False)
             for sign in (1.0, -1.0):
-                grown, fresh = growing.results(trials, sign), Target().results(trials, sign)
+                grown, fresh = growing.results(trials, sign), TargetTrials().results(trials, sign)
                 assert np.array_equal(grown.values, fresh.values, equal_nan=True)
                 assert np.array_equal(grown.half_widths, fresh.half_widths, equal_nan=True)
-            assert np.array_equal(growing.codes(trials, DOMAIN), Target().codes(trials, DOMAIN), equal_nan=True)
+            assert np.array_equal(growing.codes(trials, DOMAIN), TargetTrials().codes(trials, DOMAIN), equal_nan=True)
         state = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL, None)[int(random.integers(4))]
         if state:
             study.tell(trial, 0.5 if state == TrialState.COMPLETE else None, state=state)
@@ -55,11 +55,11 @@ def test_failed_trials_are_as_bad_as_the_worst() -> None:
         else:
             trial.report(value, 4)
             study.tell(trial, value)
-    results = Target().results(study.trials, -1.0)
+    results = TargetTrials().results(study.trials, -1.0)
     assert results.values.tolist() == [[-0.3], [-0.9], [-0.9]]
 
 
 def test_nothing_yet() -> None:
-    target = Target()
+    target = TargetTrials()
     assert target.codes([], DOMAIN).shape == (0, 2)
     assert target.results([], 1.0).values.shape == (0, 1)

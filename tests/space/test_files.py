@@ -13,7 +13,7 @@ GOOD = """
 name = "mine"
 [parameters.learner]
 choices = ["maml", "prototypical"]
-[parameters."maml.inner_rate"]
+[parameters."maml.inner_lr"]
 low = 1e-3
 high = 0.5
 log = true
@@ -38,7 +38,7 @@ def test_every_shipped_space_loads_and_names_what_exists() -> None:
 
 def test_numbers_choices_and_conditions_are_read(tmp_path: Path) -> None:
     space = load_space(write(tmp_path, GOOD))
-    rate = space["maml.inner_rate"]
+    rate = space["maml.inner_lr"]
     assert rate.when == {"learner": ("maml",)}
     assert rate.contains(0.02)
     assert not rate.contains(0.6)
@@ -105,7 +105,7 @@ def test_extending_keeps_the_starts_that_fit_and_completes_them(tmp_path: Path) 
 
 
 def test_a_start_that_does_not_fit_the_space_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(SpaceError, match=r"start 1: 'maml\.inner_rate' is missing"):
+    with pytest.raises(SpaceError, match=r"start 1: 'maml\.inner_lr' is missing"):
         load_space(write(tmp_path, GOOD + '[[start]]\nlearner = "maml"\n'))
 
 

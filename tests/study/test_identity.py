@@ -15,7 +15,7 @@ import autometa
 from autometa import trial_attributes as attributes
 from autometa.errors import DataChangedError, StopSearchError, StudyError
 from autometa.events import Confirmed, Confirming, Event, RungReached, TrialEnded
-from autometa.hpo import settings
+from autometa.hpo import study_record
 from autometa.hpo.ledger import ended
 from autometa.hpo.storage import load_study, open_storage
 from autometa.orchestrator.cluster import Cluster
@@ -34,7 +34,7 @@ choices = ["prototypical"]
 choices = [1]
 [parameters."conv.width"]
 choices = [4]
-[parameters.outer_rate]
+[parameters.outer_lr]
 low = 1e-3
 high = 1e-2
 log = true
@@ -106,12 +106,12 @@ def test_a_folder_that_changes_during_a_search_ends_it_and_nothing_is_lost(folde
     with pytest.raises(DataChangedError, match=r"photos: .*class 'class03' is gone"):
         searched(cluster, on_event=when(Confirming, lose_two_classes))
     assert [t.state for t in ended(study())] == [TrialState.COMPLETE] * 4
-    assert settings.read(study()).confirmed == [], "nothing was measured on classes that were trained on"
+    assert study_record.read(study()).confirmed == [], "nothing was measured on classes that were trained on"
 
     bring_back()
     with pytest.raises(DataChangedError, match=r"photos: .*class 'class03' is gone"):
         searched(cluster, on_event=when(Confirmed, lose_two_classes, number=3))
-    confirmed = settings.read(study()).confirmed
+    confirmed = study_record.read(study()).confirmed
     assert [c.test for c in confirmed] == [None] * 3
 
     bring_back()
@@ -162,7 +162,7 @@ def test_a_recipe_knows_the_data_of_its_study_wherever_it_lies(folder: Path, clu
     assert [r.accuracy for r in record.curve][-1].mean == pytest.approx(0.5, abs=0.5)
 
     older = about.model_dump(exclude={"dataset_identity", "pretrain_identity"})
-    settings.write(study(), StudyRecord.model_validate(older | {"pretrain_dataset": str(folder / "moved-others")}))
+    study_record.write(study(), StudyRecord.model_validate(older | {"pretrain_dataset": str(folder / "moved-others")}))
     assert export.best_recipes(study(), 1)[0].dataset_identity is None
     again = searched(cluster, "moved-photos", trials=2, pretrain_dataset="moved-others")
     assert len(again.trials) == 2

@@ -15,12 +15,12 @@ from PIL import Image
 from autometa import trial_attributes as attributes
 from autometa.archives.folders import check_name
 from autometa.errors import ConfigError, DataError, StudyError
-from autometa.hpo import settings
+from autometa.hpo import study_record
 from autometa.records import Accuracy, Budget, RungReport
 from autometa.space.parameters import Choice
 from autometa.space.space import SearchSpace
 from autometa.study.export import best_recipes
-from autometa.study.plan import Plan, existing_record, make_plan, require_comparable, study_record, with_features
+from autometa.study.plan import Plan, existing_record, make_plan, new_record, require_comparable, with_features
 from autometa.study.search_settings import SearchSettings
 from autometa.tasks.features import compute
 from tests.data.test_load import image_folder
@@ -37,22 +37,22 @@ def plan(folder: Path, dataset: str = "digits", **changes: Any) -> Plan:
 
 def test_features_are_the_data_sets_and_finite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = plan(tmp_path)
-    record = with_features(made, study_record(made, BUDGET))
+    record = with_features(made, new_record(made, BUDGET))
     assert record.features == compute(made.dataset)
     monkeypatch.setattr("autometa.study.plan.features", lambda dataset: {"colour": 0.5, "pixel_5_shot": math.nan})
-    assert with_features(made, study_record(made, BUDGET)).features == {"colour": 0.5}
+    assert with_features(made, new_record(made, BUDGET)).features == {"colour": 0.5}
     assert with_features(made, record) == record, "those a study has, it keeps"
 
 
 def test_a_study_without_features_is_continued_and_gets_them(tmp_path: Path) -> None:
     made = plan(tmp_path)
     study = optuna.create_study(study_name="t", storage=made.storage, direction="maximize")
-    before = study_record(made, BUDGET)
-    settings.write(study, before)
+    before = new_record(made, BUDGET)
+    study_record.write(study, before)
     again = plan(tmp_path)
     existing = existing_record(again)
     assert existing == before
-    settings.write(study, with_features(again, existing))
+    study_record.write(study, with_features(again, existing))
     assert existing_record(plan(tmp_path)).features["log_classes"] == math.log(24)
 
 
@@ -61,7 +61,7 @@ def test_no_train_classes_are_no_features(tmp_path: Path) -> None:
     bare = dataclasses.replace(
         made.dataset, splits={**made.dataset.splits, "train": np.array([], int)}, fingerprint="bare"
     )
-    assert with_features(dataclasses.replace(made, dataset=bare), study_record(made, BUDGET)).features == {}
+    assert with_features(dataclasses.replace(made, dataset=bare), new_record(made, BUDGET)).features == {}
 
 
 def test_what_a_full_disk_left_of_a_new_study_is_begun_again(tmp_path: Path) -> None:
@@ -146,8 +146,8 @@ def test_the_default_name_of_a_folder_is_a_name_of_a_study(tmp_path: Path, folde
 def test_a_study_from_before_names_were_checked_is_continued(tmp_path: Path, study: str | None) -> None:
     folder, old = photographs(tmp_path / "My photos (2)"), "My photos (2)-2w2s-seed3"
     made = plan(tmp_path, folder, study=None)
-    record = study_record(made, BUDGET).model_copy(update={"name": old})
-    settings.write(optuna.create_study(study_name=old, storage=made.storage, direction="maximize"), record)
+    record = new_record(made, BUDGET).model_copy(update={"name": old})
+    study_record.write(optuna.create_study(study_name=old, storage=made.storage, direction="maximize"), record)
     again = plan(tmp_path, folder, study=study)
     assert again.name == old
     assert existing_record(again) == record
@@ -192,17 +192,17 @@ def test_a_study_remembers_how_many_files_were_left_out(tmp_path: Path) -> None:
     assert made.ref.skip_unreadable
     assert made.pretrain is not None
     assert made.pretrain.skip_unreadable
-    facts = study_record(made, BUDGET).dataset_facts
+    facts = new_record(made, BUDGET).dataset_facts
     assert (facts["images"], facts["unreadable"], facts["pretrain_unreadable"]) == (48, 2, 1)
 
 
 @pytest.mark.parametrize("left_out", [0, 3])
 def test_a_recipe_leaves_out_what_its_search_did(tmp_path: Path, left_out: int) -> None:
     made = plan(tmp_path)
-    record = study_record(made, BUDGET)
+    record = new_record(made, BUDGET)
     facts = record.dataset_facts | ({"unreadable": left_out} if left_out else {})
     study = optuna.create_study(study_name="t", storage=made.storage, direction="maximize")
-    settings.write(study, record.model_copy(update={"dataset_facts": facts}))
+    study_record.write(study, record.model_copy(update={"dataset_facts": facts}))
     trial = study.ask()
     report = RungReport(rung=1, accuracy=Accuracy(mean=0.5, half_width=0.1, episodes=9, seed=0), steps=4, seconds=1)
     attributes.SEED.write(trial, 3)

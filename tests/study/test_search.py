@@ -42,7 +42,7 @@ choices = ["conv"]
 choices = [1, 2]
 [parameters."conv.width"]
 choices = [4, 8]
-[parameters.outer_rate]
+[parameters.outer_lr]
 low = 1e-3
 high = 1e-2
 log = true
@@ -217,7 +217,7 @@ def test_the_same_seed_and_one_worker_give_the_same_search(folder: Path) -> None
 
 def test_a_driver_killed_in_the_middle_loses_nothing(folder: Path, start: Start) -> None:
     """And with more first proposals in the queue than trials are left: what was interrupted comes before them."""
-    entry = '[[start]]\nlearner = "prototypical"\nbackbone = "conv"\n"conv.depth" = 1\n"conv.width" = 4\nouter_rate = '
+    entry = '[[start]]\nlearner = "prototypical"\nbackbone = "conv"\n"conv.depth" = 1\n"conv.width" = 4\nouter_lr = '
     (folder / "tiny.toml").write_text("\n".join([SPACE, *(f"{entry}{0.001 * rate}" for rate in range(1, 6))]))
     arguments = command("--trials", "3", "--budget", "225", "--cold", "--pruner", "none", "--workers", "1")
     first = start(arguments)
@@ -272,8 +272,8 @@ def test_trials_trained_together_are_trials_of_their_own(folder: Path) -> None:
         groups.setdefault(attributes.TOGETHER_WITH.of(trial, trial.number), []).append(trial)
     assert sorted(len(group) for group in groups.values()) == [1, 3, 3]
     for group in groups.values():
-        assert len({json.dumps({**t.params, "outer_rate": None}, sort_keys=True) for t in group}) == 1
-        assert len({t.params["outer_rate"] for t in group}) == len(group)
+        assert len({json.dumps({**t.params, "outer_lr": None}, sort_keys=True) for t in group}) == 1
+        assert len({t.params["outer_lr"] for t in group}) == len(group)
     for trial in trials(folder):
         rungs = sorted(trial.intermediate_values)
         assert rungs == list(range(1, len(rungs) + 1))
@@ -348,13 +348,13 @@ def test_a_diverging_trial_fails_with_its_reason_and_the_search_goes_on(folder: 
     common = {"backbone": "conv", "conv.depth": 1, "conv.width": 4, "optimizer": "sgd", "clip_norm": 1e37}
     common |= {"norm": "none"}
     for rate in (1e37, 1e-2):
-        values = {"learner": "pretrain", **common, "outer_rate": rate}
+        values = {"learner": "pretrain", **common, "outer_lr": rate}
         text += "\n[[start]]\n" + "\n".join(f"{k!r} = {json.dumps(v)}" for k, v in values.items())
     (folder / "tiny.toml").write_text(text)
     result = autometa.search(
         space=folder / "tiny.toml", study="t", trials=2, budget=parse_budget("18"), validation_episodes=20
     )
-    states = {t.config.values["outer_rate"]: (t.state, t.reason) for t in result.trials}
+    states = {t.config.values["outer_lr"]: (t.state, t.reason) for t in result.trials}
     assert states[1e37][0] == "fail"
     assert "diverged" in str(states[1e37][1])
     assert states[1e-2] == ("complete", None)

@@ -54,7 +54,7 @@ choices = [2]
 choices = [4]
 [parameters.norm]
 choices = ["support"]
-[parameters.outer_rate]
+[parameters.outer_lr]
 low = 1e-3
 high = 1e-2
 log = true
@@ -75,7 +75,7 @@ def install(site: Path) -> None:
 
 def start(learner: str) -> str:
     values = {"learner": learner, "backbone": "watched", "watched.depth": 2, "watched.width": 4, "norm": "support"}
-    lines = [f"{name!r} = {json.dumps(value)}" for name, value in {**values, "outer_rate": 3e-3}.items()]
+    lines = [f"{name!r} = {json.dumps(value)}" for name, value in {**values, "outer_lr": 3e-3}.items()]
     return "\n[[start]]\n" + "\n".join(lines) + "\n"
 
 

@@ -93,13 +93,13 @@ def test_a_name_that_means_nothing_gets_the_nearest() -> None:
 
 
 def test_a_candidate_holds_every_option_and_leaves_out_what_is_of_other_parts() -> None:
-    common = {"outer_rate": 0.2, "train_way": 7, "label_smoothing": 0.1, "gradient_penalty": 0.5}
+    common = {"outer_lr": 0.2, "train_way": 7, "label_smoothing": 0.1, "gradient_penalty": 0.5}
     own = {"ridge__regularization": 2.0, "conv__width": 8, "svm__penalty": 0.3}
     values = config(learner="ridge", ridge__norm="group", **own, **common)
     found = build.candidate(values)
     assert (found.learner.name, found.learner.options) == ("ridge", {"regularization": 2.0})
     assert (found.backbone.name, found.backbone.options) == ("conv", {"norm": "group", "width": 8})
-    assert (found.training.outer_rate, found.sampling.train_way) == (0.2, 7)
+    assert (found.training.outer_lr, found.sampling.train_way) == (0.2, 7)
     assert (found.loss.label_smoothing, found.objective.gradient_penalty) == (0.1, 0.5)
     with pytest.raises(ConfigError, match=r"recipe: 'svm\.penalty' means nothing here"):
         build.candidate(values, where="recipe")

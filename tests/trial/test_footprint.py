@@ -85,10 +85,10 @@ def test_the_largest_candidate_takes_the_largest_of_every_part() -> None:
             learners,
             Choice("train_way", (5, 20), when={"learner": ("prototypical",)}),
             Range("conv.width", 8, 32),
-            Choice("outer_rate", (0.1, 0.2)),
+            Choice("outer_lr", (0.1, 0.2)),
         ),
     )
-    largest = described(learner="prototypical", train_way=20, conv__width=32, outer_rate=0.1)
+    largest = described(learner="prototypical", train_way=20, conv__width=32, outer_lr=0.1)
     task = {"spec": SPEC, "image_shape": (1, 8, 8), "train_classes": 24}
     assert largest_bytes(space, **task) == step_bytes(largest, **task)
 

@@ -23,7 +23,7 @@ SMALL = {"backbone": "conv", "conv.depth": 2, "conv.width": 4, "optimizer": "sgd
 def jobs(folder: Path, rates: tuple[float, ...] = (1e-3, 1e-2, 3e-2), **values: Any) -> dict[int, Job]:
     return {
         number: Job(
-            config=TrialConfig(values={**SMALL, **values, "outer_rate": rate}),
+            config=TrialConfig(values={**SMALL, **values, "outer_lr": rate}),
             dataset=DatasetRef(name="digits"),
             episodes=EpisodeSpec(way=3, shot=1, query=4),
             budget=Budget(steps=6, rungs=3),
@@ -140,14 +140,14 @@ def test_one_that_diverges_fails_alone(tmp_path: Path) -> None:
 
 def test_one_that_cannot_be_carried_out_fails_alone(tmp_path: Path) -> None:
     three = jobs(tmp_path)
-    three[6] = three[6].model_copy(update={"config": TrialConfig(values={**SMALL, "outer_rate": -1.0})})
+    three[6] = three[6].model_copy(update={"config": TrialConfig(values={**SMALL, "outer_lr": -1.0})})
     driver = carried_out(three)
     assert {number: record.state for number, record in driver.records.items()} == {
         5: "complete",
         6: "fail",
         7: "complete",
     }
-    assert "outer_rate = -1.0" in str(driver.records[6].reason)
+    assert "outer_lr = -1.0" in str(driver.records[6].reason)
 
 
 @pytest.mark.parametrize("rates", [(1e-3,), (1e-3, 1e-2, 3e-2)], ids=["alone", "together"])

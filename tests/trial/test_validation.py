@@ -87,7 +87,7 @@ def test_a_rung_takes_the_first_of_the_common_episodes(tmp_path: Path) -> None:
 
 def test_candidates_trained_together_see_the_same_episodes_too(tmp_path: Path) -> None:
     budget = Budget(steps=6, rungs=3)
-    jobs = {number: job(tmp_path / str(number), budget, outer_rate=10.0**-number) for number in (2, 3)}
+    jobs = {number: job(tmp_path / str(number), budget, outer_lr=10.0**-number) for number in (2, 3)}
     seen: dict[int, list[int]] = {2: [], 3: []}
 
     def report(number: int, report: RungReport) -> bool:

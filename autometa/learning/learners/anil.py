@@ -19,9 +19,9 @@ class Anil(EpisodicLearner):
     second derivatives come exactly by back-propagation through it. As in `Maml`, the head starts from zero.
 
     Args:
-        inner_rate: step size of the inner loop.
+        inner_lr: step size of the inner loop.
         inner_steps: gradient steps on the head, 1 to 256.
-        learned_rates: learn the inner rate of each step, starting from `inner_rate`.
+        learned_rates: learn the inner rate of each step, starting from `inner_lr`.
     """
 
     stackable_with = None  # they can, but whether it is worth it was not measured
@@ -31,16 +31,16 @@ class Anil(EpisodicLearner):
         backbone: Backbone,
         setting: Setting,
         *,
-        inner_rate: float = 0.1,
+        inner_lr: float = 0.1,
         inner_steps: int = 5,
         learned_rates: bool = False,
     ) -> None:
         super().__init__(backbone, setting)
-        if inner_rate <= 0:
-            raise ConfigError(f"anil.inner_rate = {inner_rate}: it must be positive")
+        if inner_lr <= 0:
+            raise ConfigError(f"anil.inner_lr = {inner_lr}: it must be positive")
         if not 1 <= inner_steps <= 256:
             raise ConfigError(f"anil.inner_steps = {inner_steps}: it may be 1 … 256")
-        self.rates = nn.Parameter(torch.full((inner_steps,), float(inner_rate)), requires_grad=learned_rates)
+        self.rates = nn.Parameter(torch.full((inner_steps,), float(inner_lr)), requires_grad=learned_rates)
 
     def scores(self, episodes: EpisodeBatch) -> Tensor:
         support, query = embed(self.backbone, episodes)  # (B, N·K, D), (B, N·Q, D)

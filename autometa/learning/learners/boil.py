@@ -20,7 +20,7 @@ class Boil(TaskLearner):
     therefore tied to `setting.way` classes, and as its rows differ, scores depend on the order of class labels.
 
     Args:
-        inner_rate: step size of the inner loop.
+        inner_lr: step size of the inner loop.
         inner_steps: inner gradient steps, in training and in evaluation, 1 to 64.
         first_order: leave out second derivatives.
     """
@@ -32,16 +32,16 @@ class Boil(TaskLearner):
         backbone: Backbone,
         setting: Setting,
         *,
-        inner_rate: float = 0.5,
+        inner_lr: float = 0.5,
         inner_steps: int = 1,
         first_order: bool = False,
     ) -> None:
         super().__init__(backbone, setting)
-        if inner_rate <= 0:
-            raise ConfigError(f"boil.inner_rate = {inner_rate}: it must be positive")
+        if inner_lr <= 0:
+            raise ConfigError(f"boil.inner_lr = {inner_lr}: it must be positive")
         if not 1 <= inner_steps <= 64:
             raise ConfigError(f"boil.inner_steps = {inner_steps}: it may be 1 … 64")
-        self.inner_rate = inner_rate
+        self.inner_lr = inner_lr
         self.inner_steps = inner_steps
         self.first_order = first_order
         self.head = nn.Linear(backbone.features, setting.way)
@@ -61,7 +61,7 @@ class Boil(TaskLearner):
             weights = weights | self.renewed({name: weights[name] for name in body}, body, tasks.batch)
             loss = self.support_loss(weights, tasks, step)
             found = gradients(loss, weights, body, create_graph=create_graph)
-            weights = weights | {name: weights[name] - self.inner_rate * found[name] for name in body}
+            weights = weights | {name: weights[name] - self.inner_lr * found[name] for name in body}
             yield weights
 
     def initial_weights(self, way: int) -> Weights:

@@ -42,7 +42,7 @@ class LstmMetaLearner(TaskLearner):
         inner_steps: inner steps, in training and in evaluation, 1 to 64. The paper takes 12 for one shot, 5 for
             five.
         hidden: units H of the first layer, 1 to 256; 20 in the paper.
-        inner_rate: the input gate at the start, in (0, 1), before it is learned; about 0.01 in the paper.
+        inner_lr: the input gate at the start, in (0, 1), before it is learned; about 0.01 in the paper.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class LstmMetaLearner(TaskLearner):
         *,
         inner_steps: int = 5,
         hidden: int = 20,
-        inner_rate: float = 0.01,
+        inner_lr: float = 0.01,
     ) -> None:
         super().__init__(backbone, setting)
         weights = sum(weight.numel() for weight in backbone.parameters())
@@ -64,10 +64,10 @@ class LstmMetaLearner(TaskLearner):
             raise ConfigError(f"lstm.inner_steps = {inner_steps}: it may be 1 … 64")
         if not 1 <= hidden <= 256:
             raise ConfigError(f"lstm.hidden = {hidden}: it may be 1 … 256")
-        if not 0 < inner_rate < 1:
-            raise ConfigError(f"lstm.inner_rate = {inner_rate}: it must be in (0, 1)")
+        if not 0 < inner_lr < 1:
+            raise ConfigError(f"lstm.inner_lr = {inner_lr}: it must be in (0, 1)")
         self.inner_steps = inner_steps
-        self.gates = Gates(hidden, inner_rate)
+        self.gates = Gates(hidden, inner_lr)
 
     @property
     def steps(self) -> int:
@@ -94,7 +94,7 @@ class Gates(nn.Module):
     (sections 3.1 and 3.2 of the paper).
     """
 
-    def __init__(self, hidden: int, inner_rate: float) -> None:
+    def __init__(self, hidden: int, inner_lr: float) -> None:
         super().__init__()
         self.lstm = nn.LSTMCell(4, hidden)
         self.forget = nn.Linear(hidden + 2, 1)
@@ -102,7 +102,7 @@ class Gates(nn.Module):
         for parameter in self.parameters():
             nn.init.uniform_(parameter, -_SMALL, _SMALL)
         nn.init.constant_(self.forget.bias, _FORGET_BIAS)
-        nn.init.constant_(self.input.bias, math.log(inner_rate / (1 - inner_rate)))
+        nn.init.constant_(self.input.bias, math.log(inner_lr / (1 - inner_lr)))
 
     def forward(self, gradient: Tensor, loss: Tensor, weights: Tensor, state: GateState | None) -> GateState:
         """Gates for weights [P] with this gradient [P] and loss []; before the first step all state is zero."""

@@ -24,10 +24,10 @@ class Maml(TaskLearner):
     With one inner step this is ANIL, since the first step moves the head alone (see `inner_loop`).
 
     Args:
-        inner_rate: step size of the inner loop.
+        inner_lr: step size of the inner loop.
         inner_steps: inner gradient steps, in training and in evaluation, 1 to 64.
         first_order: leave out second derivatives (FOMAML).
-        learned_rates: learn one inner rate for each weight tensor, starting from `inner_rate`.
+        learned_rates: learn one inner rate for each weight tensor, starting from `inner_lr`.
         rates_per_step: learn them for each inner step as well; only with `learned_rates`.
         multi_step_loss: in this first part of training, in [0, 1], the query loss counts after every inner step,
             equally at first, at its end only after the last. MAML++ takes 0.15, 15 of 100 epochs.
@@ -46,7 +46,7 @@ class Maml(TaskLearner):
         backbone: Backbone,
         setting: Setting,
         *,
-        inner_rate: float = 0.05,
+        inner_lr: float = 0.05,
         inner_steps: int = 5,
         first_order: bool = False,
         learned_rates: bool = False,
@@ -57,8 +57,8 @@ class Maml(TaskLearner):
         checkpoint_inner_steps: bool = False,
     ) -> None:
         super().__init__(backbone, setting)
-        if inner_rate <= 0:
-            raise ConfigError(f"maml.inner_rate = {inner_rate}: it must be positive")
+        if inner_lr <= 0:
+            raise ConfigError(f"maml.inner_lr = {inner_lr}: it must be positive")
         if not 1 <= inner_steps <= 64:
             raise ConfigError(f"maml.inner_steps = {inner_steps}: it may be 1 … 64")
         if rates_per_step and not learned_rates:
@@ -76,7 +76,7 @@ class Maml(TaskLearner):
         tensors = len(list(backbone.parameters())) - kept + len(HEAD)
         # One vector, since the outer optimiser's weight decay spares vectors only: (steps or 1) · tensors, head last.
         count = tensors * (inner_steps if rates_per_step else 1)
-        self.rates = nn.Parameter(torch.full((count,), float(inner_rate)), requires_grad=learned_rates)
+        self.rates = nn.Parameter(torch.full((count,), float(inner_lr)), requires_grad=learned_rates)
         self.rates_per_step = rates_per_step
         self.register_load_state_dict_pre_hook(_without_count)
 

@@ -22,7 +22,7 @@ class MetaSgd(TaskLearner):
     is two, since from a zero head the first moves the head alone (see `inner_loop`).
 
     Args:
-        inner_rate: what all rates start from.
+        inner_lr: what all rates start from.
         inner_steps: inner gradient steps, in training and in evaluation, 1 to 64.
         first_order: leave out second derivatives.
     """
@@ -34,20 +34,20 @@ class MetaSgd(TaskLearner):
         backbone: Backbone,
         setting: Setting,
         *,
-        inner_rate: float = 0.05,
+        inner_lr: float = 0.05,
         inner_steps: int = 2,
         first_order: bool = False,
     ) -> None:
         super().__init__(backbone, setting)
-        if inner_rate <= 0:
-            raise ConfigError(f"meta_sgd.inner_rate = {inner_rate}: it must be positive")
+        if inner_lr <= 0:
+            raise ConfigError(f"meta_sgd.inner_lr = {inner_lr}: it must be positive")
         if not 1 <= inner_steps <= 64:
             raise ConfigError(f"meta_sgd.inner_steps = {inner_steps}: it may be 1 … 64")
         self.inner_steps = inner_steps
         self.first_order = first_order
         weights = sum(weight.numel() for weight in backbone.parameters())
         # One vector (weights + D + 1), since the outer optimiser's weight decay spares vectors only.
-        self.rates = nn.Parameter(torch.full((weights + backbone.features + 1,), float(inner_rate)))
+        self.rates = nn.Parameter(torch.full((weights + backbone.features + 1,), float(inner_lr)))
 
     @property
     def steps(self) -> int:

@@ -49,7 +49,7 @@ class Pretrain(LossLearner):
             do with 5; 1 takes the images as they are.
         support_augment: how copies are made, a name that `augment` takes.
         adapt: what a new task changes, the "head" alone or "all" weights, by `tune_steps` further gradient
-            steps of size `tune_rate` from the fitted "finetune" head.
+            steps of size `tune_lr` from the fitted "finetune" head.
         rotation_weight: of telling by how many quarter turns an image was rotated (Gidaris et al. 2019).
         distillation_weight: of agreeing with the running average of the own weights, in [0, 1) (Tarvainen &
             Valpola 2017; the born-again form of Tian et al. needs a second training).
@@ -75,7 +75,7 @@ class Pretrain(LossLearner):
         support_augment: str = "crop_flip_jitter",
         adapt: str = "head",
         tune_steps: int = 20,
-        tune_rate: float = 0.02,
+        tune_lr: float = 0.02,
         rotation_weight: float = 0.0,
         distillation_weight: float = 0.0,
         mixing: str = "none",
@@ -92,8 +92,8 @@ class Pretrain(LossLearner):
         _at_least("tune_steps", tune_steps, 1)
         _at_least("support_copies", support_copies, 1)
         _at_least("rotation_weight", rotation_weight, 0)
-        if min(finetune_penalty, tune_rate) <= 0:
-            raise ConfigError("pretrain.finetune_penalty, pretrain.tune_rate: they must be positive")
+        if min(finetune_penalty, tune_lr) <= 0:
+            raise ConfigError("pretrain.finetune_penalty, pretrain.tune_lr: they must be positive")
         if not 0 <= distillation_weight < 1:
             raise ConfigError(f"pretrain.distillation_weight = {distillation_weight}: it must be in [0, 1)")
         if adapt == "all" and (head != "finetune" or transduction != "none"):
@@ -108,7 +108,7 @@ class Pretrain(LossLearner):
         self.flip_support = flip_support
         make_augment(support_augment)  # a name that it does not have is an error now
         self.support_copies, self.support_augment = support_copies, support_augment
-        self.adapt, self.tune_steps, self.tune_rate = adapt, tune_steps, tune_rate
+        self.adapt, self.tune_steps, self.tune_lr = adapt, tune_steps, tune_lr
         self.rotation_weight, self.distillation_weight = rotation_weight, distillation_weight
         self.mixing = mixing
         self.transduction = transduction
@@ -172,7 +172,7 @@ class Pretrain(LossLearner):
         return functools.partial(ridge, penalty=self.finetune_penalty, scale=_RIDGE_SCALE)
 
     def _fully_tuned(self, episodes: EpisodeBatch) -> Tensor:
-        tune = functools.partial(tuned_scores, self.backbone, self._fit(), steps=self.tune_steps, rate=self.tune_rate)
+        tune = functools.partial(tuned_scores, self.backbone, self._fit(), steps=self.tune_steps, rate=self.tune_lr)
         return torch.cat([tune(episodes.episode(index)) for index in range(episodes.batch)])
 
     def _train_scores(self, classifier: nn.Linear, features: Tensor) -> Tensor:

@@ -29,7 +29,7 @@ class Reptile(TaskLearner):
     evaluation every step takes the whole support set, so that scores are not random.
 
     Args:
-        inner_rate: step size of the inner loop.
+        inner_lr: step size of the inner loop.
         inner_steps: inner steps in training, 2 to 64.
         inner_batch: images of an inner step in training, at least 2.
         inner_optimizer: "sgd", or "adam" without momentum, as in the paper, at a rate of about 1e-3. From a zero
@@ -43,15 +43,15 @@ class Reptile(TaskLearner):
         backbone: Backbone,
         setting: Setting,
         *,
-        inner_rate: float = 0.05,
+        inner_lr: float = 0.05,
         inner_steps: int = 5,
         inner_batch: int = 10,
         inner_optimizer: str = "sgd",
         evaluation_steps: int = 10,
     ) -> None:
         super().__init__(backbone, setting)
-        if inner_rate <= 0:
-            raise ConfigError(f"reptile.inner_rate = {inner_rate}: it must be positive")
+        if inner_lr <= 0:
+            raise ConfigError(f"reptile.inner_lr = {inner_lr}: it must be positive")
         if not 2 <= inner_steps <= 64:
             raise ConfigError(f"reptile.inner_steps = {inner_steps}: it may be 2 … 64; the first moves the head alone")
         if inner_batch < 2:
@@ -60,7 +60,7 @@ class Reptile(TaskLearner):
             raise ConfigError(f"reptile.inner_optimizer = {inner_optimizer!r}: it may be sgd | adam")
         if not 1 <= evaluation_steps <= 256:
             raise ConfigError(f"reptile.evaluation_steps = {evaluation_steps}: it may be 1 … 256")
-        self.inner_rate = inner_rate
+        self.inner_lr = inner_lr
         self.inner_steps = inner_steps
         self.inner_batch = inner_batch
         self.inner_optimizer = inner_optimizer
@@ -110,8 +110,8 @@ class Reptile(TaskLearner):
 
     def _optimizer(self, weights: Weights) -> torch.optim.Optimizer:
         if self.inner_optimizer == "adam":
-            return torch.optim.Adam(weights.values(), lr=self.inner_rate, betas=_ADAM)
-        return torch.optim.SGD(weights.values(), lr=self.inner_rate)
+            return torch.optim.Adam(weights.values(), lr=self.inner_lr, betas=_ADAM)
+        return torch.optim.SGD(weights.values(), lr=self.inner_lr)
 
     def _statistics_of(self, step: int) -> int:
         """Whose statistics an inner step uses: training has kept none of the steps after its own."""

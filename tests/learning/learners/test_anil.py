@@ -14,7 +14,7 @@ from tests.learning.small import SETTING, Smooth, double
 def test_anil_equals_maml_with_a_frozen_backbone_in_the_inner_loop() -> None:
     torch.manual_seed(7)
     backbone = Smooth().double()
-    anil = Anil(backbone, SETTING, inner_rate=0.75, inner_steps=3).double()
+    anil = Anil(backbone, SETTING, inner_lr=0.75, inner_steps=3).double()
     task = double(make_episodes(batch=1))
     loss = anil.loss(task)[0]
     ours = torch.autograd.grad(loss, list(backbone.parameters()))
@@ -38,8 +38,8 @@ def test_with_one_inner_step_maml_is_anil() -> None:
     torch.manual_seed(8)
     backbone = Smooth().double()
     task = double(make_episodes(batch=1))
-    maml = Maml(backbone, SETTING, inner_rate=0.5, inner_steps=1).double()
-    anil = Anil(backbone, SETTING, inner_rate=0.5, inner_steps=1).double()
+    maml = Maml(backbone, SETTING, inner_lr=0.5, inner_steps=1).double()
+    anil = Anil(backbone, SETTING, inner_lr=0.5, inner_steps=1).double()
     ours, theirs = maml.task_loss(task)[0], anil.loss(task)[0]
     torch.testing.assert_close(ours, theirs)
     found, expected = (torch.autograd.grad(loss, list(backbone.parameters())) for loss in (ours, theirs))

@@ -16,7 +16,7 @@ from tests.learning.small import SETTING, Fixed, Smooth, double
 @pytest.mark.parametrize("steps", [1, 3])
 def test_the_body_takes_steps_of_sgd_and_the_head_none(steps: int) -> None:
     torch.manual_seed(4)
-    learner = Boil(Smooth(), SETTING, inner_rate=0.25, inner_steps=steps).double()
+    learner = Boil(Smooth(), SETTING, inner_lr=0.25, inner_steps=steps).double()
     task = double(make_episodes(batch=1))
     plain = nn.Sequential(Smooth(), nn.Linear(5, 3)).double()
     plain[0].load_state_dict(learner.backbone.state_dict())
@@ -37,7 +37,7 @@ def test_the_body_takes_steps_of_sgd_and_the_head_none(steps: int) -> None:
 
 def test_second_order_gradients_agree_with_finite_differences() -> None:
     torch.manual_seed(5)
-    learner = Boil(Smooth(), SETTING, inner_rate=0.3, inner_steps=2).double()
+    learner = Boil(Smooth(), SETTING, inner_lr=0.3, inner_steps=2).double()
     task = double(make_episodes(batch=1))
     learner.outer_step(Fixed(task))
     assert {name for name, _ in learner.named_parameters()} >= {"head.weight", "head.bias"}

@@ -25,9 +25,9 @@ def test_preprocessing_is_that_of_andrychowicz(x: float) -> None:
 
 def test_with_fixed_gates_it_is_first_order_maml() -> None:
     torch.manual_seed(4)
-    ours = LstmMetaLearner(Smooth(), SETTING, inner_steps=3, inner_rate=0.25).double()
+    ours = LstmMetaLearner(Smooth(), SETTING, inner_steps=3, inner_lr=0.25).double()
     fix_gates(ours.gates)
-    maml = Maml(Smooth(), SETTING, inner_steps=3, inner_rate=0.25, first_order=True).double()
+    maml = Maml(Smooth(), SETTING, inner_steps=3, inner_lr=0.25, first_order=True).double()
     maml.backbone.load_state_dict(ours.backbone.state_dict())
     episodes = double(make_episodes())
     task = episodes.episode(0)
@@ -40,9 +40,9 @@ def test_with_fixed_gates_it_is_first_order_maml() -> None:
     torch.testing.assert_close(ours.eval().query_logits(episodes), maml.eval().query_logits(episodes))
 
 
-def test_at_the_start_it_is_close_to_gradient_descent_with_the_inner_rate() -> None:
+def test_at_the_start_it_is_close_to_gradient_descent_with_the_inner_lr() -> None:
     torch.manual_seed(5)
-    gates = Gates(hidden=20, inner_rate=0.03)
+    gates = Gates(hidden=20, inner_lr=0.03)
     state = gates(torch.randn(50), torch.tensor(1.1), torch.randn(50), None)
     torch.testing.assert_close(state.input, torch.full((50,), 0.03), rtol=0.1, atol=0)
     torch.testing.assert_close(state.forget, torch.full((50,), 0.9933), rtol=1e-3, atol=0)
@@ -50,7 +50,7 @@ def test_at_the_start_it_is_close_to_gradient_descent_with_the_inner_rate() -> N
 
 def test_gradients_are_those_of_the_equations_with_losses_and_their_gradients_held_constant() -> None:
     torch.manual_seed(6)
-    learner = LstmMetaLearner(Smooth(), SETTING, inner_steps=3, hidden=4, inner_rate=0.2).double()
+    learner = LstmMetaLearner(Smooth(), SETTING, inner_steps=3, hidden=4, inner_lr=0.2).double()
     with torch.no_grad():
         for parameter in learner.gates.parameters():  # so that everything matters
             parameter += 0.3 * torch.randn_like(parameter)

@@ -24,7 +24,7 @@ from tests.learning.small import SETTING, Fixed, Smooth, double
 @pytest.mark.parametrize("steps", [1, 3])
 def test_second_order_maml_gradients_agree_with_finite_differences(steps: int) -> None:
     torch.manual_seed(4)
-    learner = Maml(Smooth(), SETTING, inner_rate=0.3, inner_steps=steps, learned_rates=True).double()
+    learner = Maml(Smooth(), SETTING, inner_lr=0.3, inner_steps=steps, learned_rates=True).double()
     task = double(make_episodes(batch=1))
     learner.outer_step(Fixed(task))
     for name, parameter in learner.named_parameters():
@@ -44,7 +44,7 @@ def test_second_order_maml_gradients_agree_with_finite_differences(steps: int) -
 
 def test_first_order_maml_takes_the_gradient_at_the_adapted_weights() -> None:
     torch.manual_seed(5)
-    learner = Maml(Smooth(), SETTING, inner_rate=0.2, inner_steps=2, first_order=True).double()
+    learner = Maml(Smooth(), SETTING, inner_lr=0.2, inner_steps=2, first_order=True).double()
     task = double(make_episodes(batch=1))
     learner.outer_step(Fixed(task))
     adapted = {k: w.detach().requires_grad_() for k, w in learner.adapt(task, create_graph=False).items()}
@@ -55,7 +55,7 @@ def test_first_order_maml_takes_the_gradient_at_the_adapted_weights() -> None:
 
 def test_an_inner_step_of_maml_is_a_step_of_sgd() -> None:
     torch.manual_seed(6)
-    learner = Maml(Smooth(), SETTING, inner_rate=0.25, inner_steps=2).double()
+    learner = Maml(Smooth(), SETTING, inner_lr=0.25, inner_steps=2).double()
     task = double(make_episodes(batch=1))
     plain = nn.Sequential(Smooth(), nn.Linear(5, 3)).double()
     plain[0].load_state_dict(learner.backbone.state_dict())
@@ -74,7 +74,7 @@ def test_an_inner_step_of_maml_is_a_step_of_sgd() -> None:
 @pytest.mark.parametrize("kind", [Maml, MetaSgd, Boil])
 def test_tasks_are_adapted_to_in_training_as_in_evaluation(kind: type[Maml | MetaSgd | Boil]) -> None:
     torch.manual_seed(10)
-    learner = kind(Smooth(), SETTING, inner_rate=0.3, inner_steps=4).double()
+    learner = kind(Smooth(), SETTING, inner_lr=0.3, inner_steps=4).double()
     task = double(make_episodes(batch=1))
     with_graph, without = (list(learner.trajectory(task, create_graph=c)) for c in (True, False))
     torch.testing.assert_close(with_graph, without)
@@ -98,7 +98,7 @@ def test_shares_of_the_loss_sum_to_one_and_move_to_the_last_step() -> None:
 
 def test_multi_step_loss_starts_as_the_mean_of_the_query_losses_after_each_step() -> None:
     torch.manual_seed(7)
-    learner = Maml(Smooth(), SETTING, inner_rate=0.25, inner_steps=3, multi_step_loss=0.5).double()
+    learner = Maml(Smooth(), SETTING, inner_lr=0.25, inner_steps=3, multi_step_loss=0.5).double()
     task = double(make_episodes(batch=1))
     plain = nn.Sequential(Smooth(), nn.Linear(5, 3)).double()
     plain[0].load_state_dict(learner.backbone.state_dict())
@@ -123,7 +123,7 @@ def test_multi_step_loss_starts_as_the_mean_of_the_query_losses_after_each_step(
 def test_gradients_in_rates_per_step_agree_with_finite_differences() -> None:
     torch.manual_seed(8)
     learner = Maml(
-        Smooth(), SETTING, inner_rate=0.3, inner_steps=3, learned_rates=True, rates_per_step=True, multi_step_loss=0.9
+        Smooth(), SETTING, inner_lr=0.3, inner_steps=3, learned_rates=True, rates_per_step=True, multi_step_loss=0.9
     ).double()
     task = double(make_episodes(batch=1))
     learner.progress = 0.2
@@ -153,7 +153,7 @@ def per_step(norm: str = "support", **options: Any) -> Maml:
     """With scales and shifts that differ from step to step."""
     torch.manual_seed(18)
     backbone = Conv((2, 8, 8), depth=2, width=8, norm=norm)
-    options = {"inner_rate": 0.3, "inner_steps": 2, "per_step_norm": True} | options
+    options = {"inner_lr": 0.3, "inner_steps": 2, "per_step_norm": True} | options
     learner = Maml(backbone, SETTING, **options).double()
     assert learner.norms is not None
     with torch.no_grad():
@@ -163,7 +163,7 @@ def per_step(norm: str = "support", **options: Any) -> Maml:
 
 def test_each_inner_step_has_its_own_scale_and_shift() -> None:
     """Antoniou et al. 2019, BNWB, by a network that is a step of SGD further and given the step's own norms by hand."""
-    learner = per_step(inner_rate=0.25, learned_rates=True)
+    learner = per_step(inner_lr=0.25, learned_rates=True)
     assert learner.norms is not None
     task = double(make_episodes(batch=1))
     plain = copy.deepcopy(learner.backbone).requires_grad_(True)
@@ -237,11 +237,11 @@ def test_norms_of_steps_take_the_place_of_the_backbones_own() -> None:
 
 def test_second_derivatives_come_after_the_first_order_share() -> None:
     torch.manual_seed(9)
-    warm = Maml(Smooth(), SETTING, inner_rate=0.3, inner_steps=3, first_order_share=0.5).double()
+    warm = Maml(Smooth(), SETTING, inner_lr=0.3, inner_steps=3, first_order_share=0.5).double()
     source = Fixed(double(make_episodes()))
     expected = {}
     for first_order in (True, False):
-        plain = Maml(Smooth(), SETTING, inner_rate=0.3, inner_steps=3, first_order=first_order).double()
+        plain = Maml(Smooth(), SETTING, inner_lr=0.3, inner_steps=3, first_order=first_order).double()
         plain.backbone.load_state_dict(warm.backbone.state_dict())
         plain.outer_step(source)
         expected[first_order] = plain.backbone.first.weight.grad

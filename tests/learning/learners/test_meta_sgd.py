@@ -16,8 +16,8 @@ from tests.learning.small import SETTING, Fixed, Smooth, double
 @pytest.mark.parametrize("first_order", [False, True])
 def test_with_equal_rates_it_is_maml(first_order: bool) -> None:
     torch.manual_seed(4)
-    ours = MetaSgd(Smooth(), SETTING, inner_rate=0.3, inner_steps=3, first_order=first_order).double()
-    maml = Maml(Smooth(), SETTING, inner_rate=0.3, inner_steps=3, first_order=first_order).double()
+    ours = MetaSgd(Smooth(), SETTING, inner_lr=0.3, inner_steps=3, first_order=first_order).double()
+    maml = Maml(Smooth(), SETTING, inner_lr=0.3, inner_steps=3, first_order=first_order).double()
     maml.backbone.load_state_dict(ours.backbone.state_dict())
     source = Fixed(double(make_episodes()))
     torch.testing.assert_close(ours.outer_step(source), maml.outer_step(source))
@@ -27,7 +27,7 @@ def test_with_equal_rates_it_is_maml(first_order: bool) -> None:
 
 def test_gradients_in_rates_and_weights_agree_with_finite_differences() -> None:
     torch.manual_seed(5)
-    learner = MetaSgd(Smooth(), SETTING, inner_rate=0.3, inner_steps=3).double()
+    learner = MetaSgd(Smooth(), SETTING, inner_lr=0.3, inner_steps=3).double()
     task = double(make_episodes(batch=1))
     with torch.no_grad():
         learner.rates += 0.2 * torch.randn_like(learner.rates)  # some become negative

@@ -143,7 +143,7 @@ def test_mixing_learns_from_both_labels(mixing: str) -> None:
 def test_full_fine_tuning_is_sgd_on_a_copy() -> None:
     torch.manual_seed(8)
     options: dict[str, Any] = {"head": "finetune", "finetune_steps": 30}
-    learner = Pretrain(Smooth(), SETTING, adapt="all", tune_steps=3, tune_rate=0.2, **options).double().eval()
+    learner = Pretrain(Smooth(), SETTING, adapt="all", tune_steps=3, tune_lr=0.2, **options).double().eval()
     task = double(make_episodes(batch=1))
     before = learner.backbone.first.weight.detach().clone()
     ours = learner.query_logits(task)[0]

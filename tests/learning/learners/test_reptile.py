@@ -29,7 +29,7 @@ def _all_images(task: EpisodeBatch) -> tuple[torch.Tensor, torch.Tensor]:
 @pytest.mark.parametrize("inner_batch", [7, 1000])
 def test_the_gradient_is_how_far_plain_sgd_goes_on_average(inner_batch: int) -> None:
     torch.manual_seed(4)
-    learner = Reptile(Smooth(), SETTING, inner_rate=0.3, inner_steps=3, inner_batch=inner_batch).double()
+    learner = Reptile(Smooth(), SETTING, inner_lr=0.3, inner_steps=3, inner_batch=inner_batch).double()
     episodes = double(make_episodes(batch=2))
     torch.manual_seed(11)
     learner.outer_step(Fixed(episodes))
@@ -69,7 +69,7 @@ def test_a_step_of_sgd_with_rate_one_puts_the_adapted_weights_in_place() -> None
 
 def test_adam_without_momentum_divides_by_the_root_mean_square_gradient() -> None:
     torch.manual_seed(6)
-    learner = Reptile(Smooth(), SETTING, inner_rate=1e-3, inner_optimizer="adam", evaluation_steps=3).double()
+    learner = Reptile(Smooth(), SETTING, inner_lr=1e-3, inner_optimizer="adam", evaluation_steps=3).double()
     task = double(make_episodes(batch=1))
     plain = _plain(learner)
     squares = [torch.zeros_like(p) for p in plain.parameters()]

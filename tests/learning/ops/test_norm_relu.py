@@ -100,7 +100,7 @@ def test_each_norm_is_the_same_with_and_without_kernels(
 def test_second_order_maml_has_the_same_gradient_with_and_without_kernels(without_kernels: Callable[[], None]) -> None:
     def gradient() -> list[Tensor]:
         torch.manual_seed(0)
-        learner = Maml(Conv((1, 16, 16), width=8).double(), Setting(5, 10), inner_rate=0.1, inner_steps=3).double()
+        learner = Maml(Conv((1, 16, 16), width=8).double(), Setting(5, 10), inner_lr=0.1, inner_steps=3).double()
         for index in range(2):
             loss, _ = learner.task_loss(episodes.episode(index))
             loss.backward()

@@ -12,7 +12,7 @@ from autometa.learning.stacked.optimizers import OPTIMIZERS
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_an_idle_weight_does_not_decay(name: str) -> None:
     each = [[torch.nn.Parameter(torch.full((2, 3), 1.0 + i)), torch.nn.Parameter(torch.ones(2, 2))] for i in range(2)]
-    made = [make_optimizer(ps, optimizer=name, outer_rate=0.1, weight_decay=0.3) for ps in each]
+    made = [make_optimizer(ps, optimizer=name, outer_lr=0.1, weight_decay=0.3) for ps in each]
     stacked = OPTIMIZERS[name](made, each)
     weights = torch.stack([torch.cat([p.detach().flatten() for p in ps]) for ps in each])
     stacked.spare(frozenset({1}))

@@ -67,7 +67,7 @@ def test_a_candidate_that_diverges_takes_nobody_with_it(digits: FewShotDataset, 
     alone, together = (three(digits, make, norm="none", optimizer="sgd") for _ in range(2))
     for trainings in (alone, together):
         options = vars(trainings[1].options)
-        options["outer_rate"] = options["clip_norm"] = 1e200
+        options["outer_lr"] = options["clip_norm"] = 1e200
     reached = list(StackedTraining(together).rungs())
     errors = [found[1] for found in reached if isinstance(found.get(1), DivergedError)]
     assert len(errors) == 1
@@ -80,7 +80,7 @@ def test_a_candidate_that_diverges_takes_nobody_with_it(digits: FewShotDataset, 
 
 
 def test_all_may_diverge(digits: FewShotDataset) -> None:
-    together = three(digits, prototypical, norm="none", optimizer="sgd", outer_rate=1e200, clip_norm=1e200)
+    together = three(digits, prototypical, norm="none", optimizer="sgd", outer_lr=1e200, clip_norm=1e200)
     ends = [end for found in StackedTraining(together).rungs() for end in found.values()]
     assert len(ends) == 3
     assert all(isinstance(end, DivergedError) for end in ends)

@@ -67,7 +67,7 @@ def _one(
     base = backbone() if backbone else Conv(data.image_shape, depth=2, width=8, norm=norm)
     learner = make(base, Setting(SPEC.way, TRAIN_CLASSES, SMOOTHINGS[number]), number).double()
     own = {
-        "outer_rate": RATES[number],
+        "outer_lr": RATES[number],
         "weight_decay": DECAYS[number],
         "clip_norm": LENGTHS[number],
         "schedule": SCHEDULES[number],
