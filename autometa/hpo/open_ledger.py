@@ -12,11 +12,11 @@ import shutil
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
 from autometa import trial_attributes as attributes
-from autometa.events import RungReached, TrialEnded, TrialStarted
+from autometa.events import RungReached, TrialStarted
 from autometa.hpo.ledger import MAX_ATTEMPTS, Asked, Ledger, Live, folder_of, trials_of
 from autometa.hpo.promotion import Standing
-from autometa.records import RungReport, TrialRecord
 from autometa.learning.checkpoint_facts import FINAL, exists, read_facts
+from autometa.records import RungReport, TrialRecord
 
 
 class OpenLedger(Ledger):

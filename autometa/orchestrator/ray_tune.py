@@ -37,7 +37,8 @@ if TYPE_CHECKING:  # a worker imports this file, and starts faster without Optun
     from autometa.hpo.ledger import Asked, Ledger
 
 # A worker that was killed is started again this often, and its trial goes on from its checkpoint.
-_RETRIES = 2
+RETRIES = 2
+LOST = f"its worker died {RETRIES + 1} times (killed, out of memory, or its node was lost)"
 
 
 def ask_trials_at_once(space: SearchSpace, **task: Any) -> int:
@@ -78,26 +79,28 @@ def run_trials(
         StopSearchError: a worker met what would end every trial, such as a full disk.
         Exception: whatever the ledger raised, such as a storage that failed.
     """
-    ray_private.let_actors_take_started_workers()
-    stop = _Stop()
+    stop = StopAll()
     propose = _Propose(ledger, make_job, share, trials, over=scratch.resolve() / "over", stop=stop)
     remaining = None if deadline is None else max(1.0, deadline - time.monotonic())
+    config = tune.TuneConfig(
+        num_samples=trials, search_alg=propose, scheduler=_Prune(propose), time_budget_s=remaining, **usual(share)
+    )
+    run_tune(_trainable, config, share, scratch, stop)
+
+
+def run_tune(
+    trainable: Callable[[dict[str, Any]], None], config: tune.TuneConfig, share: Share, scratch: Path, stop: StopAll
+) -> None:
+    """Have Tune run trainables until its searcher has no more; raises as `run_trials` does."""
+    ray_private.let_actors_take_started_workers()
     tuner = tune.Tuner(
-        tune.with_resources(_trainable, share.resources),
-        tune_config=tune.TuneConfig(
-            num_samples=trials,
-            search_alg=propose,
-            scheduler=_Prune(propose),
-            max_concurrent_trials=share.workers,
-            reuse_actors=True,
-            time_budget_s=remaining,
-            trial_dirname_creator=lambda trial: trial.trial_id,
-        ),
+        tune.with_resources(trainable, share.resources),
+        tune_config=config,
         run_config=tune.RunConfig(
             name="tune",
             storage_path=str(scratch.resolve()),
             verbose=0,
-            failure_config=tune.FailureConfig(max_failures=_RETRIES),
+            failure_config=tune.FailureConfig(max_failures=RETRIES),
             stop=stop,
         ),
     )
@@ -114,6 +117,15 @@ def run_trials(
         raise stop.error
 
 
+def usual(share: Share) -> dict[str, Any]:
+    """Settings of every run of Tune: its actors are used again."""
+    return {
+        "max_concurrent_trials": share.workers,
+        "reuse_actors": True,
+        "trial_dirname_creator": lambda trial: trial.trial_id,
+    }
+
+
 def run_everywhere(
     function: Callable[..., Any], calls: Sequence[dict[str, Any]], share: Share
 ) -> Iterator[tuple[int, Any]]:
@@ -121,7 +133,7 @@ def run_everywhere(
 
     An `AutometaError` of a worker is raised as it was there.
     """
-    remote = ray.remote(num_cpus=1, num_gpus=share.gpus, max_retries=_RETRIES)(function)
+    remote = ray.remote(num_cpus=1, num_gpus=share.gpus, max_retries=RETRIES)(function)
     pending = {remote.remote(**call): index for index, call in enumerate(calls)}
     while pending:
         done, _ = ray.wait(list(pending), num_returns=1)
@@ -132,7 +144,7 @@ def run_everywhere(
         yield pending.pop(done[0]), result
 
 
-class _Stop(Stopper):
+class StopAll(Stopper):
     """Stops all trials as soon as there is an error that concerns them all.
 
     Tune would take what a callback raises for the failure of one trial, or make a text of it.
@@ -163,7 +175,7 @@ class _Propose(Searcher):
     """Tune asks for a configuration; the ledger answers."""
 
     def __init__(
-        self, ledger: Ledger, make_job: Callable[[Asked], Job], share: Share, trials: int, *, over: Path, stop: _Stop
+        self, ledger: Ledger, make_job: Callable[[Asked], Job], share: Share, trials: int, *, over: Path, stop: StopAll
     ) -> None:
         super().__init__(metric="accuracy", mode="max")
         self._share = share
@@ -200,10 +212,9 @@ class _Propose(Searcher):
         """Nothing: the scheduler sees every result, the searcher misses the last one."""
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        lost = f"its worker died {_RETRIES + 1} times (killed, out of memory, or its node was lost)"
         with self.stop.on_error():
             for number in self.numbers.pop(trial_id, ()):
-                self.ledger.end(number, record=None, error=lost if error else None)
+                self.ledger.end(number, record=None, error=LOST if error else None)
 
     def end(self, number: int, record: TrialRecord | None) -> None:
         """Write a trial's end, and leave word for its worker, which may have others to train."""
@@ -280,11 +291,11 @@ def _trainable(config: dict[str, Any]) -> None:
         tune.report({"accuracy": accuracy, "number": record.number, "record": record.model_dump_json()})
 
     try:
-        _keep_to_share(next(iter(jobs.values())).use_gpu, config["gpus"])
+        keep_to_share(next(iter(jobs.values())).use_gpu, config["gpus"])
         run_group(dict(left), on_start=on_start, on_rung=on_rung, on_end=on_end)
         return
     except Exception as error:
-        stop, reason = _why(error)
+        stop, reason = why(error)
     if stop:
         tune.report({"accuracy": 0.0, "number": next(iter(jobs)), "stop": stop})
         return
@@ -292,7 +303,7 @@ def _trainable(config: dict[str, Any]) -> None:
         on_end(failed(number, job, reason))
 
 
-def _why(error: Exception) -> tuple[str | None, str]:
+def why(error: Exception) -> tuple[str | None, str]:
     """Why the whole search has to stop, if it has to; and why a trial failed."""
     if isinstance(error, StopSearchError):
         return str(error), str(error)
@@ -309,7 +320,7 @@ def measure_in_worker(**call: Any) -> Measured:
     """`trial.run.measure_checkpoint`, in a worker."""
     from autometa.trial.run import measure_checkpoint
 
-    _keep_to_share(call.get("use_gpu"), 1.0)
+    keep_to_share(call.get("use_gpu"), 1.0)
     return measure_checkpoint(**call)
 
 
@@ -318,11 +329,11 @@ def train_in_worker(job: str, gpus: float) -> TrialRecord:
     from autometa.trial.run import run
 
     asked = Job.model_validate_json(job)
-    _keep_to_share(asked.use_gpu, gpus)
+    keep_to_share(asked.use_gpu, gpus)
     return run(asked)
 
 
-def _keep_to_share(use_gpu: bool | None, gpus: float) -> None:
+def keep_to_share(use_gpu: bool | None, gpus: float) -> None:
     """One thread on a CPU, where two spinning OpenMP pools slow each other about sevenfold; on a GPU its memory."""
     from autometa.learning.device import limit_gpu_memory, limit_threads, pick_device
 

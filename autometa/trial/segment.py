@@ -20,7 +20,6 @@ from autometa.trial.job import Job
 from autometa.trial.run import OnRung, OnStep, begin, diverged, ended, keep, without_memory
 
 
-
 class Segment(Record):
     """What a worker is asked for: train to the rung `until`, or end in so many seconds from now with a cool-down."""
 

@@ -1,0 +1,83 @@
+"""What the workers of a search in a given time do next: policy, books and clock together.
+
+It hands out segments and hears what came of them. It knows neither Ray nor how a candidate trains.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from autometa.hpo.ledger import Asked
+from autometa.hpo.open_ledger import OpenLedger
+from autometa.hpo.promotion import Decision, Finish, GoOn, Promotion
+from autometa.records import RungReport, TrialRecord
+from autometa.trial.job import Job
+from autometa.trial.segment import Segment
+
+
+class SearchDesk:
+    """Hands out segments until the time is over.
+
+    Args:
+        end: `time.monotonic()` at which all training is over.
+        make_job: the open job of a candidate.
+    """
+
+    def __init__(self, ledger: OpenLedger, policy: Promotion, *, end: float, make_job: Callable[[Asked], Job]) -> None:
+        self._ledger = ledger
+        self._policy = policy
+        self._end = end
+        self._make_job = make_job
+        self._finishing = 0
+
+    @property
+    def is_over(self) -> bool:
+        """Whether all last trainings have begun, the time is over, or there is no hope."""
+        return self._left <= 0 or self._finishing >= self._policy.finalists or bool(self._ledger.hopeless_reason)
+
+    def next(self) -> tuple[int, Segment] | None:
+        """The segment that the policy wants next; None while there is nothing to do."""
+        decision = self._policy.decide(
+            self._ledger.standings(),
+            left=self._left,
+            finishing=self._finishing,
+            can_start=not self._ledger.is_exhausted,
+        )
+        if decision is None:
+            return None
+        asked = self._taken(decision)
+        return asked.number, self._segment(decision, asked)
+
+    def started(self, number: int) -> None:
+        self._ledger.started(number)
+
+    def reported(self, number: int, report: RungReport) -> None:
+        self._ledger.report(number, report)
+
+    def ended(self, number: int, record: TrialRecord | None, error: str | None = None) -> None:
+        if error:
+            self._ledger.end(number, record=None, error=error)
+        elif record:
+            self._ledger.finish(number, record)
+        else:
+            self._ledger.pause(number)
+
+    def ran_with(self, kernels: str | None) -> None:
+        self._ledger.ran_with(kernels)
+
+    @property
+    def _left(self) -> float:
+        return self._end - time.monotonic()
+
+    def _taken(self, decision: Decision) -> Asked:
+        if isinstance(decision, GoOn | Finish):
+            return self._ledger.go_on(decision.number)
+        return self._ledger.try_new()
+
+    def _segment(self, decision: Decision, asked: Asked) -> Segment:
+        job = self._make_job(asked)
+        if isinstance(decision, Finish):
+            self._finishing += 1
+            return Segment(job=job, finish_in=max(1.0, self._left))
+        return Segment(job=job, until=decision.until if isinstance(decision, GoOn) else 1)
