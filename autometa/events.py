@@ -27,7 +27,7 @@ class SearchStarted(Event):
     dataset: str
     episodes: str
     budget: str
-    trials: int
+    trials: int | None
     ended: int
     workers: int
     gpus_per_trial: float
@@ -67,6 +67,13 @@ class RungReached(Event):
     number: int
     rungs: int | None
     report: RungReport
+
+
+@dataclass(frozen=True)
+class TrialPaused(Event):
+    """A candidate of an open search waits: no worker has it, and it may go on."""
+
+    number: int
 
 
 @dataclass(frozen=True)

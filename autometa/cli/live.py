@@ -29,6 +29,7 @@ from autometa.events import (
     RungReached,
     SearchStarted,
     TrialEnded,
+    TrialPaused,
     TrialStarted,
     Warned,
 )
@@ -99,6 +100,7 @@ class LiveTable(View):
         self._running: dict[int, _Running] = {}
         self._best: tuple[int, Accuracy, dict[str, Any]] | None = None
         self._ended = 0
+        self._seen: set[int] = set()
         self._note = "starting …"
         self._lines: list[str] = []  # shown at the top of the table until they are printed above it
         self._printed = -_SECONDS_BETWEEN_PRINTS
@@ -118,6 +120,9 @@ class LiveTable(View):
                 self._about, self._ended, self._note = event, event.ended, ""
             case TrialStarted():
                 self._running[event.number] = _Running(event.values, event.rung)
+                self._seen.add(event.number)
+            case TrialPaused():
+                self._running.pop(event.number, None)
             case RungReached():
                 self._reached(event)
             case TrialEnded():
@@ -176,6 +181,14 @@ class LiveTable(View):
 
     def _progress(self, about: SearchStarted) -> RenderableType:
         row = Table.grid(padding=(0, 1))
+        if about.trials is None:
+            passed, total = time.monotonic() - self._clock, about.deadline_seconds or 1.0
+            row.add_row(
+                ProgressBar(total=total, completed=min(passed, total), width=30),
+                f"{len(self._seen)} candidates",
+                self._time_left(about),
+            )
+            return row
         bar = ProgressBar(total=about.trials, completed=self._ended, width=30)
         row.add_row(bar, f"{self._ended}/{about.trials} trials", self._time_left(about))
         return row
@@ -183,11 +196,17 @@ class LiveTable(View):
     def _time_left(self, about: SearchStarted) -> str:
         passed = time.monotonic() - self._clock
         if about.deadline_seconds:
-            return f"{seconds(about.deadline_seconds - passed)} left"
+            return f"{seconds(max(0.0, about.deadline_seconds - passed))} left"
         done = self._ended - about.ended
-        if not done:
+        if not done or about.trials is None:
             return f"{seconds(passed)} so far"
         return f"about {seconds(passed / done * (about.trials - self._ended))} left"
+
+
+def _amount(event: SearchStarted) -> str:
+    if event.trials is None:
+        return f"candidates go on from rungs of {event.budget}"
+    return f"{event.trials} trials of {event.budget}"
 
 
 def _line(event: Event) -> str:
@@ -197,7 +216,7 @@ def _line(event: Event) -> str:
             again = f", {event.ended} of them ended before" if event.ended else ""
             task = f"{event.dataset} {event.episodes}"
             return (
-                f"study {event.study}: {task}, {event.trials} trials of {event.budget}{again}, "
+                f"study {event.study}: {task}, {_amount(event)}{again}, "
                 f"{event.workers} at once{gpus}, kept in {event.storage}" + (f"\n{event.prior}" if event.prior else "")
             )
         case ClusterJoined():

@@ -73,9 +73,12 @@ class CappedHistory(BaseSampler):
             trials = self._storage.get_all_trials(
                 self._storage.get_study_id_from_name(study.study_name), deepcopy=False
             )
-            self._shown = showing(study, self._chosen.of(trials, study.direction), self._storage)
+            self._shown = showing(study, self._chosen_of(trials, study.direction), self._storage)
             self._shown_for = trial.number
         return self._shown
+
+    def _chosen_of(self, trials: Sequence[FrozenTrial], direction: StudyDirection) -> list[FrozenTrial]:
+        return self._chosen.of(trials, direction)
 
 
 class _Chosen:

@@ -159,6 +159,10 @@ class Ledger:
         """Tell that a trial trains; nothing is written."""
         self._emit(TrainingStarted(number))
 
+    def warn(self, message: str) -> None:
+        """Tell something that a user should know."""
+        self._emit(Warned(message))
+
     def ran_with(self, kernels: str | None) -> None:
         """Keep what a worker says of its compiled kernels, and tell when it has none that it should have."""
         if kernels is None or kernels in self._kernels or not study_record.is_ours(self.study):

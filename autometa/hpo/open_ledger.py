@@ -12,7 +12,7 @@ import shutil
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
 from autometa import trial_attributes as attributes
-from autometa.events import RungReached, TrialStarted
+from autometa.events import RungReached, TrialPaused, TrialStarted
 from autometa.hpo.ledger import MAX_ATTEMPTS, Asked, Ledger, Live, folder_of, trials_of
 from autometa.hpo.promotion import Standing
 from autometa.learning.checkpoint_facts import FINAL, exists, read_facts
@@ -62,8 +62,10 @@ class OpenLedger(Ledger):
 
     def pause(self, number: int) -> None:
         """Note that no worker has a candidate any more."""
-        if live := self._live.get(number):
+        live = self._live.get(number)
+        if live and number not in self._waiting:
             self._waiting.add(number)
+            self._emit(TrialPaused(number))
             attributes.IS_WAITING.write(live.trial, True)
 
     def report(self, number: int, report: RungReport) -> bool:

@@ -20,7 +20,7 @@ from autometa.events import Confirmed, Confirming, OnEvent, Retraining, Warned
 from autometa.hpo import study_record
 from autometa.hpo.ledger import ended, record_of
 from autometa.learning import intervals, scores
-from autometa.learning.checkpoint_facts import exists
+from autometa.learning.checkpoint_facts import FINAL, exists
 from autometa.learning.scores import Scores
 from autometa.orchestrator.cluster import Share
 from autometa.records import Accuracy, Confirmation, Look, Retrained, StudyRecord, TrialRecord
@@ -70,7 +70,8 @@ class _Finals:
 
     def folder(self, trial: int) -> Path:
         """Where a trial's checkpoint is."""
-        return self.plan.trials_folder / attributes.FOLDER.required_of(self._frozen(trial))
+        folder = self.plan.trials_folder / attributes.FOLDER.required_of(self._frozen(trial))
+        return folder / FINAL if exists(folder / FINAL) else folder
 
     def seed_folder(self, trial: int, seed: int) -> Path:
         """Where the checkpoint of a trial's configuration with another seed is."""

@@ -42,6 +42,8 @@ _PART_OF_THE_COMPARED, _WITH_VALIDATION = 0.45, 1.15
 # What confirmation, meta-test and the start take of a time budget.
 PART_FOR_TRIALS = 0.85
 _START_SECONDS = 12.0
+# An open search could pay for so many first rungs, if it did nothing else.
+_FIRST_RUNGS, _LEAST_FIRST_RUNG = 128, 0.5
 # Bytes of a default name: a hundred in all.
 _LONGEST_DATASET, _LONGEST_TASK = 49, 50
 
@@ -328,11 +330,22 @@ def with_features(plan: Plan, record: StudyRecord) -> StudyRecord:
 
 
 def trial_budget(plan: Plan, share: Share) -> Budget:
-    """The data set's own budget per trial, or as many seconds as let all trials fit the time budget."""
-    time_budget, trials = plan.settings.time_budget, plan.settings.trials
+    """The data set's own budget per trial, or as many seconds as let all trials fit the time budget.
+
+    Of an open search it is what the first rung costs.
+    """
+    if plan.settings.is_open:
+        assert plan.settings.time_budget
+        return Budget(seconds=_first_rung(plan.settings.time_budget * share.trials), open=True)
+    time_budget, trials = plan.settings.time_budget, plan.settings.most_trials
     if not time_budget:
         return catalog.default_budget(plan.ref.name)
     for_trials = max(time_budget * PART_FOR_TRIALS - _START_SECONDS, time_budget * 0.3)
     uncompared = min(1.0, 2 * share.trials / trials)
     part_spent = _WITH_VALIDATION * (uncompared + (1 - uncompared) * _PART_OF_THE_COMPARED)
     return Budget(seconds=round(for_trials * share.trials / (trials * part_spent), 1))
+
+
+def _first_rung(core_seconds: float) -> float:
+    """Seconds of training up to the first rung, of a search of so many in all; two digits are enough."""
+    return float(f"{max(_LEAST_FIRST_RUNG, core_seconds / _FIRST_RUNGS):.2g}")

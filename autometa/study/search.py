@@ -25,6 +25,8 @@ from autometa.hpo.capped_history import CappedHistory
 from autometa.hpo.earlier_names import WithNamesOfNow
 from autometa.hpo.ledger import Asked, Ledger, ended, record_of
 from autometa.hpo.never_twice import NeverTwice
+from autometa.hpo.open_history import OpenHistory
+from autometa.hpo.open_ledger import OpenLedger
 from autometa.hpo.pruning import make_pruner
 from autometa.hpo.single_writer import SingleWriter
 from autometa.hpo.storage import RUNS, masked, storage_failures
@@ -36,7 +38,7 @@ from autometa.records import (
     StudyRecord,
     TrialRecord,
 )
-from autometa.study import confirm, finals, warm
+from autometa.study import confirm, finals, timed, warm
 from autometa.study.documented import with_fields_of
 from autometa.study.plan import (
     PART_FOR_TRIALS,
@@ -174,8 +176,9 @@ def _open_study(
         pruner=make_pruner(plan.settings.pruner, record.budget.rungs, past.studies),
     )
     so_far = len(study.get_trials(deepcopy=False))
-    start = warm.start(record, plan.space, past, trials=plan.settings.trials, trials_so_far=so_far)
-    study.sampler = NeverTwice(CappedHistory(start.sampler, storage), Tried(study, plan.space), seed=plan.settings.seed)
+    start = warm.start(record, plan.space, past, trials=plan.settings.most_trials, trials_so_far=so_far)
+    history = OpenHistory if record.budget.open else CappedHistory
+    study.sampler = NeverTwice(history(start.sampler, storage), Tried(study, plan.space), seed=plan.settings.seed)
     if record != existing:
         study_record.write(study, record)  # before any trial: a study without settings is nobody's to continue
     if not so_far:
@@ -188,20 +191,26 @@ def _run(
     asked: Search, plan: Plan, study: optuna.Study, storage: SingleWriter, share: Share, prior: str
 ) -> SearchResult:
     record, on_event = study_record.read(study), asked.on_event
-    ledger = Ledger(
+    kind = OpenLedger if record.budget.open else Ledger
+    ledger = kind(
         study,
         plan.space,
         storage=storage,
-        rungs=record.budget.rungs,
+        rungs=None if record.budget.open else record.budget.rungs,
         seed=plan.settings.seed,
         folder=plan.trials_folder,
         on_event=on_event,
     )
-    ledger.recover(died=True)
+    if isinstance(ledger, OpenLedger):
+        ledger.adopt()
+    else:
+        ledger.recover(died=True)
     on_event(_started(plan, study, share, record, prior))
-    interrupted = _run_trials(plan, ledger, record, share)
-    if ledger.is_exhausted and len(ended(study)) < plan.settings.trials:
-        on_event(Warned(_all_tried(plan, len(ended(study)))))
+    if isinstance(ledger, OpenLedger):
+        interrupted, missing = timed.run_candidates(plan, ledger, record, share), 0
+    else:
+        interrupted = _run_trials(plan, ledger, record, share)
+        missing = _missing(plan, ledger)
     if ledger.hopeless_reason:
         raise StudyError(f"study {plan.name!r}: every trial so far failed, the last one: {ledger.hopeless_reason}")
     trials = tuple(record_of(t) for t in ended(study))
@@ -212,12 +221,20 @@ def _run(
         trials,
         won,
         interrupted,
-        0 if ledger.is_exhausted else max(0, plan.settings.trials - len(trials)),
+        missing,
         where,
         plan.url,
         warm.worth(study) if prior else {},
         tuple(confirm.compared(won.trial, finals.kept_scores(plan, study_record.read(study)))) if won else (),
     )
+
+
+def _missing(plan: Plan, ledger: Ledger) -> int:
+    """How many trials have not ended, of a search with a number of them."""
+    over = len(ended(ledger.study))
+    if ledger.is_exhausted and over < plan.settings.most_trials:
+        ledger.warn(_all_tried(plan, over))
+    return 0 if ledger.is_exhausted else max(0, plan.settings.most_trials - over)
 
 
 def _all_tried(plan: Plan, over: int) -> str:
@@ -230,7 +247,7 @@ def _started(plan: Plan, study: optuna.Study, share: Share, record: StudyRecord,
         dataset=plan.dataset.name,
         episodes=str(plan.episodes),
         budget=str(record.budget),
-        trials=plan.settings.trials,
+        trials=None if record.budget.open else plan.settings.most_trials,
         ended=len(ended(study)),
         workers=share.trials,
         gpus_per_trial=share.gpus,
@@ -242,7 +259,7 @@ def _started(plan: Plan, study: optuna.Study, share: Share, record: StudyRecord,
 
 def _run_trials(plan: Plan, ledger: Ledger, record: StudyRecord, share: Share) -> bool:
     """Run what is missing; returns whether it was interrupted."""
-    missing = plan.settings.trials - len(ended(ledger.study))
+    missing = plan.settings.most_trials - len(ended(ledger.study))
     if missing <= 0 or ledger.is_exhausted:
         return False
 

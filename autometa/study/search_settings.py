@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from autometa.records import Budget
     from autometa.space.space import SearchSpace
 
+_TRIALS = 16
 _SEEDS = 2**32 - 1  # the largest that numpy takes, which some samplers use
 
 
@@ -49,17 +50,27 @@ class SearchSettings:
     way: Annotated[int | None, About("Classes per episode. [default: the data set's]", least=2)] = None
     shot: Annotated[int | None, About("Labelled images per class. [default: the data set's]", least=1)] = None
     query: Annotated[int | None, About("Images to classify per class. [default: the data set's]", least=1)] = None
-    trials: Annotated[int, About("Trials of the study in the end.", least=1, most=1_000_000)] = 16
+    trials: Annotated[
+        int | None,
+        About(
+            "Trials of the study in the end, all with one budget. [default: 16, or as many as --time-budget allows]",
+            least=1,
+            most=1_000_000,
+        ),
+    ] = None
     budget: Annotated[
         "Budget | None",
         About(
-            "Meta-training per trial: steps (400) or time (60s). [default: by time budget, or the data set's]",
+            "Meta-training per trial: steps (400) or time (60s). [default: by --trials and time, or the data set's]",
             parse=_budget,
         ),
     ] = None
     time_budget: Annotated[
         float | None,
-        About("Seconds for the whole search; the command line takes 90s, 15m and 2h. [default: none]", parse=_seconds),
+        About(
+            "Time for the whole search, with confirmation and test: 90s, 15m, 2h. Trials go on while they are good.",
+            parse=_seconds,
+        ),
     ] = None
     workers: Annotated[int | None, About("Trials at once. [default: one per core, or one per GPU]", least=1)] = None
     gpus_per_trial: Annotated[
@@ -100,6 +111,16 @@ class SearchSettings:
             least=0,
         ),
     ] = 0
+
+    @property
+    def is_open(self) -> bool:
+        """Whether time alone ends the search: candidates have no budget of their own, and go on while they are good."""
+        return self.time_budget is not None and self.trials is None and self.budget is None
+
+    @property
+    def most_trials(self) -> int:
+        """How many trials a search with one budget for all has in the end."""
+        return _TRIALS if self.trials is None else self.trials
 
     def __post_init__(self) -> None:
         for name, (_, about) in documented(type(self)).items():

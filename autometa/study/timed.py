@@ -1,0 +1,63 @@
+"""The trials of an open search: candidates go on while they are good, and all is over when the time is.
+
+The time that was given includes the start, confirmation and the last measurement. This file plans it; `desk.py` hands
+out the work, and `promotion.py` decides.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from autometa.errors import StopSearchError
+from autometa.hpo.ledger import Asked
+from autometa.hpo.open_ledger import OpenLedger
+from autometa.hpo.promotion import FINISH, Promotion
+from autometa.orchestrator.cluster import Share
+from autometa.records import StudyRecord
+from autometa.study.desk import SearchDesk
+from autometa.study.plan import Plan
+from autometa.trial.job import Job
+
+# What is kept back for the end, where nobody knows yet what it takes: a part of the time, and seconds at most.
+_KEPT_BACK, _MOST_KEPT_BACK = 0.15, 120.0
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """When what has to be over, by `time.monotonic()`."""
+
+    training: float
+    all: float
+
+    @classmethod
+    def of(cls, plan: Plan) -> Schedule:
+        """The schedule of a search with a time budget."""
+        assert plan.deadline is not None
+        assert plan.settings.time_budget is not None
+        kept_back = min(_KEPT_BACK * plan.settings.time_budget, _MOST_KEPT_BACK)
+        return cls(training=plan.deadline - kept_back, all=plan.deadline)
+
+
+def run_candidates(plan: Plan, ledger: OpenLedger, record: StudyRecord, share: Share) -> bool:
+    """Train candidates until the time is over; returns whether it was interrupted, and then nothing is closed."""
+    schedule = Schedule.of(plan)
+
+    def make_job(asked: Asked) -> Job:
+        folder = plan.trials_folder / asked.folder
+        return plan.job(asked.values, asked.seed, folder, budget=record.budget, use_gpu=share.gpus > 0)
+
+    from autometa.orchestrator import segments  # Ray Tune takes a second to import, and must not while Ray starts
+
+    assert plan.settings.time_budget
+    policy = Promotion(finish_from=FINISH * plan.settings.time_budget, finalists=share.workers)
+    desk = SearchDesk(ledger, policy, end=schedule.training, make_job=make_job)
+    try:
+        segments.run_segments(desk, share, plan.folder / "tune")
+    except KeyboardInterrupt:
+        return True
+    except StopSearchError as error:
+        raise StopSearchError(
+            f"study {plan.name!r} stopped: {error}; nothing is lost: when that is put right, the same command continues"
+        ) from None
+    ledger.close()
+    return False
