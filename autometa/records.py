@@ -187,6 +187,10 @@ class Accuracy(Record):
     def low(self) -> float:
         return self.mean - self.half_width
 
+    @property
+    def high(self) -> float:
+        return self.mean + self.half_width
+
     def __str__(self) -> str:
         return f"{100 * self.mean:.2f} ± {100 * self.half_width:.2f} % ({self.episodes} episodes)"
 

@@ -126,6 +126,17 @@ def usual(share: Share) -> dict[str, Any]:
     }
 
 
+def warm_up(share: Share) -> None:
+    """Have workers started that will measure at the end: those of Tune end with its run."""
+    load = ray.remote(num_cpus=0)(_load)
+    for _ in range(share.workers):
+        load.remote()
+
+
+def _load() -> None:
+    import autometa.trial.run  # noqa: F401
+
+
 def run_everywhere(
     function: Callable[..., Any], calls: Sequence[dict[str, Any]], share: Share
 ) -> Iterator[tuple[int, Any]]:

@@ -9,7 +9,7 @@ It says which trials to measure and which of them won; it does not know how they
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from autometa.learning import intervals
 from autometa.learning.scores import Scores
@@ -38,6 +38,15 @@ def best(trials: Iterable[TrialRecord], count: int = CANDIDATES) -> list[TrialRe
     """The trials to measure again: complete ones by accuracy, then those that came furthest."""
     scored = [t for t in trials if t.state != "fail" and t.last is not None]
     return sorted(scored, key=_rank, reverse=True)[:count]
+
+
+def rivals(trials: Sequence[TrialRecord]) -> list[TrialRecord]:
+    """Of trials that were trained to the end of an open search, those that may be the best: the intervals overlap."""
+    trained = [t for t in trials if t.last and t.last.cooled] or best(trials, 1)
+    leader = max((t.last.accuracy for t in trained if t.last), key=lambda accuracy: accuracy.mean, default=None)
+    if leader is None:
+        return []
+    return best(t for t in trained if t.last and t.last.accuracy.high >= leader.low)
 
 
 def other_seeds(trial_seed: int, count: int) -> list[int]:

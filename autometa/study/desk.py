@@ -22,13 +22,23 @@ class SearchDesk:
     Args:
         end: `time.monotonic()` at which all training is over.
         make_job: the open job of a candidate.
+        on_last: called when the last training has begun.
     """
 
-    def __init__(self, ledger: OpenLedger, policy: Promotion, *, end: float, make_job: Callable[[Asked], Job]) -> None:
+    def __init__(
+        self,
+        ledger: OpenLedger,
+        policy: Promotion,
+        *,
+        end: float,
+        make_job: Callable[[Asked], Job],
+        on_last: Callable[[], None],
+    ) -> None:
         self._ledger = ledger
         self._policy = policy
         self._end = end
         self._make_job = make_job
+        self._on_last = on_last
         self._finishing = 0
 
     @property
@@ -79,5 +89,7 @@ class SearchDesk:
         job = self._make_job(asked)
         if isinstance(decision, Finish):
             self._finishing += 1
+            if self.is_over:
+                self._on_last()
             return Segment(job=job, finish_in=max(1.0, self._left))
         return Segment(job=job, until=decision.until if isinstance(decision, GoOn) else 1)

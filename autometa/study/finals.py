@@ -30,10 +30,21 @@ from autometa.trial.measured import Measured, together
 
 
 def run(
-    plan: Plan, study: optuna.Study, trials: Sequence[TrialRecord], share: Share, on_event: OnEvent
+    plan: Plan,
+    study: optuna.Study,
+    trials: Sequence[TrialRecord],
+    share: Share,
+    on_event: OnEvent,
+    *,
+    episodes: int = confirm.EPISODES,
 ) -> Confirmation | None:
-    """Confirm the best and return the winner; what is in the study or on disk already is not done again."""
-    finals = _Finals(plan, study, share, on_event)
+    """Confirm the best and return the winner; what is in the study or on disk already is not done again.
+
+    Args:
+        trials: of which to confirm the best.
+        episodes: to measure each on.
+    """
+    finals = _Finals(plan, study, share, on_event, episodes)
     best = [trial.number for trial in confirm.best(trials) if exists(finals.folder(trial.number))]
     finals.validate(best)
     if plan.settings.confirm_seeds:
@@ -59,6 +70,7 @@ class _Finals:
     study: optuna.Study
     share: Share
     on_event: OnEvent
+    episodes: int
 
     @property
     def confirmed(self) -> list[Confirmation]:
@@ -81,7 +93,7 @@ class _Finals:
         """Measure trials that were not yet, on fresh validation episodes."""
         todo = [trial for trial in best if self.of(trial) is None]
         if todo:
-            self.on_event(Confirming(todo, confirm.EPISODES))
+            self.on_event(Confirming(todo, self.episodes))
         for index, found in self._measured([self.folder(trial) for trial in todo], "val"):
             scores.write(_file(self.plan, f"trial-{todo[index]}"), found.scores)
             selection, validation = _both_halves([found])
@@ -154,7 +166,7 @@ class _Finals:
 
     def _measured(self, models: Sequence[Path], split: str) -> Iterator[tuple[int, Measured]]:
         seed = (confirm.test_seed if split == "test" else confirm.confirm_seed)(self.plan.settings.seed)
-        how: dict[str, Any] = {"split": split, "episodes": confirm.EPISODES, "seed": seed}
+        how: dict[str, Any] = {"split": split, "episodes": self.episodes, "seed": seed}
         how |= {"use_gpu": self.share.gpus > 0, "dataset": self.plan.ref}
         from autometa.orchestrator import ray_tune
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -214,7 +214,7 @@ def _run(
     if ledger.hopeless_reason:
         raise StudyError(f"study {plan.name!r}: every trial so far failed, the last one: {ledger.hopeless_reason}")
     trials = tuple(record_of(t) for t in ended(study))
-    won = None if interrupted else finals.run(plan, study, trials, share, on_event)
+    won = None if interrupted else _won(plan, study, trials, share, on_event)
     where = archive.write(Path(asked.archives), study_record.read(study), trials) if won else None
     return SearchResult(
         study_record.read(study),
@@ -227,6 +227,18 @@ def _run(
         warm.worth(study) if prior else {},
         tuple(confirm.compared(won.trial, finals.kept_scores(plan, study_record.read(study)))) if won else (),
     )
+
+
+def _won(
+    plan: Plan, study: optuna.Study, trials: Sequence[TrialRecord], share: Share, on_event: OnEvent
+) -> Confirmation | None:
+    """The winner, confirmed and tested; of an open search in the time that is left."""
+    if not study_record.read(study).budget.open:
+        return finals.run(plan, study, trials, share, on_event)
+    rivals = confirm.rivals(trials)
+    left = timed.Schedule.of(plan).seconds_to_measure()
+    episodes = timed.affordable_episodes(rivals, share, seconds=left)
+    return finals.run(plan, study, rivals, share, on_event, episodes=episodes)
 
 
 def _missing(plan: Plan, ledger: Ledger) -> int:

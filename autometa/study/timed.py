@@ -6,6 +6,9 @@ out the work, and `promotion.py` decides.
 
 from __future__ import annotations
 
+import math
+import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from autometa.errors import StopSearchError
@@ -13,13 +16,16 @@ from autometa.hpo.ledger import Asked
 from autometa.hpo.open_ledger import OpenLedger
 from autometa.hpo.promotion import FINISH, Promotion
 from autometa.orchestrator.cluster import Share
-from autometa.records import StudyRecord
+from autometa.records import StudyRecord, TrialRecord
+from autometa.study import confirm
 from autometa.study.desk import SearchDesk
 from autometa.study.plan import Plan
 from autometa.trial.job import Job
 
 # What is kept back for the end, where nobody knows yet what it takes: a part of the time, and seconds at most.
 _KEPT_BACK, _MOST_KEPT_BACK = 0.15, 120.0
+# What the measurements of the end take before the first episode, and episodes that say something at least.
+_MEASURING_STARTS, _FEWEST_EPISODES = 2.0, 50
 
 
 @dataclass(frozen=True)
@@ -28,6 +34,10 @@ class Schedule:
 
     training: float
     all: float
+
+    def seconds_to_measure(self) -> float:
+        """What is left for the measurements of the end."""
+        return self.all - time.monotonic() - _MEASURING_STARTS
 
     @classmethod
     def of(cls, plan: Plan) -> Schedule:
@@ -38,6 +48,14 @@ class Schedule:
         return cls(training=plan.deadline - kept_back, all=plan.deadline)
 
 
+def affordable_episodes(rivals: Sequence[TrialRecord], share: Share, *, seconds: float) -> int:
+    """How many episodes each rival is confirmed on, and the winner tested on, in so many seconds; an even number."""
+    each = max((r.last.validation_seconds / r.last.accuracy.episodes for r in rivals if r.last), default=0.0)
+    rounds = math.ceil(len(rivals) / share.workers) + 1
+    count = confirm.EPISODES if each <= 0 else int(seconds / (each * rounds))
+    return min(confirm.EPISODES, max(_FEWEST_EPISODES, count // 2 * 2))
+
+
 def run_candidates(plan: Plan, ledger: OpenLedger, record: StudyRecord, share: Share) -> bool:
     """Train candidates until the time is over; returns whether it was interrupted, and then nothing is closed."""
     schedule = Schedule.of(plan)
@@ -46,11 +64,14 @@ def run_candidates(plan: Plan, ledger: OpenLedger, record: StudyRecord, share: S
         folder = plan.trials_folder / asked.folder
         return plan.job(asked.values, asked.seed, folder, budget=record.budget, use_gpu=share.gpus > 0)
 
-    from autometa.orchestrator import segments  # Ray Tune takes a second to import, and must not while Ray starts
+    from autometa.orchestrator import (  # Ray Tune takes a second to import, and must not while Ray starts
+        ray_tune,
+        segments,
+    )
 
     assert plan.settings.time_budget
     policy = Promotion(finish_from=FINISH * plan.settings.time_budget, finalists=share.workers)
-    desk = SearchDesk(ledger, policy, end=schedule.training, make_job=make_job)
+    desk = SearchDesk(ledger, policy, end=schedule.training, make_job=make_job, on_last=lambda: ray_tune.warm_up(share))
     try:
         segments.run_segments(desk, share, plan.folder / "tune")
     except KeyboardInterrupt:

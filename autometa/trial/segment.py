@@ -18,6 +18,7 @@ from autometa.learning.training import Training
 from autometa.records import Record, RungReport, TrialRecord
 from autometa.trial.job import Job
 from autometa.trial.run import OnRung, OnStep, begin, diverged, ended, keep, without_memory
+from autometa.trial.validation import seconds_allowed
 
 
 class Segment(Record):
@@ -106,7 +107,8 @@ class _Pace:
         """Seconds for training."""
         curve = self._training.curve
         an_episode = curve[-1].validation_seconds / curve[-1].accuracy.episodes if curve else 0.0
-        return self._deadline - time.monotonic() - an_episode * self._episodes
+        validation = min(an_episode * self._episodes, seconds_allowed(self._training))
+        return self._deadline - time.monotonic() - validation
 
     def must_cool(self) -> bool:
         """Whether the time that is left is no more than the cool-down takes."""

@@ -6,8 +6,12 @@ to rung and the same for every trial, so that whoever compares trials at a rung 
 
 from __future__ import annotations
 
+import math
+import time
+from collections.abc import Iterable, Iterator
+
 from autometa.data.dataset import FewShotDataset
-from autometa.data.episodes import ImagePool, fixed_episodes
+from autometa.data.episodes import EpisodeBatch, ImagePool, fixed_episodes
 from autometa.learning import intervals
 from autometa.learning.evaluation import answers, evaluate
 from autometa.learning.fitting import Fitting
@@ -20,6 +24,7 @@ from autometa.trial.job import Job
 _EVALUATION_IMAGES = 640
 # Episodes of the first of several rungs. docs/log.md has what other choices cost a search.
 _AT_FIRST, _AT_FIRST_OPEN = 5, 10
+_PART_FOR_VALIDATION, _LEAST_SECONDS = 0.5, 1.0
 
 
 class Validation:
@@ -47,10 +52,33 @@ class Validation:
             seed=job.validation_seed,
             batch=episodes_at_once(job.episodes),
         )
+        if job.budget.open:
+            batches = _for_seconds(batches, seconds_allowed(training))
         if count < job.validation_episodes:
             return evaluate(training.model, batches, seed=job.validation_seed, fitting=self._fitting)
         scores = answers(training.model, batches, self.pool.families, fitting=self._fitting)
         return intervals.accuracy(scores, job.validation_seed)
+
+
+def seconds_allowed(training: Training) -> float:
+    """How long an open training may be validated: a part of what it was trained for since the last time.
+
+    Learners that are fitted to each episode take longer for it than for training. They are scored on fewer episodes,
+    the first of the common ones. No limit where budgets are not in seconds, which are reproducible.
+    """
+    if training.state.budget.seconds is None:
+        return math.inf
+    trained = training.state.seconds - (training.curve[-1].seconds if training.curve else 0.0)
+    return max(_LEAST_SECONDS, _PART_FOR_VALIDATION * trained)
+
+
+def _for_seconds(batches: Iterable[EpisodeBatch], seconds: float) -> Iterator[EpisodeBatch]:
+    """Batches until the time is over, and one at least."""
+    end = time.monotonic() + seconds
+    for batch in batches:
+        yield batch
+        if time.monotonic() >= end:
+            return
 
 
 def _episodes_at(rung: int, job: Job) -> int:
