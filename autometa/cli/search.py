@@ -99,12 +99,13 @@ def _print_winner(result: SearchResult, storage: str | None) -> None:
     if {"parameters", "flops"} <= set(trial.facts):
         print(f"  {size(trial.facts)}")
     _print_accuracies(won, result)
-    print(f"archived in {result.archive}\n")
+    print(f"archived in {result.archive}")
     where = storage_option(storage)
+    print(f"model in {result.model}\n")
     print("next:")
+    print(f"  autometa evaluate {result.model} --episodes 2000")
     print(f"  autometa export {name}{where} -o {name}.toml")
     print(f"  autometa train {name}.toml -o runs/models/{name}")
-    print(f"  autometa evaluate runs/models/{name} --episodes 2000")
     print(f"  autometa dashboard{where}")
     if "***" in where:
         print("  (the password is not shown: set AUTOMETA_STORAGE to the whole URL first)")
@@ -163,5 +164,6 @@ def _facts(result: SearchResult) -> dict[str, Any]:
         "trials": len(result.trials),
         "missing": result.missing,
         "origins": {origin: vars(worth) for origin, worth in result.origins.items()},
+        "model": str(result.model) if result.model else None,
         "archive": str(result.archive) if result.archive else None,
     }

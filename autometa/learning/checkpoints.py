@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,8 +18,9 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as dump_tensors
 from torch import Tensor
 
-from autometa.errors import CheckpointError, StopSearchError, write_trouble
+from autometa.errors import CheckpointError
 from autometa.learning.checkpoint_facts import FACTS, FORMAT, read_facts
+from autometa.learning.checkpoint_files import tidy, unwritable, write
 from autometa.learning.device import is_out_of_memory
 from autometa.learning.learner import Learner
 from autometa.learning.training import Training
@@ -28,7 +28,6 @@ from autometa.learning.training_state import TrainingState
 from autometa.records import RungReport
 
 _LEARNER, _AVERAGE, _OPTIMIZER, _GENERATORS = "learner/", "average/", "optimizer/", "generator/"
-_DRAFT = ".draft"
 
 
 def save(folder: Path, training: Training, *, extra: Mapping[str, Any]) -> None:
@@ -58,11 +57,11 @@ def save(folder: Path, training: Training, *, extra: Mapping[str, Any]) -> None:
     }
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        _write(folder / tensors, data)
-        _write(folder / FACTS, json.dumps(facts).encode())
-        _tidy(folder, tensors)
+        write(folder / tensors, data)
+        write(folder / FACTS, json.dumps(facts).encode())
+        tidy(folder, tensors)
     except OSError as error:
-        raise _unwritable(folder, error) from None
+        raise unwritable(folder, error) from None
 
 
 def load(folder: Path, training: Training) -> None:
@@ -90,51 +89,10 @@ def load(folder: Path, training: Training) -> None:
     training.state = TrainingState(training.state.budget, steps, seconds, last_step, curve, cooling)
 
 
-def copy(folder: Path, to: Path) -> None:
-    """Write a checkpoint's copy into another folder, in place of one that is there; raises as `save` and `load` do."""
-    facts = read_facts(folder)
-    tensors = str(facts["tensors"])
-    try:
-        to.mkdir(parents=True, exist_ok=True)
-        _write(to / tensors, (folder / tensors).read_bytes())
-        _write(to / FACTS, json.dumps(facts).encode())
-        _tidy(to, tensors)
-    except OSError as error:
-        raise _unwritable(to, error) from None
-
-
 def load_weights(folder: Path, learner: Learner) -> None:
     """Load only the model of a checkpoint: its averaged weights, if it has them. Raises `CheckpointError` as `load`."""
     facts, tensors = _read(folder)
     _load_learner(folder, tensors, learner, _AVERAGE if facts.get("averaged") else _LEARNER)
-
-
-def _unwritable(folder: Path, error: OSError) -> StopSearchError | CheckpointError:
-    if trouble := write_trouble(error):
-        return StopSearchError(f"no checkpoint can be written to {folder}: {trouble}")
-    return CheckpointError(f"{folder}: cannot be written: {error.strerror or error}")
-
-
-def _write(file: Path, data: bytes) -> None:
-    """Write a file whole or not at all, and have it on disk before going on."""
-    draft = file.with_name(f".{file.name}{_DRAFT}")
-    with draft.open("wb") as out:
-        out.write(data)
-        out.flush()
-        os.fsync(out.fileno())
-    os.replace(draft, file)
-    entries = os.open(file.parent, os.O_RDONLY)
-    try:
-        os.fsync(entries)
-    finally:
-        os.close(entries)
-
-
-def _tidy(folder: Path, tensors: str) -> None:
-    """Remove the tensors of checkpoints before, and what a crash left half written."""
-    for old in (*folder.glob("step-*.safetensors"), *folder.glob(f".*{_DRAFT}")):
-        if old.name != tensors:
-            old.unlink(missing_ok=True)
 
 
 def _all_tensors(training: Training) -> Iterator[tuple[str, Tensor]]:

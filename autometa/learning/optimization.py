@@ -10,10 +10,10 @@ import torch
 from torch import nn
 
 from autometa.errors import ConfigError, did_you_mean
+from autometa.learning.open_ended import COOL_DOWN
 
 _MOMENTUM = 0.9
 _FLOOR = 0.01  # a cosine ends at 1 % of the rate, about MAML++'s 1e-3 to 1e-5
-COOL_DOWN = 0.2  # the part of training over which the rate falls, where it is constant before
 
 SCHEDULES: dict[str, Callable[[float], float]] = {
     "constant": lambda progress: 1.0,

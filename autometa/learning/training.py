@@ -21,8 +21,9 @@ from autometa.learning.device import random_states, replayed
 from autometa.learning.fitting import Fitting
 from autometa.learning.learner import Learner, TrainingSource
 from autometa.learning.objective import Objective
+from autometa.learning.open_ended import COOL_DOWN, WARMUP, WINDOW
 from autometa.learning.operations import Phase, affordable_steps, operations_counter
-from autometa.learning.optimization import COOL_DOWN, SCHEDULES, make_optimizer, rate_factor, set_rate, take_step
+from autometa.learning.optimization import SCHEDULES, make_optimizer, rate_factor, set_rate, take_step
 from autometa.learning.training_state import TrainingState
 from autometa.records import Accuracy, Budget, RungReport
 
@@ -31,8 +32,6 @@ OnStep = Callable[[int, float, dict[str, Tensor]], None]
 
 # On a GPU each check waits for all work queued so far; a divergence found 20 steps late costs nothing.
 _STEPS_BETWEEN_CHECKS_ON_GPU = 20
-# Of training without an end. docs/log.md has what other windows gave.
-_WARMUP, _WINDOW = 20, 8.0
 
 
 @dataclass(frozen=True)
@@ -62,7 +61,7 @@ class TrainingOptions:
     @property
     def open_ended(self) -> TrainingOptions:
         """The same for training without an end: a constant rate, averaged weights, and a cool-down if one is asked."""
-        return replace(self, schedule="cool_down", warmup=self.warmup or _WARMUP, averaging=self.averaging or _WINDOW)
+        return replace(self, schedule="cool_down", warmup=self.warmup or WARMUP, averaging=self.averaging or WINDOW)
 
 
 def optimizer_for(options: TrainingOptions, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:

@@ -91,5 +91,5 @@ class SearchDesk:
             self._finishing += 1
             if self.is_over:
                 self._on_last()
-            return Segment(job=job, finish_in=max(1.0, self._left))
+            return Segment(job=job, finish_by=time.time() + self._left)
         return Segment(job=job, until=decision.until if isinstance(decision, GoOn) else 1)

@@ -13,6 +13,7 @@ from autometa import trial_attributes as attributes
 from autometa.errors import StudyError
 from autometa.hpo import study_record
 from autometa.hpo.ledger import ended, record_of
+from autometa.learning.open_ended import with_known_end
 from autometa.records import Budget, Confirmation, StudyRecord, TrialRecord
 from autometa.study import confirm
 from autometa.trial.abilities import marks
@@ -55,7 +56,7 @@ def _recipe(about: StudyRecord, trial: TrialRecord, seed: int) -> Recipe:
         budget=Budget(steps=max(1, trial.last.steps), rungs=about.budget.rungs),
         seed=seed,
         validation_seed=about.seed,
-        config=trial.config.values,
+        config=with_known_end(trial.config.values) if about.budget.open else trial.config.values,
         provenance=_provenance(about, trial),
     )
 

@@ -19,14 +19,16 @@ from autometa import trial_attributes as attributes
 from autometa.events import Confirmed, Confirming, OnEvent, Retraining, Warned
 from autometa.hpo import study_record
 from autometa.hpo.ledger import ended, record_of
-from autometa.learning import intervals, scores
+from autometa.learning import checkpoint_files, intervals, scores
 from autometa.learning.checkpoint_facts import FINAL, exists
 from autometa.learning.scores import Scores
 from autometa.orchestrator.cluster import Share
 from autometa.records import Accuracy, Confirmation, Look, Retrained, StudyRecord, TrialRecord
 from autometa.study import confirm
+from autometa.study.export import best_recipes
 from autometa.study.plan import Plan
 from autometa.trial.measured import Measured, together
+from autometa.trial.recipe import write_recipes
 
 
 def run(
@@ -55,6 +57,7 @@ def run(
         return None
     won = finals.tested(won)
     on_event(Confirmed(won))
+    finals.hand_over(won.trial)
     return won
 
 
@@ -137,6 +140,12 @@ class _Finals:
             won = won.model_copy(update={"retrained": again.model_copy(update={"test": test})})
             study_record.add_confirmation(self.study, won, looks)
         return won
+
+    def hand_over(self, trial: int) -> None:
+        """Put the winner's model, and the recipe to train it again, in the study's folder."""
+        checkpoint_files.copy(self.folder(trial), self.plan.model_folder)
+        recipes = best_recipes(self.study, 1)
+        write_recipes(self.plan.model_folder / "recipe.toml", recipes, "toml")
 
     def _has_seeds(self, trial: int, seeds: Sequence[int]) -> bool:
         known = self.of(trial)

@@ -76,6 +76,11 @@ class Plan:
         return self.runs / self.name
 
     @property
+    def model_folder(self) -> Path:
+        """Where the winner's model is handed over."""
+        return self.folder / "model"
+
+    @property
     def trials_folder(self) -> Path:
         return (self.folder / "trials").resolve()
 

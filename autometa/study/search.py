@@ -64,7 +64,8 @@ class SearchResult:
     `missing` trials have not ended, because the time budget did; none is missing where the space has no more
     configurations. `origins` is what each source of
     configurations was worth, if a prior was asked: how many trials, and the best accuracy of one in full.
-    `comparisons` are of the winner with each other confirmed trial, on common episodes.
+    `comparisons` are of the winner with each other confirmed trial, on common episodes. `model` is the folder of the
+    winner's model.
     """
 
     study: StudyRecord
@@ -76,6 +77,7 @@ class SearchResult:
     storage: str = field(repr=False)  # may hold a password
     origins: Mapping[str, warm.Worth]
     comparisons: tuple[Comparison, ...] = ()
+    model: Path | None = None
 
     @property
     def winning_trial(self) -> TrialRecord | None:
@@ -226,6 +228,7 @@ def _run(
         plan.url,
         warm.worth(study) if prior else {},
         tuple(confirm.compared(won.trial, finals.kept_scores(plan, study_record.read(study)))) if won else (),
+        plan.model_folder if won else None,
     )
 
 

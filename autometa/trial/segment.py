@@ -10,10 +10,10 @@ import time
 from pathlib import Path
 
 from autometa.errors import DivergedError
-from autometa.learning import checkpoints
+from autometa.learning import checkpoint_files
 from autometa.learning.checkpoint_facts import BEST, FINAL, exists
 from autometa.learning.device import give_back_memory, is_out_of_memory
-from autometa.learning.optimization import COOL_DOWN
+from autometa.learning.open_ended import COOL_DOWN
 from autometa.learning.training import Training
 from autometa.records import Record, RungReport, TrialRecord
 from autometa.trial.job import Job
@@ -22,11 +22,15 @@ from autometa.trial.validation import seconds_allowed
 
 
 class Segment(Record):
-    """What a worker is asked for: train to the rung `until`, or end in so many seconds from now with a cool-down."""
+    """What a worker is asked for: train to the rung `until`, or on to a time, and cool down by then.
+
+    `finish_by` is in Unix seconds: what passes until a worker has the segment is not trained. Of a cluster's machines
+    the clocks must agree.
+    """
 
     job: Job
     until: int | None = None
-    finish_in: float | None = None
+    finish_by: float | None = None
 
 
 def run_segment(segment: Segment, *, number: int, on_rung: OnRung, on_step: OnStep | None = None) -> TrialRecord | None:
@@ -55,8 +59,8 @@ def models_of(folder: Path) -> list[Path]:
 
 
 def _run(segment: Segment, number: int, on_rung: OnRung, on_step: OnStep | None) -> TrialRecord | None:
-    started, job = time.monotonic(), segment.job
-    if segment.finish_in is not None and exists(Path(job.folder) / FINAL):  # its worker died just after
+    job = segment.job
+    if segment.finish_by is not None and exists(Path(job.folder) / FINAL):  # its worker died just after
         training = begin(_final(job))
         on_rung(training.curve[-1])
         return ended(training, job, number=number, reason=None)
@@ -64,8 +68,8 @@ def _run(segment: Segment, number: int, on_rung: OnRung, on_step: OnStep | None)
     if training.curve:
         on_rung(training.curve[-1])
     try:
-        if segment.finish_in is not None:
-            _finish(training, job, started + segment.finish_in, on_rung, on_step)
+        if segment.finish_by is not None:
+            _finish(training, job, segment.finish_by, on_rung, on_step)
             return ended(training, job, number=number, reason=None)
         for report in training.rungs(on_step, until=segment.until):
             _keep(training, job, report)
@@ -108,7 +112,7 @@ class _Pace:
         curve = self._training.curve
         an_episode = curve[-1].validation_seconds / curve[-1].accuracy.episodes if curve else 0.0
         validation = min(an_episode * self._episodes, seconds_allowed(self._training))
-        return self._deadline - time.monotonic() - validation
+        return self._deadline - time.time() - validation
 
     def must_cool(self) -> bool:
         """Whether the time that is left is no more than the cool-down takes."""
@@ -128,4 +132,4 @@ def _keep(training: Training, job: Job, report: RungReport) -> None:
     """Write the candidate's checkpoint, and keep a copy of it where no rung before had a higher accuracy."""
     keep(training, job)
     if all(report.accuracy.mean >= before.accuracy.mean for before in training.curve[:-1]):
-        checkpoints.copy(Path(job.folder), Path(job.folder) / BEST)
+        checkpoint_files.copy(Path(job.folder), Path(job.folder) / BEST)
