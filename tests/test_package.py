@@ -55,6 +55,9 @@ def test_the_learner_in_contributing_works_as_it_stands() -> None:
     code = re.findall(r"```python\n(.*?)```", text, flags=re.S)[0]
     module: dict = {"__name__": "nearest"}
     exec(compile(code, "CONTRIBUTING.md", "exec"), module)
+    from autometa.testing import check_learner
+
+    check_learner(module["Nearest"], temperature=0.2)
     torch.manual_seed(0)
     learner = module["Nearest"](Conv((2, 8, 8), depth=2, width=8), Setting(3, 6), temperature=0.2)
     episodes = make_episodes(query=10)
