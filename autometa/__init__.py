@@ -10,18 +10,22 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
-if TYPE_CHECKING:
-    from autometa.archives.optuna_study import from_optuna
-    from autometa.archives.read import past_studies
-    from autometa.data.load import load_dataset
-    from autometa.looks import looks_at as test_looks
-    from autometa.pruning.pruner import PriorPruner
-    from autometa.sampling.sampler import PriorSampler
-    from autometa.space.files import load_space
-    from autometa.study.search import search
-    from autometa.trial.run import evaluate_checkpoint as evaluate
-    from autometa.trial.train import train, train_seeds
+if TYPE_CHECKING:  # the table below once more, for type checkers and editors; a test compares them
+    from autometa.archives.optuna_study import from_optuna as from_optuna
+    from autometa.archives.read import past_studies as past_studies
+    from autometa.data.load import load_dataset as load_dataset
+    from autometa.looks import looks_at
+    from autometa.pruning.pruner import PriorPruner as PriorPruner
+    from autometa.sampling.sampler import PriorSampler as PriorSampler
+    from autometa.space.files import load_space as load_space
+    from autometa.study.search import search as search
+    from autometa.trial.run import evaluate_checkpoint
+    from autometa.trial.train import train as train
+    from autometa.trial.train import train_seeds as train_seeds
 
+    evaluate, test_looks = evaluate_checkpoint, looks_at
+
+# The public names, and where each is: read by `__getattr__` and `__all__`.
 _PUBLIC = {
     "PriorPruner": ("autometa.pruning.pruner", "PriorPruner"),
     "PriorSampler": ("autometa.sampling.sampler", "PriorSampler"),
@@ -36,20 +40,7 @@ _PUBLIC = {
     "train_seeds": ("autometa.trial.train", "train_seeds"),
 }
 
-__all__ = [
-    "PriorPruner",
-    "PriorSampler",
-    "__version__",
-    "evaluate",
-    "from_optuna",
-    "load_dataset",
-    "load_space",
-    "past_studies",
-    "search",
-    "test_looks",
-    "train",
-    "train_seeds",
-]
+__all__ = ["__version__", *_PUBLIC]
 
 
 def __getattr__(name: str) -> Any:

@@ -17,6 +17,7 @@ import json
 import os
 import tempfile
 import time
+from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -37,9 +38,10 @@ from autometa.hpo.pruning import make_pruner
 from autometa.hpo.single_writer import SingleWriter
 from autometa.hpo.storage import open_storage
 from autometa.orchestrator.cluster import Share
-from autometa.orchestrator.ray_tune import _Propose, _Prune
-from autometa.records import Accuracy, Budget, EpisodeSpec, RungReport, TrialConfig, TrialRecord
+from autometa.orchestrator.ray_tune import _Propose, _Prune, _Stop
+from autometa.records import Budget, EpisodeSpec, RungReport, TrialConfig, TrialRecord
 from autometa.space.files import load_space
+from autometa.testing import formula
 from autometa.trial.job import DatasetRef, Job
 
 AT_ONCE = (10, 100, 1000)
@@ -91,8 +93,8 @@ def search(folder: Path, sampler: str, at_once: int, trials: int, *, table: bool
         view(SearchStarted("simulated", "digits", "5w1s", "300 steps", trials, 0, at_once, 0.0, None, "memory"))
         ledger = Ledger(study, space, storage=storage, rungs=RUNGS, seed=0, folder=folder, on_event=view)
         share = Share(workers=at_once, gpus=0.0)
-        propose = _Propose(ledger, lambda asked: job(asked, folder), share, trials, over=folder / "over")
-        workers = Workers(propose, _Prune(propose), np.random.default_rng(0))
+        propose = _Propose(ledger, lambda asked: job(asked, folder), share, trials, over=folder / "over", stop=_Stop())
+        workers = Workers(propose, _Prune(propose))
         wall, cpu = time.perf_counter(), time.process_time()
         for number in range(trials):
             if number >= at_once:
@@ -131,16 +133,14 @@ def job(asked: Asked, folder: Path) -> Job:
 
 @dataclass
 class Workers:
-    """Workers of a formula: accuracies rise to an end that depends on the configuration, after a time of their own."""
+    """Workers of a formula, each with a time of its own."""
 
     propose: _Propose
     prune: _Prune
-    random: np.random.Generator
     reports: int = 0
-    due: list[tuple[float, str, int]] = field(default_factory=list)
+    due: list[tuple[float, str, RungReport]] = field(default_factory=list)
     _now: float = 0.0
-    _ends: dict[str, tuple[float, float]] = field(default_factory=dict)
-    _jobs: dict[str, tuple[int, TrialConfig]] = field(default_factory=dict)
+    _jobs: dict[str, tuple[int, Job, Iterator[RungReport]]] = field(default_factory=dict)
     _asks: list[float] = field(default_factory=list)
 
     def start(self, trial_id: str) -> None:
@@ -148,32 +148,33 @@ class Workers:
         (asked,) = self.propose.suggest(trial_id)["jobs"].items()
         self._asks.append(1000 * (time.perf_counter() - started))
         number, job = int(asked[0]), Job.model_validate_json(asked[1])
-        self._jobs[trial_id] = (number, job.config)
+        self._jobs[trial_id] = (number, job, formula.reports(job))
         self.told(trial_id, {"number": number, "is_training": True})
-        pace = self.random.uniform(0.5, 2.0)
-        self._ends[trial_id] = (accuracy_of(job.config), pace)
-        heapq.heappush(self.due, (self._now + pace, trial_id, 1))
+        self._go_on(trial_id, 0.0)
 
     def answer_until_one_ends(self) -> None:
         has_ended = False
         while not has_ended:
-            self._now, trial_id, rung = heapq.heappop(self.due)
-            has_ended = self._answer(trial_id, rung)
+            self._now, trial_id, report = heapq.heappop(self.due)
+            has_ended = self._answer(trial_id, report)
 
-    def _answer(self, trial_id: str, rung: int) -> bool:
+    def _go_on(self, trial_id: str, seconds: float) -> bool:
+        """Have the next report due, that much training after the last one; returns whether there is one."""
+        report = next(self._jobs[trial_id][2], None)
+        if report:
+            heapq.heappush(self.due, (self._now + report.seconds - seconds, trial_id, report))
+        return report is not None
+
+    def _answer(self, trial_id: str, report: RungReport) -> bool:
         """One report, and what follows from it; returns whether the trial is over."""
-        end, pace = self._ends[trial_id]
-        mean = float(np.clip(0.2 + (end - 0.2) * (rung / RUNGS) ** 0.5 + self.random.normal(0, 0.01), 0, 1))
-        accuracy = Accuracy(mean=mean, half_width=0.02, episodes=100, seed=0)
-        report = RungReport(rung=rung, accuracy=accuracy, steps=33 * rung, seconds=pace * rung)
         self.reports += 1
-        number, config = self._jobs[trial_id]
+        number, job, _ = self._jobs[trial_id]
+        mean = report.accuracy.mean
         said = self.told(trial_id, {"number": number, "accuracy": mean, "report": report.model_dump_json()})
-        if said != TrialScheduler.STOP and rung < RUNGS:
-            heapq.heappush(self.due, (self._now + pace, trial_id, rung + 1))
-            return False
         if said != TrialScheduler.STOP:
-            record = TrialRecord(number=number, state="complete", config=config)
+            if self._go_on(trial_id, report.seconds):
+                return False
+            record = TrialRecord(number=number, state="complete", config=job.config)
             self.told(trial_id, {"number": number, "accuracy": mean, "record": record.model_dump_json()})
         self.propose.on_trial_complete(trial_id)
         del self._jobs[trial_id]
@@ -187,12 +188,6 @@ class Workers:
         """Milliseconds a proposal, over this part of them."""
         count = len(self._asks)
         return round(float(np.mean(self._asks[int(first * count) : max(1, int(last * count))])), 1)
-
-
-def accuracy_of(config: TrialConfig) -> float:
-    """Of a full training, in [0.2, 0.9]: any fixed function of the configuration does."""
-    seed = np.frombuffer(repr(sorted(config.values.items())).encode(), np.uint8).sum()
-    return float(np.random.default_rng(int(seed)).uniform(0.2, 0.9))
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import subprocess
 import sys
@@ -18,9 +19,13 @@ def test_importing_autometa_does_no_work() -> None:
     assert done.stdout.strip() == "[]"
 
 
-def test_every_public_name_is_there() -> None:
+def test_every_public_name_is_there_and_known_to_type_checkers() -> None:
+    tree = ast.parse(Path(autometa.__file__).read_text(encoding="utf-8"))
+    (static,) = (node for node in tree.body if isinstance(node, ast.If))
+    known: dict[str, object] = {"__version__": autometa.__version__}
+    exec(compile(ast.Module(static.body, []), autometa.__file__, "exec"), known)
     for name in autometa.__all__:
-        assert getattr(autometa, name) is not None
+        assert getattr(autometa, name) is known[name], name
 
 
 def test_the_readme_names_only_commands_and_options_that_exist() -> None:
@@ -55,6 +60,9 @@ def test_the_learner_in_contributing_works_as_it_stands() -> None:
     code = re.findall(r"```python\n(.*?)```", text, flags=re.S)[0]
     module: dict = {"__name__": "nearest"}
     exec(compile(code, "CONTRIBUTING.md", "exec"), module)
+    from autometa.testing import check_learner
+
+    check_learner(module["Nearest"], temperature=0.2)
     torch.manual_seed(0)
     learner = module["Nearest"](Conv((2, 8, 8), depth=2, width=8), Setting(3, 6), temperature=0.2)
     episodes = make_episodes(query=10)

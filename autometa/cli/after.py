@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from enum import StrEnum
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from autometa.cli.as_json import Json, print_json
 from autometa.cli.options import Storage
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ def export(
     kind: Annotated[_Kind | None, Opt("--format", help="[default: by the file's ending, else toml]")] = None,
     output: Annotated[Path | None, Opt("--output", "-o", help="File to write. [default: STUDY.toml]")] = None,
     storage: Storage = None,
+    as_json: Json = False,
 ) -> None:
     """Write the best configurations of a study as recipes that `autometa train` takes."""
     from autometa.archives.folders import safe_name
@@ -53,9 +54,11 @@ def export(
     chosen: Literal["toml", "json"] = "json" if is_json else "toml"
     file = output or Path(f"{safe_name(study)}.{chosen}")
     write_recipes(file, recipes, chosen)
+    if as_json:
+        return print_json({"study": study, "file": file, "recipes": recipes})
     trials = ", ".join(f"{recipe.provenance['trial']}{marked(recipe.config, recipe.provenance)}" for recipe in recipes)
     print(f"wrote {file}: trial {trials} of {study}")
-    print(f"next: autometa train {file}")
+    return print(f"next: autometa train {file}")
 
 
 def train(
@@ -71,7 +74,7 @@ def train(
         str | None, Opt(metavar="DIR", help="The same for the recipe's --pretrain-dataset.")
     ] = None,
     gpu: Annotated[bool | None, Opt("--gpu/--cpu", help="[default: a GPU where there is one]")] = None,
-    as_json: Annotated[bool, Opt("--json", help="The record as JSON, for machines.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Train a recipe in full; the same command again goes on from its last checkpoint."""
     from autometa.cli.progress import training_progress
@@ -105,7 +108,7 @@ def _print_trained(record: TrialRecord, folder: Path, as_json: bool) -> None:
     from autometa.errors import ConfigError
 
     if as_json:
-        print(record.model_dump_json())
+        print_json(record.model_dump(mode="json"))
     if record.state == "fail":
         raise ConfigError(f"training failed: {record.reason}")
     if not as_json:
@@ -121,8 +124,7 @@ def _print_trained_seeds(trained: TrainedSeeds, folder: Path, as_json: bool) -> 
     from autometa.cli.words import certain
 
     if as_json:
-        records = {seed: record.model_dump(mode="json") for seed, record in trained.records.items()}
-        print(json.dumps({"seeds": records, "validation": trained.validation.model_dump()}))
+        print_json({"seeds": trained.records, "validation": trained.validation})
         return
     print(f"trained {len(trained.records)} models, validated, saved in {folder}")
     for seed, record in trained.records.items():
@@ -146,7 +148,7 @@ def evaluate(
     data_root: Annotated[Path | None, Opt(help="Where archives lie. [default: $AUTOMETA_DATA]")] = None,
     dataset: Dataset = None,
     gpu: Annotated[bool | None, Opt("--gpu/--cpu", help="[default: a GPU where there is one]")] = None,
-    as_json: Annotated[bool, Opt("--json", help="For machines.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Measure a trained model on episodes of classes it has never seen: accuracy, its 95 % interval, and the look."""
     from autometa.cli.progress import episode_progress
@@ -191,7 +193,7 @@ def evaluate(
     facts: dict[str, Any] = {"dataset": place.name, "split": split, **spec.model_dump()}
     facts |= {"transductive": "transductive" in found, "external": "external" in found}
     if as_json:
-        print(json.dumps(facts | _evaluated(shown, robust, strength, steps)))
+        print_json(facts | _evaluated(shown, robust, strength, steps))
         return
     name = {"test": "meta-test", "val": "validation", "train": "meta-train"}[split]
     of = f"{place.name} {spec.way}-way {spec.shot}-shot {name}{marked(job.config.values)}"

@@ -5,7 +5,6 @@ Each view is a function of events; none knows how a search works.
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from abc import ABC, abstractmethod
@@ -19,6 +18,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from autometa.cli.as_json import print_json
 from autometa.cli.words import for_new_classes, percent, seconds, summary
 from autometa.events import (
     ClusterJoined,
@@ -66,7 +66,7 @@ class JsonLines(View):
     """One JSON object a line on stdout."""
 
     def __call__(self, event: Event) -> None:
-        print(json.dumps(event.as_dict()), flush=True)
+        print_json(event.as_dict())
 
 
 class PlainLines(View):

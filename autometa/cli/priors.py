@@ -7,9 +7,11 @@ import sys
 import webbrowser
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from autometa.cli.as_json import Json, print_json
 
 if TYPE_CHECKING:
     from autometa.past import PastStudy
@@ -41,6 +43,7 @@ def show_map(
     skip_unreadable: Annotated[
         bool, Opt("--skip-unreadable", help="Leave out files of a folder that are no images.")
     ] = False,
+    as_json: Json = False,
 ) -> None:
     """Show where a data set lies among those of past studies: the nearest, what differs, and a map."""
     from autometa.archives.read import all_past_studies
@@ -56,14 +59,18 @@ def show_map(
     data = load_dataset(dataset, data_root=data_root, skip_unreadable=skip_unreadable)
     target = coordinates(features(data), spec)
     known = [study for study in past if coordinates(study.features)]
+    nearest = _nearest(target, known, top) if known else []
+    file = output or Path("runs") / f"map-{data.name}.html"
+    if len(known) >= 2:
+        _write_map(file, f"{data.name} {spec}", target, known)
+    if as_json:
+        page = file if len(known) >= 2 else None
+        return print_json({"dataset": data.name, "episodes": spec, "nearest": nearest, "map": page})
     if known:
-        _print_nearest(target, known, top)
+        _print_nearest(nearest)
     if len(known) < 2:
         count = f"one of {len(past)} past studies has" if known else f"none of {len(past)} past studies has"
-        print(f"{count} features of its data set, and a map needs two; make one with: autometa search")
-        return
-    file = output or Path("runs") / f"map-{data.name}.html"
-    _write_map(file, f"{data.name} {spec}", target, known)
+        return print(f"{count} features of its data set, and a map needs two; make one with: autometa search")
     print(f"map in {file}")
     given = {"--way": way, "--shot": shot, "--data-root": data_root}
     options = "".join(f" {option} {value}" for option, value in given.items() if value is not None)
@@ -71,21 +78,33 @@ def show_map(
     print(f"next: autometa search --dataset {dataset}{options}")
     if open_page and sys.stdout.isatty() and _has_display():
         webbrowser.open(file.resolve().as_uri())
+    return None
 
 
-def _print_nearest(target: Mapping[str, float], known: Sequence[PastStudy], top: int) -> None:
-    from autometa.cli.tables import new_table, print_table
+def _nearest(target: Mapping[str, float], known: Sequence[PastStudy], top: int) -> list[dict[str, Any]]:
+    """The nearest studies, each with its distance and the most notable differences in words."""
     from autometa.tasks import similarity
 
     places = {study.name: similarity.coordinates_of(study) for study in known}
     fitted = similarity.scales([target, *places.values()])
     far = similarity.distances(target, known)
-    table = new_table("study", "data set", "task", "distance", "there, most of all")
+    rows = []
     for study in sorted(known, key=lambda s: far[s.name])[:top]:
         different = similarity.differences(target, places[study.name], fitted)
-        words = ", ".join(str(d) for d in different[:_DIFFERENCES] if d.notable >= _NOTABLE)
-        task = str(study.episodes or "–")
-        table.add_row(study.name, study.dataset or "–", task, f"{far[study.name]:.2f}", words or "nothing notable")
+        words = [str(d) for d in different[:_DIFFERENCES] if d.notable >= _NOTABLE]
+        own = {"study": study.name, "dataset": study.dataset or None, "episodes": study.episodes}
+        rows.append(own | {"distance": far[study.name], "differences": words})
+    return rows
+
+
+def _print_nearest(nearest: Sequence[Mapping[str, Any]]) -> None:
+    from autometa.cli.tables import new_table, print_table
+
+    table = new_table("study", "data set", "task", "distance", "there, most of all")
+    for row in nearest:
+        words = ", ".join(row["differences"]) or "nothing notable"
+        task = str(row["episodes"] or "–")
+        table.add_row(row["study"], row["dataset"] or "–", task, f"{row['distance']:.2f}", words)
     print_table(table)
 
 

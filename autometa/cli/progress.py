@@ -57,9 +57,9 @@ _FEW = 3
 
 
 @contextmanager
-def study_progress() -> Iterator[Callable[[int, int], None]]:
+def study_progress(*, quiet: bool) -> Iterator[Callable[[int, int], None]]:
     """A bar over studies; call it with how many are done, of how many. A few are done before one could look."""
-    with _progress(False) as bar:
+    with _progress(quiet) as bar:
         task = bar.add_task("studies", visible=False)
         yield lambda done, total: bar.update(task, completed=done, total=total, visible=total > _FEW)
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import gc
-import json
 import os
 import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from autometa.cli.as_json import print_json
 from autometa.cli.options import options_from
 from autometa.study.search_settings import SearchSettings
 
@@ -70,7 +70,7 @@ def _end(said: str) -> None:
 
 def _print_result(result: SearchResult, as_json: bool, storage: str | None) -> None:
     if as_json:
-        print(json.dumps({"event": "SearchEnded", **_facts(result)}))
+        print_json({"event": "SearchEnded", **_facts(result)})
     elif result.interrupted:
         print(f"interrupted: {_count(result)}; nothing is lost, the same command continues it")
     elif result.winner is None:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from autometa.cli.as_json import Json, print_json
 from autometa.cli.options import Storage
 
 if TYPE_CHECKING:
@@ -34,24 +36,28 @@ Replace = Annotated[bool, Opt("--replace", help="Replace archives of the same na
 
 
 @app.callback(invoke_without_command=True)
-def studies(context: typer.Context, storage: Storage = None) -> None:
+def studies(context: typer.Context, storage: Storage = None, as_json: Json = False) -> None:
     """List archived studies, and those in the storage; or show, archive, import and remove them."""
     from autometa.errors import ConfigError
 
     if context.invoked_subcommand is None:
-        list_studies(storage)
-    elif storage:
-        raise ConfigError(f"--storage: put it behind `studies {context.invoked_subcommand}`")
+        return list_studies(storage, as_json)
+    for option, given in (("--storage", storage), ("--json", as_json)):
+        if given:
+            raise ConfigError(f"{option}: put it behind `studies {context.invoked_subcommand}`")
+    return None
 
 
 @app.command("list", epilog="Example: autometa studies list --storage sqlite:///runs/autometa.db")
-def list_studies(storage: Storage = None) -> None:
+def list_studies(storage: Storage = None, as_json: Json = False) -> None:
     """List archived studies, and those in the storage."""
     from autometa.cli.tables import new_table, print_table
     from autometa.cli.words import percent
     from autometa.study.listing import archived_studies, stored_studies
 
     lines = [*archived_studies(), *stored_studies(storage)]
+    if as_json:
+        return print_json({"studies": lines})
     table = new_table("study", "data set", "task", "trials", "winner", "validation", "meta-test", "where")
     for line in lines:
         winner = "–" if line.winner is None else f"trial {line.winner}"
@@ -59,9 +65,8 @@ def list_studies(storage: Storage = None) -> None:
         accuracies = [percent(a) if a else "–" for a in (line.validation, line.test)]
         table.add_row(line.name, line.dataset, line.task, str(line.trials), winner, *accuracies, line.where)
     if lines:
-        print_table(table)
-    else:
-        print("no studies yet; start one with: autometa search")
+        return print_table(table)
+    return print("no studies yet; start one with: autometa search")
 
 
 @app.command("show", epilog="Example: autometa studies show digits-5w1s --top 3")
@@ -69,13 +74,18 @@ def show(
     study: Annotated[str, Arg(metavar="STUDY", help="A name, as in `autometa studies`, or the folder of an archive.")],
     top: Annotated[int, Opt(min=1, help="How many of the best trials.")] = 5,
     storage: Annotated[str | None, Opt(help="Look into this Optuna storage, not among the archives.")] = None,
+    as_json: Json = False,
 ) -> None:
     """Show what a past study is, and its best trials with their values by rung."""
-    from autometa.cli.study_page import page
+    from autometa.cli.study_page import facts, page
     from autometa.study.find import find_study
 
-    for line in page(find_study(study, storage), top):
+    found = find_study(study, storage)
+    if as_json:
+        return print_json(facts(found, top))
+    for line in page(found, top):
         print(line)
+    return None
 
 
 @app.command("archive", epilog="Example: autometa studies archive digits-5w1s")
@@ -84,6 +94,7 @@ def archive(
     storage: Storage = None,
     to: To = Path("studies"),
     replace: Replace = False,
+    as_json: Json = False,
 ) -> None:
     """Write an archive of a study as far as it has come, such as an interrupted search."""
     from autometa.hpo.storage import default_url
@@ -92,8 +103,10 @@ def archive(
     own = from_search(study, storage or default_url())
     check_free([own], to, replace=replace)
     folder = own.write(to)
+    if as_json:
+        return print_json({"archived": _facts(own, to)})
     print(f"archived {_counted(own)} in {folder}")
-    _next([own], to)
+    return _next([own], to)
 
 
 @app.command("import", epilog="Example: autometa studies import runs.csv --value loss --direction minimize --task task")
@@ -124,6 +137,7 @@ def import_(
         list[str] | None, Opt(metavar="COLUMN=PARAMETER", help="Table: name of a parameter; repeatable.")
     ] = None,
     ignore: Annotated[list[str] | None, Opt(metavar="COLUMN", help="Table: no parameter; repeatable.")] = None,
+    as_json: Json = False,
 ) -> None:
     """Import studies from an Optuna storage, from other archives, or from a table of evaluations."""
     from autometa.cli.progress import study_progress
@@ -138,7 +152,7 @@ def import_(
         "state": state,
     }
     columns = _columns(value, direction, roles, params, rename or [], ignore or [])
-    with study_progress() as on_study:
+    with study_progress(quiet=as_json) as on_study:
         found = read_source(source, study=study, name=name, columns=columns, on_study=on_study)
         check_free(found.studies, to, replace=replace)
         for done, one in enumerate(found.studies, 1):
@@ -146,18 +160,21 @@ def import_(
             on_study(done, len(found.studies))
     for reason in found.left_out:
         typer.echo(f"left out: {reason}", err=True)
+    if as_json:
+        return print_json({"imported": [_facts(one, to) for one in found.studies], "left_out": found.left_out})
     if len(found.studies) == 1:
         print(f"imported {_counted(found.studies[0])} in {to / found.studies[0].name}")
     else:
         trials = sum(len(one.trials) for one in found.studies)
         print(f"imported {len(found.studies)} studies with {trials:,} trials in {to}")
-    _next(found.studies, to)
+    return _next(found.studies, to)
 
 
 @app.command("remove", epilog="Example: autometa studies remove old-study")
 def remove(
     studies: Annotated[list[str], Arg(metavar="STUDY...", help="Names of archives in ./studies.")],
     yes: Annotated[bool, Opt("--yes", "-y", help="Do not ask.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Remove archives from ./studies; what is in a storage stays."""
     from autometa.archives import folders
@@ -165,12 +182,12 @@ def remove(
 
     chosen = [own_archive(name) for name in dict.fromkeys(studies)]
     names = ", ".join(map(str, chosen))
-    if not yes and not _agreed(f"remove {names}?"):
-        print("nothing removed")
-        return
-    for folder in chosen:
+    removed = chosen if yes or _agreed(f"remove {names}?") else []
+    for folder in removed:
         folders.remove(folder)
-    print(f"removed {names}")
+    if as_json:
+        return print_json({"removed": removed})
+    return print(f"removed {names}" if removed else "nothing removed")
 
 
 def _agreed(question: str) -> bool:
@@ -216,6 +233,11 @@ def _columns(
         ignore=ignore,
         **roles,
     )
+
+
+def _facts(one: Incoming, to: Path) -> dict[str, Any]:
+    """A study that was archived, for machines: its name, folder, and how many trials ended how."""
+    return {"name": one.name, "folder": to / one.name, "trials": Counter(trial.state for trial in one.trials)}
 
 
 def _counted(one: Incoming) -> str:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from autometa.cli.words import certain, for_new_classes, summary
 from autometa.records import Scalar, StudyRecord
@@ -36,6 +37,21 @@ def page(found: FoundStudy, top: int) -> Iterator[str]:
         values = " ".join(_value(trial.by_rung.get(rung), is_accuracy=about is not None) for rung in rungs)
         yield f"  trial {trial.number}, {trial.state}: {values}"
         yield f"    {summary(trial.values) if about else _parameters(trial.values)}"
+
+
+def facts(found: FoundStudy, top: int) -> dict[str, Any]:
+    """The same for machines: values in the study's own units, accuracies in [0, 1]."""
+    past = found.past
+    return {
+        "name": past.name,
+        "where": found.where,
+        "direction": past.direction,
+        "rungs": past.rungs,
+        "dataset": past.dataset,
+        "study": found.about,  # None for a study of another program
+        "trials": Counter(trial.state for trial in past.trials),
+        "best": past.ranked()[:top],
+    }
 
 
 def states(found: Sequence[str]) -> str:

@@ -54,10 +54,13 @@ class Learner(nn.Module, ABC):
             draw random numbers, add terms or keep more weights. None: they always train alone.
         inductive_with: own options, each with the one value that keeps query images apart. By default `transduction`,
             where the learner has that option.
+        class_order_invariant_with: own options, each with the one value under which permuted class labels give permuted
+            scores. None: the scores always depend on which class has which number.
     """
 
     stackable_with: ClassVar[Mapping[str, Scalar] | None] = None
     inductive_with: ClassVar[Mapping[str, Scalar]] = {"transduction": "none"}
+    class_order_invariant_with: ClassVar[Mapping[str, Scalar] | None] = {}
 
     trains_on_episodes = True  # whether `outer_step` takes episodes, not plain images
     averages_over_episodes = False  # whether its gradient is that mean over a batch that parts of it give, too

@@ -1,6 +1,7 @@
 """What learners and backbones declare of themselves, as far as a driver without torch can know it.
 
-A class declares in attributes (`stackable_with`, `inductive_with`, `own_weights_with`; see `Learner` and `Backbone`).
+A class declares in attributes (`stackable_with`, `inductive_with`, `class_order_invariant_with`, `own_weights_with`:
+see `Learner` and `Backbone`). `autometa.testing` checks that what it declares is true.
 `abilities.json` is the driver's copy of what the classes of this package declare: `python -m autometa.trial.declare`
 writes it, and a test compares it. A class of another package is asked itself. That loads torch, as the check of a space
 with that class does anyway.
@@ -33,12 +34,14 @@ class Abilities:
     Attributes:
         stackable_with: candidates can be trained as one model.
         inductive_with: no query image influences the prediction for another.
+        class_order_invariant_with: permuted class labels give permuted scores.
         own_weights_with: no weights were trained elsewhere.
         defaults: of the options in these conditions, where that is another value.
     """
 
     stackable_with: Condition | None = None
     inductive_with: Condition = field(default_factory=dict)
+    class_order_invariant_with: Condition | None = field(default_factory=dict)
     own_weights_with: Condition | None = field(default_factory=dict)
     defaults: Condition = field(default_factory=dict)
 
@@ -57,12 +60,13 @@ def declared(kind: type) -> Abilities:
         found: Condition | None = getattr(kind, name, {})
         return found and {option: value for option, value in found.items() if option in parameters}
 
-    stackable, inductive, own_weights = map(condition, ("stackable_with", "inductive_with", "own_weights_with"))
+    names = ("stackable_with", "inductive_with", "class_order_invariant_with", "own_weights_with")
+    stackable, inductive, invariant, own_weights = map(condition, names)
     if getattr(kind, "external", False) is True:  # whatever its options are
         own_weights = None
-    conditions = {**(stackable or {}), **(inductive or {}), **(own_weights or {})}
+    conditions = {**(stackable or {}), **(inductive or {}), **(invariant or {}), **(own_weights or {})}
     others = {name: parameters[name].default for name, value in conditions.items() if parameters[name].default != value}
-    return Abilities(stackable, inductive or {}, own_weights, others)
+    return Abilities(stackable, inductive or {}, invariant, own_weights, others)
 
 
 @functools.cache

@@ -1,4 +1,4 @@
-"""Backbones: shapes, sizes as published, and images that leave each other alone."""
+"""Backbones: image sizes, numbers of weights as published, and what each is made of."""
 
 from __future__ import annotations
 
@@ -24,9 +24,10 @@ from autometa.learning.backbones.resnet18 import ResNet18
 from autometa.learning.backbones.timm_model import TimmModel
 from autometa.learning.backbones.vit import ViT
 from autometa.learning.backbones.wrn import WideResNet
-from autometa.learning.normalization import MODES, Layout
+from autometa.learning.normalization import Layout
 from autometa.records import TrialConfig
 from autometa.space.files import load_space
+from autometa.testing import check_backbone
 from autometa.trial import build
 from autometa.trial.abilities import is_external
 from autometa.trial.check import check_space
@@ -82,14 +83,6 @@ def test_backbones_take_any_image_size_and_say_what_comes_out(name: str, shape: 
         assert backbone(images).shape == (3, backbone.features)
 
 
-@pytest.mark.parametrize("name", ALL)
-def test_what_is_found_on_the_meta_device_holds_for_real_images(name: str) -> None:
-    backbone = ALL[name]((3, 12, 20))
-    features = backbone(torch.randn(3, 3, 12, 20))
-    assert features.shape == (3, backbone.features)
-    assert features.isfinite().all()
-
-
 @pytest.mark.parametrize(
     ("make", "published"),
     [
@@ -115,20 +108,6 @@ def test_a_vision_transformer_has_the_parts_of_the_paper() -> None:
     assert made == linear(3 * 16 * 16, dim) + patches * dim + depth * layer + norm
 
 
-@pytest.mark.parametrize("mode", [mode for mode in MODES if mode != "transductive"])
-@pytest.mark.parametrize("name", SMALL)
-def test_a_query_image_does_not_see_the_others(name: str, mode: str) -> None:
-    backbone = SMALL[name]((2, 8, 8), norm=mode).eval()
-    layout = Layout(tasks=2, support=3)
-    images = torch.randn(10, 2, 8, 8)  # (2 tasks · (3 support + 2 query), C, H, W)
-    others = images.clone()
-    others[[4, 8, 9]] = torch.randn(3, 2, 8, 8)  # all queries but the first of the first task
-    before, after = backbone(images, layout), backbone(others, layout)
-    unchanged = [0, 1, 2, 3, 5, 6, 7]
-    torch.testing.assert_close(before[unchanged], after[unchanged])
-    assert not torch.allclose(before[[4, 8, 9]], after[[4, 8, 9]])
-
-
 @pytest.mark.parametrize("name", SMALL)
 def test_support_statistics_come_from_the_layout(name: str) -> None:
     backbone = SMALL[name]((2, 8, 8), norm="support").eval()
@@ -138,19 +117,6 @@ def test_support_statistics_come_from_the_layout(name: str) -> None:
     assert not torch.allclose(backbone(images, layout)[3:], backbone(others, layout)[3:])
 
 
-@pytest.mark.parametrize("name", ALL)
-def test_every_weight_has_second_derivatives(name: str) -> None:
-    """As MAML needs them: through a functional call, with no weight left out."""
-    shape = (2, 8, 8)
-    backbone = ALL[name](shape, **({} if name == "vit" else {"norm": "support"})).double()
-    weights = {n: p.detach().requires_grad_() for n, p in backbone.named_parameters()}
-    images = torch.randn(4, *shape, dtype=torch.float64)
-    features = functional_call(backbone, weights, (images, Layout(tasks=1, support=4)))
-    first = torch.autograd.grad(features.square().mean(), list(weights.values()), create_graph=True)
-    second = torch.autograd.grad(sum(g.square().sum() for g in first), list(weights.values()))
-    assert all(g.isfinite().all() for g in second)
-
-
 @pytest.mark.parametrize("name", ["vit", "blocks convnext"])
 def test_second_derivatives_are_right(name: str) -> None:
     shape = (1, 4, 4)
@@ -158,12 +124,6 @@ def test_second_derivatives_are_right(name: str) -> None:
     backbone = ALL[name](shape, **options).double().eval()
     images = torch.randn(2, *shape, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradgradcheck(lambda x: backbone(x).square().sum(), images)
-
-
-@pytest.mark.parametrize("name", [name for name in ALL if name not in ("resnet18", "wrn", "mlp", "vit", "resnet12")])
-def test_a_backbone_without_dropout_is_the_same_in_every_pass(name: str) -> None:
-    backbone, images = ALL[name]((1, 8, 8)), torch.randn(4, 1, 8, 8)
-    torch.testing.assert_close(backbone(images), backbone(images))
 
 
 @pytest.mark.parametrize("name", ["resnet12", "resnet18", "wrn", "mlp", "vit"])
@@ -433,6 +393,11 @@ def test_weights_of_a_timm_model_are_never_pickles(fake_timm: list[dict[str, Any
     for weights, says in (("w.pth", "hub | none | a .safetensors file"), ("w.safetensors", "no such file")):
         with pytest.raises(ConfigError, match=f"timm.weights = '{weights}': .*{says.replace('|', '[|]')}"):
             TimmModel((3, 8, 8), model="maps", weights=weights)
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_a_timm_model_keeps_what_every_backbone_promises(fake_timm: list[dict[str, Any]], frozen: bool) -> None:
+    check_backbone(TimmModel, image_shape=(3, 8, 8), model="maps", weights="none", frozen=frozen)
 
 
 def test_a_check_of_a_space_fetches_no_weights(fake_timm: list[dict[str, Any]]) -> None:

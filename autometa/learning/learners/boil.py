@@ -25,6 +25,7 @@ class Boil(TaskLearner):
         first_order: leave out second derivatives.
     """
 
+    class_order_invariant_with = None  # each label has a row of the head
     adapts_together = True
 
     def __init__(

@@ -38,6 +38,7 @@ class Matching(EpisodicLearner):
     """
 
     stackable_with = {"full_context": False}
+    class_order_invariant_with = {"full_context": False}
 
     def __init__(
         self,

@@ -43,6 +43,7 @@ class Reader(EpisodicLearner):
     labels: Tensor
 
     stackable_with = None  # its pass draws the embeddings of labels
+    class_order_invariant_with = None  # each label has an embedding of its own
 
     def __init__(
         self,

@@ -8,14 +8,15 @@ from typing import Any
 import torch
 
 from autometa.data.dataset import FewShotDataset
-from autometa.data.episodes import EpisodeBatch, EpisodeSampler, ImagePool, fixed_episodes
+from autometa.data.episodes import EpisodeSampler, ImagePool, fixed_episodes
 from autometa.learning.augment import crop_flip
 from autometa.learning.backbones.backbone import Backbone
 from autometa.learning.backbones.conv import Conv
 from autometa.learning.evaluation import evaluate
-from autometa.learning.learner import Learner, Setting, TrainingSource
+from autometa.learning.learner import Learner, Setting
 from autometa.learning.training import Training, TrainingOptions
 from autometa.records import Accuracy, Budget, EpisodeSpec
+from autometa.testing.example_data import InDouble
 
 SPEC = EpisodeSpec(way=3, shot=2, query=3)
 TRAIN_CLASSES = 24
@@ -24,20 +25,6 @@ SCHEDULES = ("cosine", "constant", "step")
 STEPS, RUNGS = 9, 3
 
 MakeLearner = Callable[[Backbone, Setting, int], Learner]
-
-
-class InDouble:
-    """A training source in float64."""
-
-    def __init__(self, source: TrainingSource) -> None:
-        self._source = source
-
-    def episodes(self) -> EpisodeBatch:
-        return self._source.episodes().to("cpu", torch.float64)
-
-    def images(self, count: int) -> tuple[torch.Tensor, torch.Tensor]:
-        images, labels = self._source.images(count)
-        return images.double(), labels
 
 
 def three(
