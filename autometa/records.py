@@ -340,7 +340,8 @@ class StudyRecord(Record):
 
     `features` are of its data set, as in `tasks.features`; empty where nobody computed them. `past` are the archives
     it learned from: the digest of each (`past.py`), or several where an archive changed in between; None where
-    nobody noted it. The identities say more of the data than its fingerprint; older studies have none.
+    nobody noted it. `search_seconds` is the time that an open search has had so far. The identities say more of the
+    data than its fingerprint; older studies have none.
     """
 
     name: str
@@ -360,6 +361,7 @@ class StudyRecord(Record):
     dataset_facts: dict[str, Scalar] = {}
     features: dict[str, float] = {}
     past: dict[str, str] | None = None
+    search_seconds: float = Field(0.0, ge=0)
     date: str | None = None
     confirmed: list[Confirmation] = []
     looks: list[Look] = []

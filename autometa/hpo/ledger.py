@@ -292,8 +292,9 @@ def trials_of(study: optuna.Study, *states: TrialState) -> list[FrozenTrial]:
 
 
 def ended(study: optuna.Study) -> list[FrozenTrial]:
-    """Trials that are over: COMPLETE, PRUNED, or FAIL for a reason of their own."""
-    return [t for t in trials_of(study, *_ENDED) if not attributes.INTERRUPTED.of(t)]
+    """Trials that are over: COMPLETE, PRUNED, or FAIL for a reason of their own. Later trials continue the others."""
+    continued = {attributes.CONTINUES.of(trial) for trial in trials_of(study)}
+    return [t for t in trials_of(study, *_ENDED) if not attributes.INTERRUPTED.of(t) and t.number not in continued]
 
 
 def ended_records(study: optuna.Study) -> list[TrialRecord]:

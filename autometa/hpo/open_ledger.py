@@ -68,6 +68,11 @@ class OpenLedger(Ledger):
             self._emit(TrialPaused(number))
             attributes.IS_WAITING.write(live.trial, True)
 
+    def pause_all(self) -> None:
+        """Note that there are no workers any more."""
+        for number in self.running:
+            self.pause(number)
+
     def report(self, number: int, report: RungReport) -> bool:
         """Write a rung's accuracy; nobody is stopped by it."""
         live = self._live[number]

@@ -90,6 +90,11 @@ def add_confirmation(study: optuna.Study, confirmation: Confirmation, looks: Seq
     return record
 
 
+def note_time(study: optuna.Study, seconds: float) -> None:
+    """Keep how long a search has gone on, all its runs together."""
+    write(study, read(study).model_copy(update={"search_seconds": round(seconds, 1)}))
+
+
 def add_kernels(study: optuna.Study, said: str) -> None:
     """Keep among the versions what a worker says of its compiled kernels, beside what others said."""
     record = read(study)

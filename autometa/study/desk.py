@@ -23,6 +23,7 @@ class SearchDesk:
         end: `time.monotonic()` at which all training is over.
         make_job: the open job of a candidate.
         on_last: called when the last training has begun.
+        on_end: called when a segment has ended.
     """
 
     def __init__(
@@ -33,12 +34,13 @@ class SearchDesk:
         end: float,
         make_job: Callable[[Asked], Job],
         on_last: Callable[[], None],
+        on_end: Callable[[], None],
     ) -> None:
         self._ledger = ledger
         self._policy = policy
         self._end = end
         self._make_job = make_job
-        self._on_last = on_last
+        self._on_last, self._on_end = on_last, on_end
         self._finishing = 0
 
     @property
@@ -72,6 +74,7 @@ class SearchDesk:
             self._ledger.finish(number, record)
         else:
             self._ledger.pause(number)
+        self._on_end()
 
     def ran_with(self, kernels: str | None) -> None:
         self._ledger.ran_with(kernels)

@@ -51,7 +51,7 @@ def run(
     finals.validate(best)
     if plan.settings.confirm_seeds:
         finals.train_again(best, plan.settings.confirm_seeds)
-    won = confirm.winner(finals.confirmed)
+    won = confirm.winner(finals.confirmed_now)
     if won is None:
         on_event(Warned("no trial has a model to confirm: nothing can be named as winner"))
         return None
@@ -78,6 +78,12 @@ class _Finals:
     @property
     def confirmed(self) -> list[Confirmation]:
         return study_record.read(self.study).confirmed
+
+    @property
+    def confirmed_now(self) -> list[Confirmation]:
+        """Without those of trials that later ones continue: their models are gone."""
+        there = {trial.number for trial in ended(self.study)}
+        return [c for c in self.confirmed if c.trial in there]
 
     def of(self, trial: int) -> Confirmation | None:
         """What is known of a trial."""

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import math
 import os
-import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from autometa.data import catalog
 from autometa.data.dataset import FewShotDataset
 from autometa.data.identity import identity_of
 from autometa.data.load import load_dataset
-from autometa.errors import ConfigError, DataError
+from autometa.errors import ConfigError, DataError, StudyError
 from autometa.hpo import study_record
 from autometa.hpo.pruning import make_pruner
 from autometa.hpo.storage import damage_told, default_url, open_storage, reading, storage_exists
@@ -100,17 +99,19 @@ class Plan:
         )
 
 
-def make_plan(settings: SearchSettings, *, runs: Path, validation_episodes: int) -> Plan:
+def make_plan(settings: SearchSettings, *, runs: Path, validation_episodes: int, started: float | None = None) -> Plan:
     """Check the settings of a search, load its data set and open its storage.
 
     Args:
         runs: folder of the studies' checkpoints.
         validation_episodes: how many every trial is validated on.
+        started: `time.monotonic()` when the time budget began; now by default.
 
     Raises:
         AutometaError: the first thing that is wrong.
     """
-    deadline = time.monotonic() + settings.time_budget if settings.time_budget else None
+    now = time.monotonic() if started is None else started
+    deadline = now + settings.time_budget if settings.time_budget else None
     url = settings.storage or default_url(runs)
     if settings.study is not None and not _is_continued(settings.study, url):
         check_name(settings.study, where="--study")
@@ -153,7 +154,20 @@ def make_plan(settings: SearchSettings, *, runs: Path, validation_episodes: int)
         existing = existing_record(plan)
     if existing:
         study_record.check_same(existing, new_record(plan, settings.budget or existing.budget))
+        plan = _continued(plan, existing)
     return plan
+
+
+def _continued(plan: Plan, existing: StudyRecord) -> Plan:
+    """The plan of a study that exists; the time budget of an open search is that of all its runs together."""
+    if not existing.budget.open:
+        return plan
+    if not plan.settings.is_open or plan.deadline is None:
+        raise StudyError(
+            f"study {existing.name!r} has trials without a fixed budget: "
+            "give --time-budget without --trials and --budget to continue it, or another --study NAME"
+        )
+    return replace(plan, deadline=plan.deadline - existing.search_seconds)
 
 
 def _data_asked_for(settings: SearchSettings) -> DatasetRef:

@@ -94,6 +94,7 @@ class Search(SearchSettings):
     archives: str | Path = archive.ARCHIVES
     validation_episodes: int = VALIDATION_EPISODES
     on_event: OnEvent = ignore
+    started: float | None = None
 
 
 @with_fields_of(Search)
@@ -108,6 +109,7 @@ def search(asked: Search) -> SearchResult:
         archives: folder that the ended study is written to.
         validation_episodes: how many episodes every trial is validated on.
         on_event: called with each `Event`, as it happens.
+        started: `time.monotonic()` from which `time_budget` counts; by default that of the call.
 
     Raises:
         AutometaError: anything that is wrong with the arguments, the data, the storage or the study;
@@ -118,7 +120,12 @@ def search(asked: Search) -> SearchResult:
         asked.on_event(Warned(reason))
 
     with nullcontext(asked.cluster) if asked.cluster else Cluster(asked.address, workers=asked.workers) as cluster:
-        plan = make_plan(asked, runs=Path(asked.runs), validation_episodes=asked.validation_episodes)
+        plan = make_plan(
+            asked,
+            runs=Path(asked.runs),
+            validation_episodes=asked.validation_episodes,
+            started=asked.started,
+        )
         for note in plan.notes:
             warn(note)
         past = warm.Past() if asked.cold else warm.comparable(plan.name, plan.dataset.fingerprint, asked.prior, warn)

@@ -11,7 +11,10 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import optuna
+
 from autometa.errors import StopSearchError
+from autometa.hpo import study_record
 from autometa.hpo.ledger import Asked
 from autometa.hpo.open_ledger import OpenLedger
 from autometa.hpo.promotion import FINISH, Promotion
@@ -25,6 +28,7 @@ from autometa.trial.job import Job
 # What is kept back for the end, where nobody knows yet what it takes: a part of the time, and seconds at most.
 _KEPT_BACK, _MOST_KEPT_BACK = 0.15, 120.0
 # What the measurements of the end take before the first episode, and episodes that say something at least.
+_SECONDS_BETWEEN_NOTES = 10.0
 _MEASURING_STARTS, _FEWEST_EPISODES = 2.0, 50
 
 
@@ -48,6 +52,27 @@ class Schedule:
         return cls(training=plan.deadline - kept_back, all=plan.deadline)
 
 
+class Clock:
+    """The time that a study has had, over all its runs; written into it now and then, and when asked to."""
+
+    def __init__(self, study: optuna.Study, plan: Plan) -> None:
+        assert plan.deadline is not None
+        assert plan.settings.time_budget is not None
+        self._study = study
+        self._began = plan.deadline - plan.settings.time_budget
+        self._noted = time.monotonic()
+
+    def tick(self) -> None:
+        """Write the time if it was not written lately."""
+        if time.monotonic() - self._noted > _SECONDS_BETWEEN_NOTES:
+            self.note()
+
+    def note(self) -> None:
+        """Write the time."""
+        self._noted = time.monotonic()
+        study_record.note_time(self._study, self._noted - self._began)
+
+
 def affordable_episodes(rivals: Sequence[TrialRecord], share: Share, *, seconds: float) -> int:
     """How many episodes each rival is confirmed on, and the winner tested on, in so many seconds; an even number."""
     each = max((r.last.validation_seconds / r.last.accuracy.episodes for r in rivals if r.last), default=0.0)
@@ -58,27 +83,38 @@ def affordable_episodes(rivals: Sequence[TrialRecord], share: Share, *, seconds:
 
 def run_candidates(plan: Plan, ledger: OpenLedger, record: StudyRecord, share: Share) -> bool:
     """Train candidates until the time is over; returns whether it was interrupted, and then nothing is closed."""
-    schedule = Schedule.of(plan)
+    schedule, clock = Schedule.of(plan), Clock(ledger.study, plan)
 
     def make_job(asked: Asked) -> Job:
         folder = plan.trials_folder / asked.folder
         return plan.job(asked.values, asked.seed, folder, budget=record.budget, use_gpu=share.gpus > 0)
 
-    from autometa.orchestrator import (  # Ray Tune takes a second to import, and must not while Ray starts
-        ray_tune,
-        segments,
-    )
+    # Ray Tune takes a second to import, and must not while Ray starts in its thread.
+    from autometa.orchestrator import ray_tune, segments
 
-    assert plan.settings.time_budget
-    policy = Promotion(finish_from=FINISH * plan.settings.time_budget, finalists=share.workers)
-    desk = SearchDesk(ledger, policy, end=schedule.training, make_job=make_job, on_last=lambda: ray_tune.warm_up(share))
+    policy = Promotion(finish_from=FINISH * (schedule.training - time.monotonic()), finalists=share.workers)
+    desk = SearchDesk(
+        ledger,
+        policy,
+        end=schedule.training,
+        make_job=make_job,
+        on_last=lambda: ray_tune.warm_up(share),
+        on_end=clock.tick,
+    )
+    if desk.is_over:  # it has had its time
+        ledger.close()
+        return False
     try:
         segments.run_segments(desk, share, plan.folder / "tune")
     except KeyboardInterrupt:
+        ledger.pause_all()
         return True
     except StopSearchError as error:
+        ledger.pause_all()
         raise StopSearchError(
             f"study {plan.name!r} stopped: {error}; nothing is lost: when that is put right, the same command continues"
         ) from None
+    finally:
+        clock.note()
     ledger.close()
     return False
