@@ -251,10 +251,11 @@ class Ledger:
         self._storage.set_trial_user_attr(old.number, attributes.FAIL_REASON.key, reason)
         self.study.tell(old.number, state=TrialState.FAIL)
 
-    def write(self, live: Live, report: RungReport) -> None:
-        """Keep a rung's accuracy in the study; the whole curve follows when the trial ends."""
+    def write(self, live: Live, report: RungReport, *, is_told: bool = False) -> None:
+        """Keep a rung's accuracy in the study, if that is not told yet; the whole curve follows when the trial ends."""
         live.curve[report.rung] = report
-        live.trial.report(report.accuracy.mean, report.rung)
+        if not is_told:
+            live.trial.report(report.accuracy.mean, report.rung)
         with self._storage.deferred():  # until it ends, its checkpoint keeps it
             attributes.CURVE.write(live.trial, _dumped(live.curve.values()))
 

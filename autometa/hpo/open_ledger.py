@@ -34,7 +34,7 @@ class OpenLedger(Ledger):
             live = Live(Trial(self.study, old.number), self._asked(old))
             self._live[old.number] = live
             for report in [*self._saved_curve(folder_of(old)), *self._cooled(folder_of(old))]:
-                self.write(live, report)
+                self.write(live, report, is_told=report.rung in old.intermediate_values)
             if attributes.IS_WAITING.of(old):
                 self._waiting.add(old.number)
                 continue

@@ -1,0 +1,70 @@
+"""Who gets a free worker: halving by promotion, then the best to the end."""
+
+from __future__ import annotations
+
+from autometa.hpo.promotion import Finish, GoOn, New, Promotion, Standing
+from autometa.records import Accuracy, RungReport
+
+POLICY = Promotion(finish_from=100.0, finalists=2)
+
+
+def standing(number: int, *means: float, busy: bool = False, half_width: float = 0.02) -> Standing:
+    """A candidate with these accuracies at rungs 1, 2, …"""
+    curve = [
+        RungReport(
+            rung=rung,
+            accuracy=Accuracy(mean=mean, half_width=half_width, episodes=10 * rung, seed=0),
+            steps=rung,
+            seconds=2.0 ** (rung - 1),
+        )
+        for rung, mean in enumerate(means, 1)
+    ]
+    return Standing(number, curve, is_busy=busy)
+
+
+def decided(*standings: Standing, left: float = 500.0, finishing: int = 0, can_start: bool = True) -> object:
+    return POLICY.decide(standings, left=left, finishing=finishing, can_start=can_start)
+
+
+def test_the_first_candidates_are_new() -> None:
+    assert decided() == New()
+    assert decided(standing(0, busy=True)) == New()
+    assert decided(standing(0, 0.5)) == New()  # one has no half
+
+
+def test_the_better_of_two_goes_on_and_the_other_waits() -> None:
+    assert decided(standing(0, 0.5), standing(1, 0.6)) == GoOn(1, until=2)
+    assert decided(standing(0, 0.5), standing(1, 0.6, busy=True)) == New()
+    assert decided(standing(0, 0.5), standing(1, 0.6, 0.7)) == New()
+
+
+def test_the_highest_rung_comes_first() -> None:
+    both = standing(0, 0.5, 0.6), standing(1, 0.55, 0.65), standing(2, 0.4), standing(3, 0.9)
+    assert decided(*both) == GoOn(1, until=3)
+
+
+def test_of_equal_candidates_the_earlier_goes_on() -> None:
+    assert decided(standing(0, 0.5), standing(1, 0.5)) == GoOn(0, until=2)
+
+
+def test_a_candidate_that_comes_late_can_pass_those_that_waited() -> None:
+    waiting = [standing(number, 0.5) for number in range(3)]
+    assert decided(*waiting, standing(3, 0.5, 0.6)) == GoOn(0, until=2)
+    assert decided(*waiting, standing(3, 0.5, 0.6), standing(4, 0.8)) == GoOn(4, until=2)
+
+
+def test_near_the_end_the_best_are_trained_to_the_end_and_no_more_than_there_may_be() -> None:
+    field = standing(0, 0.5, 0.6), standing(1, 0.5), standing(2, 0.5, 0.7, 0.8, busy=True)
+    assert decided(*field, left=100.0) == Finish(0)
+    assert decided(*field, left=100.0, finishing=2) is None
+
+
+def test_an_accuracy_of_few_episodes_counts_for_less() -> None:
+    lucky, sure = standing(0, 0.72, half_width=0.10), standing(1, 0.6, 0.70, half_width=0.02)
+    assert decided(lucky, sure, left=50.0) == Finish(1)
+
+
+def test_without_new_candidates_the_lowest_rung_goes_on() -> None:
+    field = standing(0, 0.5, 0.6), standing(1, 0.4), standing(2, 0.45, busy=True)
+    assert decided(*field, can_start=False) == GoOn(1, until=2)
+    assert decided(standing(0, 0.5, busy=True), can_start=False) is None

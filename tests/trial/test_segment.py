@@ -1,0 +1,129 @@
+"""Segments of an open training: it stops and goes on at any rung as if it had not stopped, and ends when told to."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from autometa.learning.checkpoint_facts import BEST, FINAL, exists, read_facts
+from autometa.learning.open_ended import with_known_end
+from autometa.records import Budget, EpisodeSpec, RungReport, TrialConfig
+from autometa.trial.job import DatasetRef, Job
+from autometa.trial.run import begin, evaluate_checkpoint
+from autometa.trial.segment import Segment, models_of, run_segment
+
+VALUES = {"learner": "prototypical", "backbone": "conv", "conv.depth": 2, "conv.width": 4, "episodes_per_step": 1}
+
+
+def job(folder: Path, budget: Budget, **values: object) -> Job:
+    return Job(
+        config=TrialConfig(values=VALUES | values),
+        dataset=DatasetRef(name="digits"),
+        episodes=EpisodeSpec(way=4, shot=1, query=5),
+        budget=budget,
+        seed=3,
+        folder=str(folder),
+        validation_episodes=30,
+        use_gpu=False,
+    )
+
+
+def ran(segment: Segment) -> list[RungReport]:
+    """What the segment reported."""
+    reports: list[RungReport] = []
+    run_segment(segment, number=0, on_rung=reports.append)
+    return reports
+
+
+def bits(folder: Path) -> dict[str, torch.Tensor]:
+    """The model in a folder."""
+    import safetensors.torch
+
+    tensors = safetensors.torch.load_file(folder / read_facts(folder)["tensors"])
+    return {name: tensor for name, tensor in tensors.items() if not name.startswith("generator/")}
+
+
+def test_rungs_cost_twice_as_much_from_one_to_the_next_and_are_scored_on_more_episodes(tmp_path: Path) -> None:
+    reports = ran(Segment(job=job(tmp_path, Budget(steps=3, open=True)), until=4))
+    assert [(r.rung, r.steps) for r in reports] == [(1, 3), (2, 6), (3, 12), (4, 24)]
+    assert [r.accuracy.episodes for r in reports] == [10, 20, 30, 30]
+
+
+@pytest.mark.parametrize("budget", [Budget(steps=3, open=True), Budget(seconds=1e9, teraflops=2e-5, open=True)])
+def test_a_candidate_that_waited_is_the_same_to_the_bit(tmp_path: Path, budget: Budget) -> None:
+    whole, parts = job(tmp_path / "whole", budget), job(tmp_path / "parts", budget)
+    ran(Segment(job=whole, until=3))
+    for rung in (1, 2, 3):
+        torch.manual_seed(rung)  # whatever the worker did meanwhile
+        reports = ran(Segment(job=parts, until=rung))
+    assert [r.rung for r in reports] == [2, 3]  # the last one again, should it have been lost
+    one, other = bits(tmp_path / "whole"), bits(tmp_path / "parts")
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_a_segment_that_is_done_is_not_done_again(tmp_path: Path) -> None:
+    segment = Segment(job=job(tmp_path, Budget(steps=3, open=True)), until=2)
+    ran(segment)
+    before = (tmp_path / "checkpoint.json").stat().st_mtime_ns
+    assert [r.rung for r in ran(segment)] == [2]
+    assert (tmp_path / "checkpoint.json").stat().st_mtime_ns == before
+
+
+def test_the_last_segment_ends_in_time_cooled_down_and_leaves_what_can_go_on(tmp_path: Path) -> None:
+    open_job = job(tmp_path, Budget(seconds=0.1, open=True))
+    ran(Segment(job=open_job, until=1))
+    end = time.time() + 3
+    record = run_segment(Segment(job=open_job, finish_by=end), number=0, on_rung=lambda report: None)
+    assert -1.0 < time.time() - end < 1.0
+    assert record is not None
+    assert record.state == "complete"
+    last = record.last
+    assert last is not None
+    assert last.cooled
+    assert last.accuracy.episodes == 30
+    before = read_facts(tmp_path)
+    assert before["steps"] < last.steps
+    share = (last.seconds - before["seconds"]) / last.seconds
+    assert 0.12 < share < 0.28  # a fifth
+    assert begin(open_job).rate == pytest.approx(1e-3)  # the other one goes on as before
+    again = run_segment(Segment(job=open_job, finish_by=time.time() + 9), number=0, on_rung=lambda report: None)
+    assert again is not None
+    assert again.last == last  # its worker died just before it could tell
+
+
+def test_the_model_that_was_best_is_kept(tmp_path: Path) -> None:
+    # With such a rate the first rung is the best.
+    spoiled = job(tmp_path, Budget(steps=1, open=True), outer_lr=3.0, optimizer="sgd")
+    reports = ran(Segment(job=spoiled, until=6))
+    best = max(reports, key=lambda r: (r.accuracy.mean, r.rung))
+    assert read_facts(tmp_path / BEST)["curve"][-1]["rung"] == best.rung
+    assert models_of(tmp_path) == [tmp_path / BEST, tmp_path]
+
+
+def test_a_model_is_measured_with_averaged_weights(tmp_path: Path) -> None:
+    open_job = job(tmp_path, Budget(steps=40, open=True), outer_lr=0.03)
+    training = begin(open_job)
+    assert training.average is not None
+    list(training.rungs(until=1))
+    latest, averaged = training.learner.state_dict(), training.model.state_dict()
+    assert any(not torch.equal(latest[name], averaged[name]) for name in latest)
+    ran(Segment(job=open_job, until=1))
+    stored = bits(tmp_path)
+    assert all(torch.equal(stored["average/" + name], averaged[name]) for name in averaged)
+    assert evaluate_checkpoint(tmp_path, split="val", episodes=10, use_gpu=False).mean > 0
+
+
+def test_the_recipe_of_an_open_training_has_its_schedule(tmp_path: Path) -> None:
+    values = with_known_end(VALUES)
+    training = begin(job(tmp_path, Budget(steps=100, rungs=2), **values))
+    rates = []
+    training.train(lambda *_: rates.append(training.rate), stop=lambda: training.steps >= 100)
+    list(training.rungs(lambda *_: rates.append(training.rate)))
+    assert rates[:30] == sorted(rates[:30])
+    assert rates[30] == rates[78] == pytest.approx(1e-3)
+    assert rates[80] > rates[90] > rates[-2]
+    assert not exists(tmp_path / FINAL)
