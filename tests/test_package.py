@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 import autometa
 
@@ -21,6 +25,24 @@ def test_importing_autometa_does_no_work() -> None:
 def test_every_public_name_is_there() -> None:
     for name in autometa.__all__:
         assert getattr(autometa, name) is not None
+
+
+@pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")
+def test_the_first_command_of_the_readme_changes_nothing_that_git_tracks(tmp_path: Path) -> None:
+    checkout = tmp_path / "checkout"
+    for name in ("autometa", "search_spaces", "studies"):
+        shutil.copytree(ROOT / name, checkout / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / ".gitignore", checkout)
+    git = ["git", "-C", str(checkout), "-c", "user.name=t", "-c", "user.email=t@localhost"]
+    for words in (["init", "-q"], ["add", "."], ["commit", "-q", "-m", "all"]):
+        subprocess.run([*git, *words], check=True)
+    command = [sys.executable, "-m", "autometa", "search", "--trials", "1", "--budget", "9", "--workers", "1"]
+    environment = {**os.environ, "PYTHONPATH": str(checkout)}
+    done = subprocess.run(command, cwd=checkout, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert (checkout / "runs" / "studies" / "digits-5w1s" / "study.toml").is_file()
+    status = subprocess.run([*git, "status", "--porcelain"], check=True, capture_output=True, text=True)
+    assert status.stdout == ""
 
 
 def test_the_readme_names_only_commands_and_options_that_exist() -> None:
