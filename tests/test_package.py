@@ -7,6 +7,8 @@ import re
 import shutil
 import subprocess
 import sys
+import tarfile
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -25,6 +27,27 @@ def test_importing_autometa_does_no_work() -> None:
 def test_every_public_name_is_there() -> None:
     for name in autometa.__all__:
         assert getattr(autometa, name) is not None
+
+
+@pytest.mark.parametrize("kind", ["wheel", "sdist"])
+def test_what_travels_with_autometa_is_in_the_wheel_and_in_the_source_archive(tmp_path: Path, kind: str) -> None:
+    pytest.importorskip("hatchling", reason="hatchling builds both, and is not installed")
+    command = [sys.executable, "-m", "hatchling", "build", "-t", kind, "-d", str(tmp_path)]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    (file,) = tmp_path.iterdir()
+    if kind == "wheel":
+        with zipfile.ZipFile(file) as opened:
+            names, top = set(opened.namelist()), "autometa/_shipped/"
+    else:
+        with tarfile.open(file) as unpacked:
+            names, top = {name.partition("/")[2] for name in unpacked.getnames()}, ""
+    data = [
+        f"autometa/data/embedded/omniglot/{name}" for name in ("alphabets.txt", "drawings.xz", "LICENSE", "README.md")
+    ]
+    shipped = [f"{top}studies/digits-5w1s/study.toml", f"{top}search_spaces/few_shot.toml"]
+    assert {*data, *shipped, "autometa/data/splits/omniglot_vinyals.json"} <= names
+    assert not [name for name in names if name.startswith("runs/")]
+    assert file.stat().st_size < 5e6
 
 
 @pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")
