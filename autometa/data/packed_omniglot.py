@@ -20,7 +20,7 @@ ALPHABETS, DRAWINGS = "alphabets.txt", "drawings.xz"
 _DRAWERS = 20  # people; each drew every character once
 _SIDE = 105
 _STRIPS = 14  # of eight rows each; the last seven rows are empty
-_BYTES = _STRIPS * _SIDE  # of a drawing
+_BYTES = _DRAWERS * _STRIPS * _SIDE  # of a character
 
 
 def characters() -> list[str]:
@@ -32,8 +32,8 @@ def characters() -> list[str]:
 
 def read() -> tuple[list[str], Iterator[Image.Image]]:
     """The character of each drawing; and the drawings, 105 × 105 greys with ink as 255, read one by one."""
-    labels = [character for character in characters() for _ in range(_DRAWERS)]
-    return labels, _drawings(len(labels))
+    found = characters()
+    return [character for character in found for _ in range(_DRAWERS)], _drawings(len(found))
 
 
 def packed(labels: Sequence[str], drawings: Iterable[Image.Image]) -> tuple[str, bytes]:
@@ -43,10 +43,11 @@ def packed(labels: Sequence[str], drawings: Iterable[Image.Image]) -> tuple[str,
     return alphabets, b"".join(map(_strips, drawings))
 
 
-def unpacked(strips: bytes) -> Image.Image:
-    """One drawing of the bytes that `packed` joins."""
-    ink = np.unpackbits(np.frombuffer(strips, np.uint8).reshape(_STRIPS, 1, _SIDE), axis=1)
-    return Image.fromarray(255 * ink.reshape(-1, _SIDE)[:_SIDE])
+def unpacked(strips: bytes) -> list[Image.Image]:
+    """The twenty drawings of one character, of the bytes that `packed` joins."""
+    ink = np.unpackbits(np.frombuffer(strips, np.uint8).reshape(_DRAWERS, _STRIPS, 1, _SIDE), axis=2)
+    rows = 255 * ink.reshape(_DRAWERS, -1, _SIDE)[:, :_SIDE]
+    return [Image.frombytes("L", (_SIDE, _SIDE), drawing.tobytes()) for drawing in rows]
 
 
 def _strips(drawing: Image.Image) -> bytes:
@@ -55,11 +56,11 @@ def _strips(drawing: Image.Image) -> bytes:
     return np.packbits(ink.reshape(_STRIPS, 8, _SIDE), axis=1).tobytes()
 
 
-def _drawings(count: int) -> Iterator[Image.Image]:
+def _drawings(characters: int) -> Iterator[Image.Image]:
     file = FOLDER / DRAWINGS
     try:
         with file.open("rb") as stream, lzma.open(stream) as strips:
-            for _ in range(count):
-                yield unpacked(strips.read(_BYTES))
+            for _ in range(characters):
+                yield from unpacked(strips.read(_BYTES))
     except (lzma.LZMAError, OSError, EOFError, ValueError) as error:
         raise DataError(f"{file} is damaged ({error}); install autometa again") from None

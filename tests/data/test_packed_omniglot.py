@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import lzma
 import shutil
 from pathlib import Path
@@ -15,23 +16,31 @@ from autometa.data.load import describe_datasets, load_dataset
 from autometa.errors import DataError
 
 
-@pytest.fixture
-def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A cache in which nothing is decoded yet."""
-    monkeypatch.setenv("AUTOMETA_CACHE", str(tmp_path / "cache"))
-    return tmp_path
+@pytest.fixture(scope="module")
+def packed_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache into which the drawings that come with autometa were decoded, where nothing else is on disk."""
+    folder = tmp_path_factory.mktemp("packed")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AUTOMETA_CACHE", str(folder))
+        load_dataset("omniglot-unrotated", data_root=folder)
+    return folder
 
 
-def test_omniglot_needs_no_download_and_no_data_root(own_cache: Path) -> None:
-    dataset = load_dataset("omniglot-unrotated", data_root=own_cache)
+def test_omniglot_needs_no_download_and_no_data_root(packed_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AUTOMETA_CACHE", str(packed_cache))
+    dataset = load_dataset("omniglot-unrotated")
     assert {split: len(ids) for split, ids in dataset.splits.items()} == {"train": 1028, "val": 172, "test": 423}
     assert (dataset.class_counts == 20).all()
     assert (dataset.class_names[0], dataset.class_names[-1]) == (
         "background/Alphabet_of_the_Magi/01",
         "evaluation/ULOG/26",
     )
-    assert not (own_cache / "cache" / "downloads").exists()
-    status = {found.name: found.on_disk for found in describe_datasets(own_cache)}
+    assert not (packed_cache / "downloads").exists()
+
+
+def test_the_list_says_that_it_comes_with_autometa(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AUTOMETA_CACHE", str(tmp_path))
+    status = {found.name: found.on_disk for found in describe_datasets(tmp_path)}
     assert [status[name] for name in ("digits", "omniglot", "omniglot-unrotated")] == ["embedded"] * 3
 
 
@@ -39,9 +48,10 @@ def test_a_quarter_turn_is_a_class_of_its_own_in_the_split_of_its_character() ->
     decoded = readers.read_omniglot([], 7)
     assert decoded.count == 4 * 32_460
     assert [len(decoded.splits[split]) for split in ("train", "val", "test")] == [4112, 688, 1692]
-    upright, quarter = next(decoded.images), next(decoded.images)
-    np.testing.assert_array_equal(quarter[0][0], np.rot90(upright[0][0]))
-    assert decoded.class_names[quarter[1]] == decoded.class_names[upright[1]].replace("@0", "@90")
+    upright, *others = itertools.islice(decoded.images, 4)
+    for turn, (image, label) in enumerate(others, 1):
+        np.testing.assert_array_equal(image, np.rot90(upright[0], turn, axes=(1, 2)))
+        assert decoded.class_names[label] == decoded.class_names[upright[1]].replace("@0", f"@{90 * turn}")
 
 
 def test_the_packed_form_is_made_again_from_the_public_zips(shared_data: Path) -> None:
@@ -52,37 +62,34 @@ def test_the_packed_form_is_made_again_from_the_public_zips(shared_data: Path) -
 
 
 def test_decoded_it_is_what_the_public_zips_decode_to(
-    shared_data: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch
+    shared_data: Path, packed_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    packed = load_dataset("omniglot-unrotated", data_root=own_cache)
-    monkeypatch.setenv("AUTOMETA_CACHE", str(own_cache / "another"))
+    fingerprints = set()
     monkeypatch.setattr(packed_omniglot, "read", lambda: pytest.fail("the zips were not read"))
-    zipped = load_dataset("omniglot-unrotated", data_root=shared_data)
-    assert packed.fingerprint == zipped.fingerprint
-    folders = [
-        own_cache / name / "datasets" / cache.entry("omniglot-unrotated-28").name for name in ("cache", "another")
-    ]
+    for folder in (packed_cache, tmp_path):
+        monkeypatch.setenv("AUTOMETA_CACHE", str(folder))
+        fingerprints.add(load_dataset("omniglot-unrotated", data_root=shared_data).fingerprint)
+    assert len(fingerprints) == 1
     for file in ("images.npy", "labels.npy", "meta.json"):
-        assert len({(folder / file).read_bytes() for folder in folders}) == 1, file
+        place = Path("datasets") / cache.entry("omniglot-unrotated-28").name / file
+        assert (packed_cache / place).read_bytes() == (tmp_path / place).read_bytes(), file
 
 
 def test_a_drawing_comes_back_as_it_was_packed() -> None:
     ink = np.random.default_rng(3).integers(0, 2, (20, 105, 105), dtype=np.uint8) * 255
     alphabets, strips = packed_omniglot.packed(["a/b/01"] * 20, map(Image.fromarray, ink))
     assert alphabets == "a/b 1\n"
-    size = len(strips) // 20
-    for number, drawing in enumerate(ink):
-        found = packed_omniglot.unpacked(strips[size * number : size * (number + 1)])
-        np.testing.assert_array_equal(np.asarray(found), drawing)
+    np.testing.assert_array_equal([np.asarray(drawing) for drawing in packed_omniglot.unpacked(strips)], ink)
 
 
 @pytest.mark.parametrize("keep", [0.05, 0.0])
-def test_a_damaged_file_is_named(own_cache: Path, monkeypatch: pytest.MonkeyPatch, keep: float) -> None:
-    folder = own_cache / "embedded"
+def test_a_damaged_file_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keep: float) -> None:
+    folder = tmp_path / "embedded"
     shutil.copytree(str(packed_omniglot.FOLDER), folder)
     file = folder / "drawings.xz"
     file.write_bytes(file.read_bytes()[: int(keep * file.stat().st_size)])
     monkeypatch.setattr(packed_omniglot, "FOLDER", folder)
+    monkeypatch.setenv("AUTOMETA_CACHE", str(tmp_path / "cache"))
     with pytest.raises(DataError, match=r"drawings\.xz is damaged .*; install autometa again"):
-        load_dataset("omniglot-unrotated", data_root=own_cache)
-    assert not list(cache.root().glob("datasets/*v*/meta.json"))
+        load_dataset("omniglot-unrotated", data_root=tmp_path)
+    assert not list(cache.root().glob("datasets/*/meta.json"))
