@@ -1,4 +1,4 @@
-"""Where autometa keeps what must outlive its cache: splits of image folders, and the record of test looks."""
+"""Where autometa keeps what must outlive its cache: splits, looks at test classes, and what searches learned."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ import os
 from pathlib import Path
 
 import platformdirs
+
+OWN_STUDIES = Path("runs") / "studies"
+"""Where searches write their archives, in the working folder: two projects may have studies of one name."""
 
 
 def home() -> Path:

@@ -20,6 +20,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from autometa.home import OWN_STUDIES
+
 RESULTS = Path(__file__).parent / "results"
 SEARCHES = {
     "digits": ["search"],
@@ -87,7 +89,7 @@ def autometa(*arguments: str, folder: Path) -> str:
 
 def keep_archive(folder: Path) -> None:
     """Keep the archive of the search among those that travel with autometa."""
-    for archive in (folder / "studies").iterdir():
+    for archive in (folder / OWN_STUDIES).iterdir():
         target = RESULTS.parents[1] / "studies" / archive.name
         target.mkdir(parents=True, exist_ok=True)
         for file in archive.iterdir():

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import ast
+import os
 import re
+import shutil
 import subprocess
 import sys
+import tarfile
+import zipfile
 from pathlib import Path
+
+import pytest
 
 import autometa
 
@@ -26,6 +32,45 @@ def test_every_public_name_is_there_and_known_to_type_checkers() -> None:
     exec(compile(ast.Module(static.body, []), autometa.__file__, "exec"), known)
     for name in autometa.__all__:
         assert getattr(autometa, name) is known[name], name
+
+
+@pytest.mark.parametrize("kind", ["wheel", "sdist"])
+def test_what_travels_with_autometa_is_in_the_wheel_and_in_the_source_archive(tmp_path: Path, kind: str) -> None:
+    pytest.importorskip("hatchling", reason="hatchling builds both, and is not installed")
+    command = [sys.executable, "-m", "hatchling", "build", "-t", kind, "-d", str(tmp_path)]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    (file,) = tmp_path.iterdir()
+    if kind == "wheel":
+        with zipfile.ZipFile(file) as opened:
+            names, top = set(opened.namelist()), "autometa/_shipped/"
+    else:
+        with tarfile.open(file) as unpacked:
+            names, top = {name.partition("/")[2] for name in unpacked.getnames()}, ""
+    data = [
+        f"autometa/data/embedded/omniglot/{name}" for name in ("alphabets.txt", "drawings.xz", "LICENSE", "README.md")
+    ]
+    shipped = [f"{top}studies/digits-5w1s/study.toml", f"{top}search_spaces/few_shot.toml"]
+    assert {*data, *shipped, "autometa/data/splits/omniglot_vinyals.json"} <= names
+    assert not [name for name in names if name.startswith("runs/")]
+    assert file.stat().st_size < 5e6
+
+
+@pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")
+def test_the_first_command_of_the_readme_changes_nothing_that_git_tracks(tmp_path: Path) -> None:
+    checkout = tmp_path / "checkout"
+    for name in ("autometa", "search_spaces", "studies"):
+        shutil.copytree(ROOT / name, checkout / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / ".gitignore", checkout)
+    git = ["git", "-C", str(checkout), "-c", "user.name=t", "-c", "user.email=t@localhost"]
+    for words in (["init", "-q"], ["add", "."], ["commit", "-q", "-m", "all"]):
+        subprocess.run([*git, *words], check=True)
+    command = [sys.executable, "-m", "autometa", "search", "--trials", "1", "--budget", "9", "--workers", "1"]
+    environment = {**os.environ, "PYTHONPATH": str(checkout)}
+    done = subprocess.run(command, cwd=checkout, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert (checkout / "runs" / "studies" / "digits-5w1s" / "study.toml").is_file()
+    status = subprocess.run([*git, "status", "--porcelain"], check=True, capture_output=True, text=True)
+    assert status.stdout == ""
 
 
 def test_the_readme_names_only_commands_and_options_that_exist() -> None:

@@ -10,12 +10,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from autometa import shipped
+from autometa import home, shipped
 from autometa.archives import folders
 from autometa.errors import StudyError
 from autometa.records import StudyRecord, TrialRecord, checked
 
-ARCHIVES = Path("studies")
+ARCHIVES = home.OWN_STUDIES
+_BEFORE = Path("studies")  # where they were written up to version 0.1; in a checkout, what ships is there
 FORMAT = "autometa-study/1"
 
 
@@ -46,10 +47,24 @@ def read(folder: Path) -> ArchivedStudy:
 
 
 def list_archives(*roots: Path) -> Iterator[Path]:
-    """Folders of archived studies under these roots, by default `./studies` and the shipped ones."""
+    """Folders of archived studies under these roots.
+
+    Without any, they are your own and the shipped ones. Where two have one name, your own counts.
+    """
     seen = set()
-    for root in roots or (ARCHIVES, shipped.folder("studies")):
+    for root in roots or (ARCHIVES, _BEFORE, shipped.folder("studies")):
         for folder in folders.found_in(root):
-            if folder.resolve() not in seen:
-                seen.add(folder.resolve())
+            which = folder.resolve() if roots else folder.name
+            if which not in seen:
+                seen.add(which)
                 yield folder
+
+
+def own_archives() -> dict[str, Path]:
+    """Your own archives by name, which are those that did not come with autometa."""
+    return {folder.name: folder for folder in list_archives() if not is_shipped(folder)}
+
+
+def is_shipped(folder: Path) -> bool:
+    """Whether an archive came with autometa; such are read and never removed."""
+    return folder.parent.resolve() == shipped.folder("studies").resolve()

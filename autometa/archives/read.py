@@ -36,10 +36,10 @@ def past_study(folder: Path) -> PastStudy:
 
 
 def past_studies(*roots: Path, on_broken: Callable[[str], None] | None = None) -> list[PastStudy]:
-    """Read all archives under these roots, by default `./studies` and the shipped ones.
+    """Read all archives under these roots, by default your own and the shipped ones (`archive.list_archives`).
 
-    A broken one is left out, and its reason goes to `on_broken`, or becomes a warning without it. Where two
-    have the same name, such as your own and the one that came with autometa, the second is called `name~2`.
+    A broken one is left out, and its reason goes to `on_broken`, or becomes a warning without it. Where two under
+    given roots have the same name, the second is called `name~2`.
     """
     found: list[PastStudy] = []
     for folder in archive.list_archives(*roots):

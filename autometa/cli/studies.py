@@ -13,6 +13,7 @@ import typer
 
 from autometa.cli.as_json import Json, print_json
 from autometa.cli.options import Storage
+from autometa.home import OWN_STUDIES
 
 if TYPE_CHECKING:
     from autometa.archives.columns import Columns
@@ -92,7 +93,7 @@ def show(
 def archive(
     study: Annotated[str, Arg(metavar="STUDY", help="Name of a study that autometa made.")],
     storage: Storage = None,
-    to: To = Path("studies"),
+    to: To = OWN_STUDIES,
     replace: Replace = False,
     as_json: Json = False,
 ) -> None:
@@ -116,7 +117,7 @@ def import_(
     ],
     study: Annotated[str | None, Opt(help="Only the study of this name. [default: all]")] = None,
     name: Annotated[str | None, Opt(help="What to call it here. [default: its own name, or the file's]")] = None,
-    to: To = Path("studies"),
+    to: To = OWN_STUDIES,
     replace: Replace = False,
     value: Annotated[str | None, Opt(metavar="COLUMN", help="Table: what was measured.")] = None,
     direction: Annotated[_Direction | None, Opt(help="Table: whether greater values are better.")] = None,
@@ -172,11 +173,11 @@ def import_(
 
 @app.command("remove", epilog="Example: autometa studies remove old-study")
 def remove(
-    studies: Annotated[list[str], Arg(metavar="STUDY...", help="Names of archives in ./studies.")],
+    studies: Annotated[list[str], Arg(metavar="STUDY...", help="Names of your own archives.")],
     yes: Annotated[bool, Opt("--yes", "-y", help="Do not ask.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Remove archives from ./studies; what is in a storage stays."""
+    """Remove your own archives, those in runs/studies; what is in a storage stays."""
     from autometa.archives import folders
     from autometa.study.find import own_archive
 
@@ -247,6 +248,6 @@ def _counted(one: Incoming) -> str:
 
 
 def _next(found: Sequence[Incoming], to: Path) -> None:
-    is_usual = to == Path("studies")
+    is_usual = to == OWN_STUDIES
     first = found[0].name if is_usual else str(to / found[0].name)
     print(f"next: autometa studies show {first}" if len(found) == 1 or not is_usual else "next: autometa studies")

@@ -32,6 +32,7 @@ class Source:
     """One data set. `content` is the SHA-256 of its decoded images and labels, which survives re-packing.
 
     It is given where decoding is exact; resizing differs between versions of Pillow in the last bit.
+    One that `is_embedded` comes with autometa: its reader needs no archives, and takes those that are on disk.
     """
 
     title: str
@@ -43,6 +44,7 @@ class Source:
     channels: int
     image_size: int
     archives: tuple[Archive, ...] = ()
+    is_embedded: bool = False
     content: str | None = None
     episodes: tuple[int, int, int] = (5, 1, 15)
     budget: Budget = _BUDGET
@@ -85,6 +87,7 @@ SOURCES: dict[str, Source] = {
         images=7188,
         channels=1,
         image_size=8,
+        is_embedded=True,
         budget=Budget(steps=300, teraflops=0.5),
     ),
     "cifar-fs": Source(
@@ -132,6 +135,7 @@ SOURCES: dict[str, Source] = {
         channels=1,
         image_size=28,
         archives=_OMNIGLOT,
+        is_embedded=True,
         episodes=(5, 1, 5),
     ),
     "omniglot-unrotated": Source(
@@ -144,6 +148,7 @@ SOURCES: dict[str, Source] = {
         channels=1,
         image_size=28,
         archives=_OMNIGLOT,
+        is_embedded=True,
         episodes=(5, 1, 5),
     ),
     "mnist": Source(

@@ -40,7 +40,7 @@ def load_dataset(
     """Load a data set by its name in the catalog, or a folder of images (one folder a class).
 
     Args:
-        data_root: where archives lie; else `AUTOMETA_DATA`, else they are downloaded.
+        data_root: where archives lie; else `AUTOMETA_DATA`, else they are downloaded. Digits and Omniglot need none.
         image_size: pixels a side; only Omniglot and image folders can be had in another than their own. A folder's
             own is that of its median image (`folder_images.look`).
         seed: splits the classes of a folder that has no train/val/test folders (`class_splits`).
@@ -135,15 +135,15 @@ def _roots(data_root: str | Path | None) -> list[Path]:
 
 
 def _archives(name: str, source: catalog.Source, data_root: str | Path | None) -> list[Path]:
-    found = []
-    for archive in source.archives:
-        path = download.find(archive, _roots(data_root), name)
-        found.append(path or download.fetch(archive, cache.root() / "downloads" / name))
-    return found
+    paths = [download.find(archive, _roots(data_root), name) for archive in source.archives]
+    if source.is_embedded and None in paths:
+        return []
+    folder = cache.root() / "downloads" / name
+    return [path or download.fetch(archive, folder) for archive, path in zip(source.archives, paths, strict=True)]
 
 
 def _on_disk(name: str, source: catalog.Source, data_root: str | Path | None) -> str:
-    if not source.archives:
+    if source.is_embedded:
         return "embedded"
     decoded = cache.entry(f"{name}-{source.image_size}")
     if decoded.is_dir():

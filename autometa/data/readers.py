@@ -20,8 +20,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageChops
 
+from autometa.data import packed_omniglot
 from autometa.data.dataset import SPLITS
 from autometa.data.image_folder import IMAGE_ENDINGS
 from autometa.errors import DataError
@@ -91,10 +92,11 @@ def read_fc100(files: Sequence[Path], _size: int) -> Decoded:
 def read_omniglot(files: Sequence[Path], size: int, *, turns: int = _FOUR_TURNS) -> Decoded:
     """Omniglot by the characters of Vinyals et al. (2016); ink is bright, 105 × 105 resized to `size`.
 
-    With four `turns` each character under each quarter turn is a class of its own, in the same split.
+    With four `turns` each character under each quarter turn is a class of its own, in the same split. Without
+    `files` the drawings are those that come with autometa, which are the same.
     """
-    found = sorted(itertools.chain.from_iterable(_omniglot_members(file) for file in files))
-    characters = sorted({character for character, _, _ in found})
+    labels, drawings = zipped_omniglot(files) if files else packed_omniglot.read()
+    characters = sorted(set(labels))
     split_of = _vinyals(characters)
     ids = {name: number for number, name in enumerate(characters)}
     names = tuple(f"{c}@{90 * turn}" if turns > 1 else c for turn in range(turns) for c in characters)
@@ -104,13 +106,22 @@ def read_omniglot(files: Sequence[Path], size: int, *, turns: int = _FOUR_TURNS)
     }
 
     def images() -> Iterator[tuple[np.ndarray, int]]:
-        for character, archive, member in found:
-            ink = Image.eval(_open(_member(archive, member), member).convert("L"), lambda v: 255 - v)
-            small = np.asarray(ink.resize((size, size), Image.Resampling.LANCZOS))
-            for turn in range(turns):
-                yield np.rot90(small, turn)[None], ids[character] + turn * len(ids)
+        for character, drawing in zip(labels, drawings, strict=True):
+            small = np.asarray(drawing.resize((size, size), Image.Resampling.LANCZOS))[None]
+            # As `np.rot90` has them, which takes longer than a drawing is read in.
+            across = small.swapaxes(1, 2)
+            turned = (small, across[:, ::-1], small[:, ::-1, ::-1], across[:, :, ::-1])
+            for turn, image in enumerate(turned[:turns]):
+                yield image, ids[character] + turn * len(ids)
 
-    return Decoded(len(found) * turns, (1, size, size), names, splits, images())
+    return Decoded(len(labels) * turns, (1, size, size), names, splits, images())
+
+
+def zipped_omniglot(files: Sequence[Path]) -> tuple[list[str], Iterator[Image.Image]]:
+    """Omniglot's zips in the form of `packed_omniglot.read`."""
+    found = sorted(itertools.chain.from_iterable(_omniglot_members(file) for file in files))
+    paper = (_open(_member(archive, member), member) for _, archive, member in found)
+    return [character for character, _, _ in found], (ImageChops.invert(image.convert("L")) for image in paper)
 
 
 def _turned_digits(pixels: np.ndarray, digits: np.ndarray) -> Decoded:

@@ -37,7 +37,7 @@ def find_study(name: str, storage: str | None = None) -> FoundStudy:
     """
     if storage:
         return _stored(name, storage)
-    by_name = {folder.name: folder for folder in reversed(list(archive.list_archives()))}
+    by_name = {folder.name: folder for folder in archive.list_archives()}
     folder = Path(name) if (Path(name) / folders.HEAD).is_file() else by_name.get(name)
     if folder:
         return _archived(folder)
@@ -50,17 +50,14 @@ def find_study(name: str, storage: str | None = None) -> FoundStudy:
 
 
 def own_archive(name: str) -> Path:
-    """The folder of an archive in `./studies`, broken or not; raises unless it is one and is the user's own."""
-    mine = {folder.name: folder for folder in folders.found_in(archive.ARCHIVES)}
-    came_along = shipped.folder("studies")
-    if name not in mine and (came_along / name / folders.HEAD).is_file():
+    """The folder of one of your own archives, broken or not; raises where there is none of that name."""
+    mine = archive.own_archives()
+    if name in mine:
+        return mine[name]
+    if (shipped.folder("studies") / name / folders.HEAD).is_file() and folders.is_folder_name(name):
         raise ConfigError(f"study {name!r} came with autometa and stays")
-    if name not in mine:
-        known = did_you_mean(name, mine) if mine else "there are none"
-        raise StudyError(f"no study {name!r} in {archive.ARCHIVES}; {known}")
-    if archive.ARCHIVES.resolve() == came_along.resolve():
-        raise ConfigError(f"{mine[name]} is in autometa's own source and stays; remove it with your version control")
-    return mine[name]
+    known = did_you_mean(name, mine) if mine else "there are none"
+    raise StudyError(f"no study {name!r} in {archive.ARCHIVES}; {known}")
 
 
 def _archived(folder: Path) -> FoundStudy:

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import optuna
 
-from autometa import shipped
 from autometa.archives import archive, read
 from autometa.errors import AutometaError, StudyError
 from autometa.hpo import study_record
@@ -36,7 +35,7 @@ class StudyLine:
 
 
 def archived_studies() -> Iterator[StudyLine]:
-    """Archives in `./studies` and those that came with autometa; a broken one says so in `where`."""
+    """Your own archives and those that came with autometa; a broken one says so in `where`."""
     for folder in archive.list_archives():
         try:
             kept = read.read(folder)
@@ -66,7 +65,7 @@ def stored_studies(url: str | None = None) -> Iterator[StudyLine]:
 
 def where(folder: Path) -> str:
     """Where an archive is, for people."""
-    return "came with autometa" if folder.parent == shipped.folder("studies") else str(folder)
+    return "came with autometa" if archive.is_shipped(folder) else str(folder)
 
 
 def _foreign(past: PastStudy, place: str) -> StudyLine:

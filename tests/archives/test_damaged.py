@@ -22,7 +22,7 @@ GOOD = "digits-5w1s"
 @pytest.fixture
 def archives(tmp_path: Path) -> Path:
     """A sound archive, one of autometa's own to be damaged, and one of others."""
-    root = tmp_path / "studies"
+    root = tmp_path / archive.ARCHIVES
     for name in (GOOD, "own"):
         shutil.copytree(shipped.folder("studies") / GOOD, root / name)
     foreign.write(root, LOSSES)
@@ -167,7 +167,7 @@ def test_any_few_bytes_changed_are_read_or_left_out(tmp_path: Path) -> None:
 def test_the_list_of_studies_says_which_are_broken(
     archives: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.chdir(archives.parent)
+    monkeypatch.chdir(archives.parents[1])
     (archives / "own" / "trials.jsonl").write_text(line(number="1" * 5000))
     as_pipe(archives / "losses" / "trials.jsonl")
     code, printed, _ = run(capsys, monkeypatch, "studies")
@@ -177,7 +177,7 @@ def test_the_list_of_studies_says_which_are_broken(
 
 
 def test_damaged_archives_do_not_stop_a_search_from_learning(archives: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(archives.parent)
+    monkeypatch.chdir(archives.parents[1])
     (archives / "own" / "trials.jsonl").write_text(line(number="1" * 5000))
     reasons: list[str] = []
     past = warm.comparable("new", "other", None, reasons.append)

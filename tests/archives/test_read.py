@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from autometa.archives import archive, foreign, read
 from autometa.data.dataset import FewShotDataset
 from autometa.errors import ConfigError
 from autometa.past import PastReport
+from autometa.study import warm
 from autometa.tasks.features import compute
 from tests.archives.example_studies import LOSSES, STUDY, TRIALS
 
@@ -65,3 +67,26 @@ def test_studies_of_one_name_are_both_there(tmp_path: Path) -> None:
         foreign.write(tmp_path / place, LOSSES)
     found = read.past_studies(tmp_path / "mine", tmp_path / "theirs")
     assert [past.name for past in found] == ["losses", "losses~2"]
+
+
+def test_your_own_and_shipped_studies_are_read_and_of_two_with_one_name_yours_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    foreign.write(Path("studies"), LOSSES)  # where searches wrote before
+    foreign.write(Path("studies"), dataclasses.replace(LOSSES, name="older"))
+    archive.write(archive.ARCHIVES, STUDY, TRIALS)
+    foreign.write(archive.ARCHIVES, dataclasses.replace(LOSSES, trials=LOSSES.trials[:1]))
+    found = {past.name: past for past in read.past_studies()}
+    assert list(found) == ["digits-5w1s", "losses", "older", "cifar-fs-5w5s"]
+    assert [len(found[name].trials) for name in ("digits-5w1s", "losses")] == [len(TRIALS), 1]
+    assert [past.name for past in warm.comparable("older", "f", None, pytest.fail).studies] == [
+        name for name in found if name != "older"
+    ]
+
+
+def test_what_came_with_a_checkout_is_not_your_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(shipped.folder("studies").parent)
+    assert all(archive.is_shipped(folder) == (folder.parent == Path("studies")) for folder in archive.list_archives())
+    assert "digits-5w1s" in {folder.name for folder in archive.list_archives() if archive.is_shipped(folder)}
+    assert not set(archive.own_archives().values()) & set(archive.list_archives(Path("studies")))

@@ -11,6 +11,7 @@ import pytest
 
 from autometa import shipped
 from autometa.archives import archive
+from autometa.home import OWN_STUDIES
 from tests.archives.example_studies import STUDY, TRIALS
 from tests.cli.test_cli import run
 
@@ -56,15 +57,15 @@ def test_too_few_known_studies_are_one_line_and_no_page(autometa: Command, only_
     assert code == 0
     assert out.startswith("none of 0 past studies has features of its data set, and a map needs two")
     assert out.count("\n") == 1
-    archive.write(Path("studies"), STUDY, TRIALS)
+    archive.write(OWN_STUDIES, STUDY, TRIALS)
     known = {"name": "[b]known", "features": {"log_classes": math.log(9000), "colour": 0.5}}
-    archive.write(Path("studies"), STUDY.model_copy(update=known), TRIALS)
+    archive.write(OWN_STUDIES, STUDY.model_copy(update=known), TRIALS)
     code, out, _ = autometa("priors", "map", "--dataset", "digits")
     assert code == 0
     assert "[b]known" in out
     assert "more classes (9,000, not 24)" in out
     assert out.splitlines()[-1].startswith("one of 2 past studies has features")
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["studies"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["runs"]
 
 
 @pytest.mark.parametrize(
@@ -91,12 +92,12 @@ def test_what_is_wrong_is_one_line_and_nothing_is_written(
 
 
 def test_a_broken_archive_is_named(autometa: Command, tmp_path: Path) -> None:
-    folder = archive.write(Path("studies"), STUDY, TRIALS)
+    folder = archive.write(OWN_STUDIES, STUDY, TRIALS)
     (folder / "study.toml").write_text('format = "autometa-study/1"\nname = 3')
     code, out, err = autometa("priors", "map", "--dataset", "digits")
     assert (code, out) == (2, "")
-    assert err == "error: studies/digits-5w1s/study.toml: name: Input should be a valid string (got 3)\n"
-    assert not (tmp_path / "runs").exists()
+    assert err == "error: runs/studies/digits-5w1s/study.toml: name: Input should be a valid string (got 3)\n"
+    assert [p.name for p in (tmp_path / "runs").iterdir()] == ["studies"]
 
 
 def test_priors_alone_says_what_there_is(autometa: Command) -> None:

@@ -17,6 +17,7 @@ from optuna.trial import TrialState, create_trial
 from autometa import shipped
 from autometa.archives import archive, foreign
 from autometa.archives.read import past_studies, past_study
+from autometa.home import OWN_STUDIES
 from autometa.hpo import study_record
 from autometa.hpo.ledger import Ledger
 from autometa.hpo.single_writer import SingleWriter
@@ -94,12 +95,12 @@ def test_a_storage_comes_in_and_stays_as_it_was(autometa: Command, tmp_path: Pat
     foreign_storage(f"sqlite:///{file}" if ".db" in source else f"journal:{file}")
     before = file.read_bytes()
     code, out, err = autometa("studies", "import", source)
-    assert (code, out) == (0, "imported 2 studies with 4 trials in studies\nnext: autometa studies\n")
+    assert (code, out) == (0, "imported 2 studies with 4 trials in runs/studies\nnext: autometa studies\n")
     assert "left out: study 'pareto' has 2 objectives" in err
     assert "left out: study 'new' has no ended trial" in err
     assert file.read_bytes() == before
-    assert {p.name for p in tmp_path.iterdir()} == {"studies", file.name}
-    losses, plain = past_studies(Path("studies"))
+    assert {p.name for p in tmp_path.iterdir()} == {"runs", file.name}
+    losses, plain = past_studies(OWN_STUDIES)
     assert (losses.name, losses.direction, plain.direction) == ("losses-1", "minimize", "maximize")
     assert "study 'losses / 1' of" in losses.origin
     shown = [(t.state, {r.rung: r.value for r in t.curve}) for t in losses.trials]
@@ -118,7 +119,7 @@ def test_one_study_of_a_storage_by_name_and_what_is_wrong_with_others(autometa: 
         code, _, err = autometa("studies", "import", "theirs.db", "--study", name)
         assert code == 2
         assert says in err
-    assert not (tmp_path / "studies").exists()
+    assert not (tmp_path / OWN_STUDIES).exists()
 
 
 def test_an_interrupted_search_is_archived_as_far_as_it_came(autometa: Command, tmp_path: Path) -> None:
@@ -126,15 +127,15 @@ def test_an_interrupted_search_is_archived_as_far_as_it_came(autometa: Command, 
     code, out, _ = autometa("studies", "archive", "cut-short")
     assert code == 0
     assert out == (
-        "archived cut-short: 2 trials (1 complete, 1 pruned) in studies/cut-short\n"
+        "archived cut-short: 2 trials (1 complete, 1 pruned) in runs/studies/cut-short\n"
         "next: autometa studies show cut-short\n"
     )
-    kept = archive.read(tmp_path / "studies" / "cut-short")
+    kept = archive.read(tmp_path / OWN_STUDIES / "cut-short")
     assert kept.study == STUDY.model_copy(update={"name": "cut-short", "confirmed": []})
     assert list(kept.trials) == trials
     code, _, err = autometa("studies", "archive", "cut-short")
     assert code == 2
-    assert "studies/cut-short exists already; add --replace" in err
+    assert "runs/studies/cut-short exists already; add --replace" in err
     code, _, _ = autometa("studies", "archive", "cut-short", "--replace")
     assert code == 0
     code, _, err = autometa("studies", "archive", "cut-shirt")
@@ -145,7 +146,7 @@ def test_a_study_of_autometa_comes_in_from_a_storage_as_its_own_archive(autometa
     trials = interrupted_search("journal:their.log")
     code, _, _ = autometa("studies", "import", "journal:their.log")
     assert code == 0
-    assert list(archive.read(tmp_path / "studies" / "cut-short").trials) == trials
+    assert list(archive.read(tmp_path / OWN_STUDIES / "cut-short").trials) == trials
     code, _, err = autometa("studies", "archive", "cut-short")
     assert "no studies there" in err
     foreign_storage("sqlite:///theirs.db")
@@ -166,7 +167,7 @@ def test_settings_that_someone_changed_by_hand_are_refused(autometa: Command, tm
     code, _, err = autometa("studies", "import", "a.db")
     assert code == 2
     assert "its settings are not JSON" in err
-    assert not (tmp_path / "studies").exists()
+    assert not (tmp_path / OWN_STUDIES).exists()
 
 
 def test_archives_of_another_project_come_in_as_they_are(autometa: Command, tmp_path: Path) -> None:
@@ -174,15 +175,15 @@ def test_archives_of_another_project_come_in_as_they_are(autometa: Command, tmp_
     foreign.write(theirs, LOSSES)
     shutil.copytree(shipped.folder("studies") / "digits-5w1s", theirs / "digits-5w1s")
     code, out, _ = autometa("studies", "import", "theirs")
-    assert (code, out.splitlines()[0]) == (0, "imported 2 studies with 19 trials in studies")
-    came, was = archive.read(tmp_path / "studies" / "digits-5w1s"), archive.read(theirs / "digits-5w1s")
+    assert (code, out.splitlines()[0]) == (0, "imported 2 studies with 19 trials in runs/studies")
+    came, was = archive.read(tmp_path / OWN_STUDIES / "digits-5w1s"), archive.read(theirs / "digits-5w1s")
     assert (came.study, came.trials) == (was.study, was.trials)
-    assert repr(past_study(tmp_path / "studies" / "losses").trials) == repr(LOSSES.trials)
+    assert repr(past_study(tmp_path / OWN_STUDIES / "losses").trials) == repr(LOSSES.trials)
     code, out, _ = autometa("studies", "import", "theirs/losses", "--name", "more losses")
     assert (code, out.splitlines()[1]) == (0, "next: autometa studies show more-losses")
     code, _, err = autometa("studies", "import", "theirs")
     assert code == 2
-    assert "studies/digits-5w1s and 1 more exist already; add --replace" in err
+    assert "runs/studies/digits-5w1s and 1 more exist already; add --replace" in err
     assert autometa("studies", "import", "theirs", "--replace")[0] == 0
 
 
@@ -193,7 +194,7 @@ def test_nothing_comes_in_when_one_of_several_is_broken(autometa: Command, tmp_p
     code, _, err = autometa("studies", "import", "theirs")
     assert code == 2
     assert "theirs/z-broken/trials.jsonl: line 1: state" in err
-    assert not (tmp_path / "studies").exists()
+    assert not (tmp_path / OWN_STUDIES).exists()
     assert autometa("studies", "import", "theirs", "--study", "losses")[0] == 0
 
 
@@ -205,27 +206,27 @@ def test_a_table_comes_in_as_a_study_for_each_task(autometa: Command, tmp_path: 
     (tmp_path / "runs.csv").write_text(TABLE)
     columns = (*BY_LOSS, "--rung", "epoch", "--task", "fold", "--rename", "rate=learning_rate")
     code, out, _ = autometa("studies", "import", "runs.csv", *columns)
-    assert (code, out) == (0, "imported 2 studies with 2 trials in studies\nnext: autometa studies\n")
-    first, second = past_studies(Path("studies"))
+    assert (code, out) == (0, "imported 2 studies with 2 trials in runs/studies\nnext: autometa studies\n")
+    first, second = past_studies(OWN_STUDIES)
     assert (first.name, first.dataset, first.direction, first.origin) == ("runs-A-1", "A/1", "minimize", "runs.csv")
     assert {r.rung: r.value for r in first.trials[0].curve} == {1: 9.5, 2: 8.5}
     assert [t.values for t in second.trials] == [{"learning_rate": 0.25, "kind": "big"}]
     code, out, _ = autometa(
         "studies", "import", "runs.csv", *columns, "--study", "runs-B", "--name", "runs", "--replace"
     )
-    assert (code, out.splitlines()[0]) == (0, "imported runs-B: 1 trial (1 complete) in studies/runs-B")
+    assert (code, out.splitlines()[0]) == (0, "imported runs-B: 1 trial (1 complete) in runs/studies/runs-B")
 
 
 def test_show_says_what_a_study_learned_from(autometa: Command, tmp_path: Path) -> None:
     for name, past in (("cold", {}), ("warm", {"a": "0a1b", "b": "2c then 3d", "c": "4e", "d": "5f"}), ("old", None)):
-        archive.write(tmp_path / "studies", STUDY.model_copy(update={"name": name, "past": past}), TRIALS)
+        archive.write(tmp_path / OWN_STUDIES, STUDY.model_copy(update={"name": name, "past": past}), TRIALS)
     assert "learned     from no past study\n" in autometa("studies", "show", "cold")[1]
     assert "learned     from a 0a1b, b 2c then 3d, c 4e, and 1 more\n" in autometa("studies", "show", "warm")[1]
     assert "learned" not in autometa("studies", "show", "old")[1]
 
 
 def test_show_says_what_a_study_is(autometa: Command, tmp_path: Path) -> None:
-    foreign.write(tmp_path / "studies", LOSSES)
+    foreign.write(tmp_path / OWN_STUDIES, LOSSES)
     code, out, _ = autometa("studies", "show", "losses")
     assert code == 0
     for words in (
@@ -233,7 +234,7 @@ def test_show_says_what_a_study_is(autometa: Command, tmp_path: Path) -> None:
         "parameters  optimizer, rate, layers, nesterov, note",
         "better      smaller",
         "trials      3 trials (1 complete, 1 pruned, 1 fail)",
-        "where       studies/losses",
+        "where       runs/studies/losses",
         "value at rung 1, 2, 3:",
         "trial 4, complete: 14.5 – -2.25",
         "trial 5, pruned: – 1e+06 –",
@@ -241,7 +242,7 @@ def test_show_says_what_a_study_is(autometa: Command, tmp_path: Path) -> None:
     ):
         assert words in out
     assert out.index("trial 4") < out.index("trial 5")
-    assert "trial 5" not in autometa("studies", "show", "studies/losses", "--top", "1")[1]
+    assert "trial 5" not in autometa("studies", "show", "runs/studies/losses", "--top", "1")[1]
     code, out, _ = autometa("studies", "show", "digits-5w1s")
     assert "winner      trial 10\n" in out
     assert "validation  74.5 % (classes not known; ± 0.7 over episodes alone)" in out, "as old archives have it"
@@ -260,14 +261,14 @@ def test_show_says_what_a_study_is(autometa: Command, tmp_path: Path) -> None:
 
 def test_a_transductive_winner_is_marked(autometa: Command, tmp_path: Path) -> None:
     won = TRIALS[0].model_copy(update={"config": TrialConfig(values={"prototypical.transduction": "knn"})})
-    archive.write(tmp_path / "studies", STUDY, [won])
+    archive.write(tmp_path / OWN_STUDIES, STUDY, [won])
     _, out, _ = autometa("studies", "show", "digits-5w1s")
     assert "winner      trial 1, transductive\n" in out
 
 
 def test_an_external_winner_is_marked_wherever_it_is_shown(autometa: Command, tmp_path: Path) -> None:
     won = TRIALS[0].model_copy(update={"config": TrialConfig(values={"backbone": "timm", "timm.model": "resnet18"})})
-    archive.write(tmp_path / "studies", STUDY, [won])
+    archive.write(tmp_path / OWN_STUDIES, STUDY, [won])
     _, out, _ = autometa("studies", "show", "digits-5w1s")
     assert "winner      trial 1, external\n" in out
     assert "external · timm model=resnet18" in out
@@ -285,11 +286,11 @@ def test_a_study_of_many_rungs_is_shown_at_nine_of_them(autometa: Command, tmp_p
 
 
 def test_the_list_is_what_it_was_and_has_foreign_studies_too(autometa: Command, tmp_path: Path) -> None:
-    foreign.write(tmp_path / "studies", LOSSES)
+    foreign.write(tmp_path / OWN_STUDIES, LOSSES)
     code, out, _ = autometa("studies")
     assert code == 0
     lines = {line.split()[0]: line for line in out.splitlines()}
-    assert lines["losses"].split() == ["losses", "letters", "–", "3", "–", "–", "–", "studies/losses"]
+    assert lines["losses"].split() == ["losses", "letters", "–", "3", "–", "–", "–", "runs/studies/losses"]
     assert "trial 10" in lines["digits-5w1s"]
     assert autometa("studies", "list") == (0, out, "")
     interrupted_search("sqlite:///other.db")
@@ -303,7 +304,7 @@ def test_the_list_is_what_it_was_and_has_foreign_studies_too(autometa: Command, 
 def test_remove_asks_and_takes_only_what_is_yours(
     autometa: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    studies = tmp_path / "studies"
+    studies = tmp_path / OWN_STUDIES
     for name in ("one", "two", "three"):
         shutil.copytree(foreign.write(tmp_path / "made", LOSSES), studies / name)
     (studies / "two" / "study.toml").write_text("broken")
@@ -313,7 +314,7 @@ def test_remove_asks_and_takes_only_what_is_yours(
         found, out, err = autometa("studies", "remove", "one", "two")
         assert found == code
         assert says in out + err
-        assert "studies/one, studies/two" in err
+        assert "runs/studies/one, runs/studies/two" in err
     for name, says in (
         ("digits-5w1s", "came with autometa and stays"),
         ("onee", "did you mean 'one'"),
@@ -327,8 +328,13 @@ def test_remove_asks_and_takes_only_what_is_yours(
     assert sorted(p.name for p in studies.iterdir()) == ["notes", "one", "three", "two"]
     monkeypatch.setattr("sys.stdin", io.StringIO("y\n"))
     code, out, _ = autometa("studies", "remove", "one", "two", "one")
-    assert (code, out) == (0, "removed studies/one, studies/two\n")
+    assert (code, out) == (0, "removed runs/studies/one, runs/studies/two\n")
     assert sorted(p.name for p in studies.iterdir()) == ["notes", "three"]
+    foreign.write(tmp_path / "studies", LOSSES)
+    assert autometa("studies", "remove", "losses", "--yes")[1] == "removed studies/losses\n", "as searches wrote before"
+    monkeypatch.chdir(shipped.folder("studies").parent)
+    code, _, err = autometa("studies", "remove", "digits-5w1s", "--yes")
+    assert (code, "came with autometa and stays" in err) == (2, True), "in a checkout"
 
 
 @pytest.mark.parametrize(

@@ -133,7 +133,7 @@ def test_a_search_from_the_first_proposal_to_the_archive(folder: Path) -> None:
     assert result.study.looks[0] in autometa.test_looks("digits")
     assert [c.test is not None for c in result.study.confirmed].count(True) == 1, "meta-test is touched once"
 
-    past = archive.read(folder / "studies" / "t")
+    past = archive.read(folder / "runs" / "studies" / "t")
     assert len(past.trials) == 8
     assert past.study.versions["kernels"].startswith(("used", "not used: "))
     assert past.study.features["channels"] == 1
