@@ -29,10 +29,11 @@ from autometa.learning.learner import Learner
 from autometa.learning.objective import Objective, ObjectiveOptions
 from autometa.learning.operations import operations_counter
 from autometa.learning.training import Training
-from autometa.records import Accuracy, EpisodeSpec, Look, RungReport, TrialRecord, checked
+from autometa.records import Accuracy, EpisodeSpec, Look, RungReport, TrialRecord
 from autometa.trial import build
 from autometa.trial.job import DatasetRef, Job
 from autometa.trial.measured import Measured, models_in, together
+from autometa.trial.model import job_of, load_model
 from autometa.trial.opened import at, change_between, noted, open_both, open_dataset
 from autometa.trial.validation import Validation, episodes_at_once
 
@@ -204,10 +205,7 @@ def measure_checkpoint(
     if ref.identity is None:
         _warn_not_verified(folder)
     data = open_dataset(ref)
-    learner = build.candidate(job.config, budget=job.budget).build(
-        image_shape=data.image_shape, way=job.episodes.way, train_classes=_train_classes(folder, data)
-    )
-    checkpoints.load_weights(folder, learner)
+    learner = load_model(folder, data)
     model = _content(learner)
     pool, spec = ImagePool(data, split, device), spec or job.episodes
     batches = fixed_episodes(pool, spec, count=episodes, seed=seed, batch=episodes_at_once(spec))
@@ -247,19 +245,6 @@ def _attacker(
     pixels = PixelRange.of(data.mean, data.std, device)
     generator = torch.Generator(device).manual_seed(seed)
     return lambda learner, episodes: attack(learner, episodes, pixels, generator)
-
-
-def job_of(folder: Path) -> Job:
-    """The job that a checkpoint belongs to; raises `CheckpointError` where there is none."""
-    extra = read_facts(folder).get("extra", {})
-    if "job" not in extra:
-        raise CheckpointError(f"{folder}: not an autometa checkpoint: it does not say how it was trained")
-    return checked(Job, extra["job"], where=str(folder))
-
-
-def _train_classes(folder: Path, data: FewShotDataset) -> int:
-    """How many classes the model in the folder was trained on; the data of its training need not be here."""
-    return int(read_facts(folder)["extra"].get("train_classes", len(data.splits["train"])))
 
 
 def diverged(error: DivergedError) -> str:

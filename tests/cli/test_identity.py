@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from autometa.trial.model import job_of
 from autometa.trial.recipe import Recipe, write_recipes
-from autometa.trial.run import job_of, run
+from autometa.trial.run import run
 from tests.cli.test_cli import run as command
 from tests.study.test_search import environment
 from tests.trial.test_identity import changed, forget_identity, job, photographs

@@ -17,8 +17,9 @@ from autometa.records import Budget, EpisodeSpec, RungReport, TrialConfig, Trial
 from autometa.trial import run as running
 from autometa.trial.group import run_group
 from autometa.trial.job import DatasetRef, Job
+from autometa.trial.model import job_of
 from autometa.trial.recipe import Recipe, read_recipes, write_recipes
-from autometa.trial.run import evaluate_checkpoint, job_of, open_dataset, run
+from autometa.trial.run import evaluate_checkpoint, open_dataset, run
 from autometa.trial.train import train
 
 SPLITS = {"train": ("ant", "bee", "cat"), "val": ("dog", "eel"), "test": ("fox", "gnu")}

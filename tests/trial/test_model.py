@@ -1,0 +1,75 @@
+"""Models on disk: one or several that answer together, the same to whoever measures them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from autometa.errors import AutometaError, CheckpointError
+from autometa.learning.checkpoint_facts import ENSEMBLE, is_ensemble
+from autometa.records import Budget
+from autometa.trial.model import copy_model, fit_ensemble, job_of
+from autometa.trial.run import evaluate_checkpoint, run
+from tests.trial.test_segment import job
+
+
+@pytest.fixture(scope="module")
+def members(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Two models of different seeds, trained a little."""
+    folder = tmp_path_factory.mktemp("members")
+    jobs = [job(folder / str(seed), Budget(steps=60, rungs=1)).model_copy(update={"seed": seed}) for seed in (3, 9)]
+    for one in jobs:
+        run(one)
+    return [Path(one.folder) for one in jobs]
+
+
+def ensemble_of(members: list[Path], to: Path) -> bool:
+    dataset = job_of(members[0]).dataset
+    return fit_ensemble(members, to, dataset=dataset, episodes=40, seed=0, use_gpu=False)
+
+
+def test_an_ensemble_is_measured_copied_and_moved_like_a_single_model(members: list[Path], tmp_path: Path) -> None:
+    assert ensemble_of(members, tmp_path / "both")
+    how = {"split": "val", "episodes": 60, "seed": 5, "use_gpu": False}
+    together = evaluate_checkpoint(tmp_path / "both", **how)
+    assert together.mean > max(evaluate_checkpoint(member, **how).mean for member in members) - 0.03
+    copy_model(tmp_path / "both", tmp_path / "model")
+    assert evaluate_checkpoint(tmp_path / "model", **how) == together
+    assert job_of(tmp_path / "model").episodes == job_of(members[0]).episodes
+
+
+def test_a_single_model_takes_the_place_of_an_ensemble(members: list[Path], tmp_path: Path) -> None:
+    ensemble_of(members, tmp_path)
+    copy_model(members[0], tmp_path)
+    assert not is_ensemble(tmp_path)
+    how = {"split": "val", "episodes": 20, "seed": 5, "use_gpu": False}
+    assert evaluate_checkpoint(tmp_path, **how) == evaluate_checkpoint(members[0], **how)
+
+
+def test_one_model_twice_is_no_ensemble(members: list[Path], tmp_path: Path) -> None:
+    assert not ensemble_of([members[0], members[0]], tmp_path)
+    assert not is_ensemble(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"members": ["../a", "member-1"]}, "members must be folders inside"),
+        ({"weights": [1.0]}, "each member needs a temperature and a weight"),
+        ({"temperatures": [0.0, 1.0]}, "temperatures must be positive"),
+        ({"format": "pickle/1"}, "format"),
+        ({"members": ["member-0", "gone"]}, "gone"),
+    ],
+)
+def test_a_wrong_file_is_one_line(members: list[Path], tmp_path: Path, change: dict[str, object], said: str) -> None:
+    ensemble_of(members, tmp_path)
+    facts = json.loads((tmp_path / ENSEMBLE).read_text())
+    (tmp_path / ENSEMBLE).write_text(json.dumps(facts | change))
+    with pytest.raises(AutometaError, match=said) as error:
+        evaluate_checkpoint(tmp_path, split="val", episodes=4, use_gpu=False)
+    assert "\n" not in str(error.value)
+    (tmp_path / ENSEMBLE).write_text("{")
+    with pytest.raises(CheckpointError, match="damaged"):
+        evaluate_checkpoint(tmp_path, split="val", episodes=4, use_gpu=False)
