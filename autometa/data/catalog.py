@@ -16,6 +16,7 @@ from autometa.errors import DataError, did_you_mean
 from autometa.records import Budget
 
 _BUDGET = Budget(steps=2000, teraflops=60.0)
+_SEARCH_SECONDS = 900.0
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,7 @@ class Source:
     content: str | None = None
     episodes: tuple[int, int, int] = (5, 1, 15)
     budget: Budget = _BUDGET
+    search_seconds: float = _SEARCH_SECONDS
 
 
 def _classes(train: int, val: int, test: int) -> dict[str, int]:
@@ -89,6 +91,7 @@ SOURCES: dict[str, Source] = {
         image_size=8,
         is_embedded=True,
         budget=Budget(steps=300, teraflops=0.5),
+        search_seconds=60.0,
     ),
     "cifar-fs": Source(
         title="CIFAR-FS",
@@ -137,6 +140,7 @@ SOURCES: dict[str, Source] = {
         archives=_OMNIGLOT,
         is_embedded=True,
         episodes=(5, 1, 5),
+        search_seconds=120.0,
     ),
     "omniglot-unrotated": Source(
         title="Omniglot, split by Vinyals et al.",
@@ -150,6 +154,7 @@ SOURCES: dict[str, Source] = {
         archives=_OMNIGLOT,
         is_embedded=True,
         episodes=(5, 1, 5),
+        search_seconds=120.0,
     ),
     "mnist": Source(
         title="MNIST under four rotations",
@@ -185,6 +190,11 @@ def source(name: str) -> Source:
 def default_episodes(name: str) -> tuple[int, int, int]:
     """The usual way, shot and query of a data set."""
     return (5, 1, 15) if is_folder(name) else source(name).episodes
+
+
+def default_search_seconds(name: str) -> float:
+    """How long a search takes when nobody says."""
+    return _SEARCH_SECONDS if is_folder(name) else source(name).search_seconds
 
 
 def default_budget(name: str) -> Budget:

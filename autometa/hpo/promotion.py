@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from autometa.records import RungReport
 
 # The part of a search's time that its last trainings get; docs/log.md has what other parts gave.
-FINISH = 0.5
+FINISH = 0.6
 # One of so many candidates goes on from each rung.
 KEEP_ONE_OF = 2
 

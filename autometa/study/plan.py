@@ -111,6 +111,7 @@ def make_plan(settings: SearchSettings, *, runs: Path, validation_episodes: int,
     Raises:
         AutometaError: the first thing that is wrong.
     """
+    settings = _with_an_end(settings)
     now = time.monotonic() if started is None else started
     deadline = now + settings.time_budget if settings.time_budget else None
     url = settings.storage or default_url(runs)
@@ -169,6 +170,13 @@ def _continued(plan: Plan, existing: StudyRecord) -> Plan:
             "give --time-budget without --trials and --budget to continue it, or another --study NAME"
         )
     return replace(plan, deadline=plan.deadline - existing.search_seconds)
+
+
+def _with_an_end(settings: SearchSettings) -> SearchSettings:
+    """The settings with the data set's own time where nobody says when the search ends."""
+    if (settings.trials, settings.budget, settings.time_budget) != (None, None, None):
+        return settings
+    return replace(settings, time_budget=catalog.default_search_seconds(settings.dataset))
 
 
 def _data_asked_for(settings: SearchSettings) -> DatasetRef:

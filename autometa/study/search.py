@@ -191,7 +191,7 @@ def _open_study(
     if record != existing:
         study_record.write(study, record)  # before any trial: a study without settings is nobody's to continue
     if not so_far:
-        for values, why in start.first(plan.space):
+        for values, why in start.first(plan.space, starts_first=record.budget.open):
             study.enqueue_trial(dict(values), user_attrs=attributes.ORIGIN.entry(why))
     return study, start.line
 

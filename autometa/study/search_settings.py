@@ -41,7 +41,7 @@ class SearchSettings:
         ConfigError: a number is out of its range.
     """
 
-    dataset: Annotated[str, About("A name from `autometa datasets`, or a folder of images.")] = "digits"
+    dataset: Annotated[str, About("A name from `autometa datasets`, or a folder of images.")] = "omniglot"
     _: KW_ONLY
     space: Annotated["str | Path | SearchSpace", About("A name from `autometa spaces`, or a TOML file.", parse=str)] = (
         "few_shot"
@@ -68,7 +68,8 @@ class SearchSettings:
     time_budget: Annotated[
         float | None,
         About(
-            "Time for the whole search, with confirmation and test: 90s, 15m, 2h. Trials go on while they are good.",
+            "Time for the whole search, with confirmation and test: 90s, 15m, 2h. Trials go on while they are good. "
+            "[default: the data set's, without --trials and --budget]",
             parse=_seconds,
         ),
     ] = None

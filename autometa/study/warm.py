@@ -51,14 +51,15 @@ class Start:
     portfolio: Sequence[tuple[Mapping[str, Scalar], str]] = ()
     line: str = ""
 
-    def first(self, space: SearchSpace) -> list[tuple[Mapping[str, Scalar], str]]:
+    def first(self, space: SearchSpace, *, starts_first: bool = False) -> list[tuple[Mapping[str, Scalar], str]]:
         """All that is enqueued: the portfolio, and of the space's own starts those that are not in it, each once."""
-        found = list(self.portfolio)
+        starts: list[tuple[Mapping[str, Scalar], str]] = []
         for number, values in enumerate(space.start, 1):
             is_picked = any(space.distance(values, pick) <= _NEAR for pick, _ in self.portfolio)
-            if not is_picked and all(space.key(values) != space.key(other) for other, _ in found):
-                found.append((values, f"start {number} of {space.name}"))
-        return found
+            known = [*self.portfolio, *starts]
+            if not is_picked and all(space.key(values) != space.key(other) for other, _ in known):
+                starts.append((values, f"start {number} of {space.name}"))
+        return [*starts, *self.portfolio] if starts_first else [*self.portfolio, *starts]
 
 
 @dataclass(frozen=True)
