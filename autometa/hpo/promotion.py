@@ -86,7 +86,10 @@ class Promotion:
             can_start: whether there is a new candidate.
         """
         if left <= self.finish_from:
-            return self._finalist(standings) if finishing < self.finalists else None
+            if finishing >= self.finalists:
+                return None
+            # Where nobody has a model yet, a late first one is better than none.
+            return self._finalist(standings) or (New() if can_start else None)
         promoted = self._promoted(standings)
         if promoted:
             return GoOn(promoted.number, promoted.rung + 1)

@@ -144,6 +144,12 @@ class Training:
         spent = self.state.spent
         self.state.cooling = (spent, spent * (1 + part))
 
+    def end_cool_down(self) -> None:
+        """Call the cool-down over where training stands, since its time is."""
+        if self.state.cooling:
+            start, end = self.state.cooling
+            self.state.cooling = (start, min(end, self.state.spent))
+
     @property
     def model(self) -> Learner:
         """What is measured and kept: the learner with averaged weights where they are averaged."""

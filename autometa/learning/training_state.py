@@ -54,6 +54,8 @@ class TrainingState:
         if self.cooling is None:
             return 0.0
         start, end = self.cooling
+        if end <= start:
+            return 1.0
         return min(1.0, max(0.0, (self.spent - start) / (end - start)))
 
     @property

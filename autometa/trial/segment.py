@@ -93,6 +93,7 @@ def _finish(training: Training, job: Job, deadline: float, on_rung: OnRung, on_s
     keep(training, job)
     training.cool_down(pace.part_for_cool_down())
     training.train(on_step, stop=lambda: pace.left <= 0)
+    training.end_cool_down()
     report = training.report()
     keep(training, _final(job))
     on_rung(report)

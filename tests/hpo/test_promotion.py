@@ -59,6 +59,12 @@ def test_near_the_end_the_best_are_trained_to_the_end_and_no_more_than_there_may
     assert decided(*field, left=100.0, finishing=2) is None
 
 
+def test_a_search_that_starts_late_tries_somebody_nevertheless() -> None:
+    assert decided(left=50.0) == New()
+    assert decided(standing(0, busy=True), left=50.0) == New()
+    assert decided(left=50.0, can_start=False) is None
+
+
 def test_an_accuracy_of_few_episodes_counts_for_less() -> None:
     lucky, sure = standing(0, 0.72, half_width=0.10), standing(1, 0.6, 0.70, half_width=0.02)
     assert decided(lucky, sure, left=50.0) == Finish(1)

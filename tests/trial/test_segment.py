@@ -95,6 +95,18 @@ def test_the_last_segment_ends_in_time_cooled_down_and_leaves_what_can_go_on(tmp
     assert again.last == last  # its worker died just before it could tell
 
 
+def test_a_last_segment_that_starts_too_late_ends_with_the_model_there_is(tmp_path: Path) -> None:
+    open_job = job(tmp_path, Budget(seconds=0.1, open=True))
+    ran(Segment(job=open_job, until=1))
+    before = read_facts(tmp_path)["steps"]
+    record = run_segment(Segment(job=open_job, finish_by=time.time() - 5), number=0, on_rung=lambda report: None)
+    assert record is not None
+    assert record.last is not None
+    assert record.last.cooled
+    assert record.last.rung == 2
+    assert record.last.steps == before
+
+
 def test_the_model_that_was_best_is_kept(tmp_path: Path) -> None:
     # With such a rate the first rung is the best.
     spoiled = job(tmp_path, Budget(steps=1, open=True), outer_lr=3.0, optimizer="sgd")

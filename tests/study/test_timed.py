@@ -1,0 +1,137 @@
+"""A search in a given time, with real workers: the time is kept, nothing is lost, and more time goes on."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import optuna
+import psutil
+import pytest
+from optuna.trial import TrialState
+
+from autometa import trial_attributes as attributes
+from autometa.hpo import study_record
+from autometa.hpo.storage import open_storage
+from autometa.learning.checkpoint_facts import FINAL, exists, read_facts
+from autometa.orchestrator.cluster import Share
+from autometa.records import Accuracy, RungReport, TrialConfig, TrialRecord
+from autometa.study import confirm
+from autometa.study.timed import affordable_episodes
+from autometa.trial.recipe import read_recipes
+from autometa.trial.run import evaluate_checkpoint
+from tests.study.conftest import Start, command, environment
+
+RUNS = Path("runs/t")
+
+
+def run(folder: Path, *extra: str) -> tuple[list[dict[str, Any]], float]:
+    """The events of one command, and the seconds that it took."""
+    began = time.monotonic()
+    pipe = {"capture_output": True, "text": True}
+    done = subprocess.run(command("--dataset", "digits", "--json", *extra), cwd=folder, env=environment(), **pipe)
+    assert done.returncode == 0, done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines()], time.monotonic() - began
+
+
+def study_in(folder: Path) -> optuna.Study:
+    return optuna.load_study(study_name="t", storage=open_storage(f"sqlite:///{folder}/runs/autometa.db", create=False))
+
+
+def models(folder: Path) -> dict[int, int]:
+    """Outer steps on disk before a cool-down, by trial."""
+    return {
+        trial.number: read_facts(folder / RUNS / "trials" / attributes.FOLDER.required_of(trial))["steps"]
+        for trial in study_in(folder).trials
+    }
+
+
+def test_the_time_is_kept_the_best_are_trained_to_the_end_and_more_time_goes_on(folder: Path) -> None:
+    events, took = run(folder, "--time-budget", "40s")
+    assert took < 40 * 1.1 + 10  # other tests may run beside it
+    first = study_in(folder)
+    states = Counter(trial.state for trial in first.trials)
+    assert states[TrialState.COMPLETE] >= 1
+    assert not states[TrialState.RUNNING]
+    complete = [trial for trial in first.trials if trial.state == TrialState.COMPLETE]
+    assert all(exists(folder / RUNS / "trials" / f"{trial.number:05d}" / FINAL) for trial in complete)
+    ended = events[-1]
+    accuracy = evaluate_checkpoint(folder / RUNS / "model", split="val", episodes=50, use_gpu=False)
+    assert abs(accuracy.mean - ended["winner"]["validation"]["mean"]) < 0.15
+    (recipe,) = read_recipes(folder / RUNS / "model" / "recipe.toml")
+    assert recipe.config["schedule"] == "trapezoid"
+    steps = models(folder)
+
+    again, took = run(folder, "--time-budget", "40s")  # its time is over
+    assert took < 25
+    assert again[-1]["winner"] == ended["winner"]
+    assert len(study_in(folder).trials) == len(first.trials)
+
+    run(folder, "--time-budget", "70s")
+    more = study_in(folder)
+    continued = {attributes.CONTINUES.of(trial): trial for trial in more.trials[len(first.trials) :]}
+    assert set(continued) - {None}
+    for number, trial in continued.items():
+        if number is not None:
+            assert trial.params == first.trials[number].params
+            assert models(folder)[trial.number] >= steps[number]
+    assert 55 < study_record.read(more).search_seconds < 90
+
+
+def test_a_search_that_is_killed_goes_on_from_all_checkpoints(start: Start, folder: Path) -> None:
+    options = ("--dataset", "digits", "--json", "--time-budget", "60s")
+    driver = start(command(*options))
+    reached: set[tuple[int, int]] = set()
+    assert driver.stdout is not None
+    for line in driver.stdout:
+        event = json.loads(line)
+        if event["event"] == "RungReached":
+            reached.add((event["number"], event["report"]["rung"]))
+        if len(reached) >= 5:
+            break
+    os.kill(driver.pid, signal.SIGKILL)
+    psutil.Process(driver.pid).wait()
+    died = study_in(folder)
+    waiting = [trial.number for trial in died.trials if attributes.IS_WAITING.of(trial)]
+    assert all(trial.state == TrialState.RUNNING for trial in died.trials)
+    assert waiting
+
+    events, _ = run(folder, "--time-budget", "60s")
+    after = study_in(folder)
+    assert [trial.params for trial in after.trials[: len(died.trials)] if trial.params] == [
+        trial.params for trial in died.trials if trial.params
+    ]
+    twice = [
+        (event["number"], event["report"]["rung"])
+        for event in events
+        if event["event"] == "RungReached" and (event["number"], event["report"]["rung"]) in reached
+    ]
+    assert not twice
+    assert not [trial for trial in after.trials if attributes.CONTINUES.of(trial) is not None]
+    for number, rung in reached:
+        assert rung in after.trials[number].intermediate_values
+
+
+def rival(number: int, mean: float, half_width: float, seconds: float = 2.0) -> TrialRecord:
+    accuracy = Accuracy(mean=mean, half_width=half_width, episodes=100, seed=0)
+    last = RungReport(rung=3, accuracy=accuracy, steps=9, seconds=9.0, validation_seconds=seconds, cooled=True)
+    return TrialRecord(number=number, state="complete", config=TrialConfig(values={}), curve=[last])
+
+
+def test_only_those_are_confirmed_whose_interval_overlaps_the_leaders() -> None:
+    trials = [rival(0, 0.70, 0.02), rival(1, 0.67, 0.02), rival(2, 0.60, 0.02)]
+    trials.append(trials[2].model_copy(update={"number": 3, "state": "pruned", "curve": []}))
+    assert [trial.number for trial in confirm.rivals(trials)] == [0, 1]
+    assert confirm.rivals([]) == []
+
+
+@pytest.mark.parametrize(("seconds", "expected"), [(1000.0, 600), (12.0, 200), (0.1, 50), (-5.0, 50)])
+def test_the_end_takes_the_episodes_that_its_time_allows(seconds: float, expected: int) -> None:
+    both = [rival(0, 0.7, 0.02), rival(1, 0.7, 0.02, seconds=3.0)]  # 0.03 s an episode, on two workers, twice
+    assert affordable_episodes(both, Share(workers=2, gpus=0.0), seconds=seconds) == expected
