@@ -84,10 +84,10 @@ class SingleWriter(ForwardingStorage):
 
     def create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> int:
         self._load(study_id)
+        assert self._held is None, "one new trial a block"
         trial = copy.deepcopy(template_trial) if template_trial else create_trial(state=TrialState.RUNNING)
         if not self._is_one_write or trial.state != TrialState.RUNNING:
             return self._create(trial)
-        assert self._held is None, "one new trial a block"
         self._held = len(self._trials)
         self._add(trial)
         return self._held
