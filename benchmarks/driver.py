@@ -114,9 +114,10 @@ def filled(url: str, space: SearchSpace, size: int) -> None:
     study = optuna.create_study(
         study_name=str(size), storage=open_storage(url), direction="maximize", load_if_exists=True
     )
-    random = np.random.default_rng(0)
-    drawn = optuna.create_study(sampler=RandomSampler(seed=0))
-    for number in range(len(study.get_trials(deepcopy=False)), size):
+    first = len(study.get_trials(deepcopy=False))
+    random = np.random.default_rng(first)  # others than those that are there
+    drawn = optuna.create_study(sampler=RandomSampler(seed=first))
+    for number in range(first, size):
         trial = drawn.ask()
         space.suggest(trial)
         curve = curve_of(random)

@@ -29,12 +29,17 @@ class WithNamesOfNow(ForwardingStorage):
         super().__init__(backend)
         self._earlier: set[str] = set()  # those that were met
 
+    def create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> int:
+        stored = copy.copy(template_trial)
+        if stored is not None:
+            stored.params = {self._name(name): value for name, value in stored.params.items()}
+            stored.distributions = {self._name(name): value for name, value in stored.distributions.items()}
+        return super().create_new_trial(study_id, stored)
+
     def set_trial_param(
         self, trial_id: int, param_name: str, param_value_internal: float, distribution: BaseDistribution
     ) -> None:
-        first = FIRST.get(param_name)
-        name = first if first in self._earlier else param_name
-        super().set_trial_param(trial_id, name, param_value_internal, distribution)
+        super().set_trial_param(trial_id, self._name(param_name), param_value_internal, distribution)
 
     def get_trial(self, trial_id: int) -> FrozenTrial:
         return self._translated(super().get_trial(trial_id))
@@ -43,6 +48,11 @@ class WithNamesOfNow(ForwardingStorage):
         self, study_id: int, deepcopy: bool = True, states: Container[TrialState] | None = None
     ) -> list[FrozenTrial]:
         return [self._translated(trial) for trial in super().get_all_trials(study_id, deepcopy, states)]
+
+    def _name(self, now: str) -> str:
+        """The one that the study has."""
+        first = FIRST.get(now, now)
+        return first if first in self._earlier else now
 
     def _translated(self, trial: FrozenTrial) -> FrozenTrial:
         """The trial itself where it has no earlier name, else a copy."""

@@ -7,7 +7,7 @@ does not know who runs the trials (`ray_tune.py` does).
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from autometa.space.space import SearchSpace
 MAX_ATTEMPTS = 3
 # The constraint that a trial violates which does not fit the memory.
 MEMORY = "memory"
+_FIXED = "fixed_params"  # where Optuna keeps what was enqueued
 _ENDED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 
 
@@ -109,7 +110,7 @@ class Ledger:
 
     def ask(self) -> Asked:
         """The next trial: one that was interrupted, with the curve it had; else from the queue; else a proposal."""
-        return self._announced(self._started(self._interrupted() or self.study.ask()))
+        return self._asked(lambda: self._interrupted() or self.study.ask())
 
     def _interrupted(self) -> Trial | None:
         """The first in the queue that continues another, out of the queue.
@@ -134,26 +135,40 @@ class Ledger:
 
         The sampler chooses these, and knows of the others.
         """
-        fixed = {"fixed_params": self._space.discrete(first.values)}  # as `enqueue_trial` has them
+        fixed = {_FIXED: self._space.discrete(first.values)}  # as `enqueue_trial` has them
         group = attributes.TOGETHER_WITH.entry(first.number)
-        self.study.add_trial(create_trial(state=TrialState.RUNNING, system_attrs=fixed, user_attrs=group))
-        return self._announced(self._started(Trial(self.study, trials_of(self.study)[-1].number)))
 
-    def _started(self, trial: Trial) -> Asked:
-        values = self._space.suggest(trial)
-        asked = Asked(trial.number, values, self._seed_of(trial), folder_of(trial))
-        attributes.SEED.write(trial, asked.seed)
-        attributes.FOLDER.write(trial, asked.folder)
+        def create() -> Trial:
+            self.study.add_trial(create_trial(state=TrialState.RUNNING, system_attrs=fixed, user_attrs=group))
+            return Trial(self.study, trials_of(self.study)[-1].number)
+
+        return self._asked(create)
+
+    def _asked(self, next_trial: Callable[[], Trial]) -> Asked:
+        """Give a trial its values, seed and folder; a new one is written with all of these at once."""
+        with self._storage.one_write() as created:
+            trial = next_trial()
+            values = self._space.suggest(trial)
+            seed, folder = self._identified(trial)
+        if created.number is not None and created.number != trial.number:
+            trial = Trial(self.study, created.number)
+            seed, folder = self._identified(trial)
+        asked = Asked(trial.number, values, seed, folder)
         live = self._live[trial.number] = Live(trial, asked)
-        for report in self._saved_curve(asked.folder):
+        for report in self._saved_curve(folder):
             self.write(live, report)
         asked.rung = max(live.curve, default=0)
+        self._emit(TrialStarted(asked.number, values, attributes.CONTINUES.of(trial), asked.rung))
         return asked
 
-    def _announced(self, asked: Asked) -> Asked:
-        continues = attributes.CONTINUES.of(self._live[asked.number].trial)
-        self._emit(TrialStarted(asked.number, asked.values, continues, asked.rung))
-        return asked
+    def _identified(self, trial: Trial) -> tuple[int, str]:
+        """The trial's seed and folder, noted with it."""
+        known = trials_of(self.study)[trial.number]
+        seed, folder = self._seed_of(known), folder_of(known)
+        if (attributes.SEED.of(known), attributes.FOLDER.of(known)) != (seed, folder):
+            attributes.SEED.write(trial, seed)
+            attributes.FOLDER.write(trial, folder)
+        return seed, folder
 
     def started(self, number: int) -> None:
         """Tell that a trial trains; nothing is written."""
@@ -234,9 +249,10 @@ class Ledger:
         # A driver that died before it had written them leaves the values of an entry of the queue in that alone.
         self.study.enqueue_trial(values_of(old), user_attrs=again)
 
-    def _seed_of(self, trial: Trial | FrozenTrial) -> int:
+    def _seed_of(self, trial: FrozenTrial) -> int:
         """A continuation keeps that of the trial it began as."""
-        return attributes.SEED.of(trial, self._seed + trial.number)
+        by_number = self._seed + trial.number
+        return attributes.SEED.of(trial, by_number) if _was_queued(trial) else by_number
 
     def _close_interrupted(self, old: FrozenTrial, *, gave_up: bool) -> None:
         if gave_up:
@@ -278,9 +294,19 @@ class Ledger:
         return [RungReport.model_validate(r) for r in read_facts(path)["curve"]]
 
 
-def folder_of(trial: Trial | FrozenTrial) -> str:
+def folder_of(trial: FrozenTrial) -> str:
     """A continuation keeps that of the trial it began as."""
-    return attributes.FOLDER.of(trial, f"{trial.number:05d}")
+    by_number = f"{trial.number:05d}"
+    return attributes.FOLDER.of(trial, by_number) if _was_queued(trial) else by_number
+
+
+def _was_queued(trial: FrozenTrial) -> bool:
+    """Whether it continues another, or somebody put it in the queue, perhaps with a seed and a folder.
+
+    A proposal's go by its number. A driver may have died after it wrote those of the number that the trial was to have.
+    """
+    is_queued = _FIXED in trial.system_attrs and attributes.TOGETHER_WITH.of(trial) is None
+    return is_queued or attributes.CONTINUES.of(trial) is not None
 
 
 def _dumped(curve: Iterable[RungReport]) -> list[dict[str, Any]]:

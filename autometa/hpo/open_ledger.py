@@ -31,7 +31,7 @@ class OpenLedger(Ledger):
             if not old.params:  # proposed in part when the search died
                 self._close_interrupted(old, gave_up=False)
                 continue
-            live = Live(Trial(self.study, old.number), self._asked(old))
+            live = Live(Trial(self.study, old.number), self._again(old))
             self._live[old.number] = live
             for report in [*self._saved_curve(folder_of(old)), *self._cooled(folder_of(old))]:
                 self.write(live, report, is_told=report.rung in old.intermediate_values)
@@ -132,12 +132,12 @@ class OpenLedger(Ledger):
         )
         self.study.add_trial(trial)
         new = trials_of(self.study)[-1]
-        live = self._live[new.number] = Live(Trial(self.study, new.number), self._asked(new))
+        live = self._live[new.number] = Live(Trial(self.study, new.number), self._again(new))
         for report in self._saved_curve(folder_of(old)):
             self.write(live, report)
         return new.number
 
-    def _asked(self, trial: FrozenTrial) -> Asked:
+    def _again(self, trial: FrozenTrial) -> Asked:
         return Asked(trial.number, dict(trial.params), self._seed_of(trial), folder_of(trial))
 
     def _cooled(self, folder: str) -> list[RungReport]:

@@ -8,8 +8,9 @@ seen with the next new one. It knows trials as Optuna does, and nothing of searc
 from __future__ import annotations
 
 import copy
-from collections.abc import Container, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -20,6 +21,13 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from autometa.hpo.forwarding import ForwardingStorage
+
+
+@dataclass
+class Created:
+    """What a block of `SingleWriter.one_write` has created."""
+
+    number: int | None = None  # the trial's, known when the block has ended; None without a new trial
 
 
 class SingleWriter(ForwardingStorage):
@@ -40,6 +48,8 @@ class SingleWriter(ForwardingStorage):
         self._directions: list[StudyDirection] = []
         self._deferred: dict[int, dict[str, Any]] = {}  # user attributes by number
         self._is_deferring = False
+        self._is_one_write = False
+        self._held: int | None = None  # number of the trial that is in memory alone
 
     @contextmanager
     def deferred(self) -> Iterator[None]:
@@ -50,18 +60,37 @@ class SingleWriter(ForwardingStorage):
         finally:
             self._is_deferring = False
 
+    @contextmanager
+    def one_write(self) -> Iterator[Created]:
+        """A running trial that is created in this block is kept in memory, and written whole when the block ends.
+
+        One transaction takes the place of one per parameter and attribute. Until it ends, the trial has the next
+        number. It gets a later one where somebody put trials in the queue meanwhile. If the block raises, there is no
+        such trial.
+        """
+        created, distributions = Created(), dict(self._distributions)
+        self._is_one_write = True
+        try:
+            yield created
+            if self._held is not None:
+                created.number = self._create(self._released())
+        except BaseException:
+            if self._held is not None:
+                self._released()
+            self._distributions = distributions
+            raise
+        finally:
+            self._is_one_write = False
+
     def create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> int:
         self._load(study_id)
-        trial_id = self._backend.create_new_trial(study_id, template_trial)
-        number = len(self._trials)
-        if self._backend.get_trial_id_from_study_id_trial_number(study_id, number) != trial_id:
-            # Somebody has put trials in the queue meanwhile.
-            number = self._backend.get_trial_number_from_id(trial_id)
-            for other in self._backend.get_all_trials(study_id, deepcopy=False)[len(self._trials) : number]:
-                self._add(other)
-        self._ids[number] = trial_id
-        self._add(copy.deepcopy(template_trial) if template_trial else create_trial(state=TrialState.RUNNING))
-        return number
+        assert self._held is None, "one new trial a block"
+        trial = copy.deepcopy(template_trial) if template_trial else create_trial(state=TrialState.RUNNING)
+        if not self._is_one_write or trial.state != TrialState.RUNNING:
+            return self._create(trial)
+        self._held = len(self._trials)
+        self._add(trial)
+        return self._held
 
     def set_trial_param(
         self, trial_id: int, param_name: str, param_value_internal: float, distribution: BaseDistribution
@@ -69,7 +98,7 @@ class SingleWriter(ForwardingStorage):
         known = self._distributions.get(param_name, distribution)
         check_distribution_compatibility(known, distribution)
         trial = self._updatable(trial_id)
-        self._backend.set_trial_param(self._id(trial_id), param_name, param_value_internal, distribution)
+        self._pass_on(self._backend.set_trial_param, trial_id, param_name, param_value_internal, distribution)
         self._distributions[param_name] = known
         value = distribution.to_external_repr(param_value_internal)
         self._replace(
@@ -80,7 +109,7 @@ class SingleWriter(ForwardingStorage):
 
     def set_trial_intermediate_value(self, trial_id: int, step: int, intermediate_value: float) -> None:
         trial = self._updatable(trial_id)
-        self._backend.set_trial_intermediate_value(self._id(trial_id), step, intermediate_value)
+        self._pass_on(self._backend.set_trial_intermediate_value, trial_id, step, intermediate_value)
         self._replace(trial, intermediate_values={**trial.intermediate_values, step: intermediate_value})
 
     def set_trial_user_attr(self, trial_id: int, key: str, value: Any) -> None:
@@ -88,12 +117,12 @@ class SingleWriter(ForwardingStorage):
         if self._is_deferring:
             self._deferred.setdefault(trial_id, {})[key] = value
         else:
-            self._backend.set_trial_user_attr(self._id(trial_id), key, value)
+            self._pass_on(self._backend.set_trial_user_attr, trial_id, key, value)
         self._replace(trial, user_attrs={**trial.user_attrs, key: value})
 
     def set_trial_system_attr(self, trial_id: int, key: str, value: Any) -> None:
         trial = self._updatable(trial_id)
-        self._backend.set_trial_system_attr(self._id(trial_id), key, value)
+        self._pass_on(self._backend.set_trial_system_attr, trial_id, key, value)
         self._replace(trial, system_attrs={**trial.system_attrs, key: value})
 
     def set_trial_state_values(self, trial_id: int, state: TrialState, values: Sequence[float] | None = None) -> bool:
@@ -158,6 +187,31 @@ class SingleWriter(ForwardingStorage):
                 self._add(trial)
         assert study_id == self._loaded, "one study each"
 
+    def _create(self, trial: FrozenTrial) -> int:
+        """Write a new trial and keep it in memory; returns its number."""
+        assert self._loaded is not None
+        trial_id = self._backend.create_new_trial(self._loaded, trial)
+        number = len(self._trials)
+        if self._backend.get_trial_id_from_study_id_trial_number(self._loaded, number) != trial_id:
+            # Somebody has put trials in the queue meanwhile.
+            number = self._backend.get_trial_number_from_id(trial_id)
+            for other in self._backend.get_all_trials(self._loaded, deepcopy=False)[len(self._trials) : number]:
+                self._add(other)
+        self._ids[number] = trial_id
+        self._add(trial)
+        return number
+
+    def _released(self) -> FrozenTrial:
+        """The trial that was in memory alone, out of it."""
+        assert self._held == len(self._trials) - 1
+        self._unfinished.discard(self._held)
+        self._held = None
+        return self._trials.pop()
+
+    def _pass_on(self, write: Callable[..., None], number: int, *what: Any) -> None:
+        if number != self._held:
+            write(self._id(number), *what)
+
     def _add(self, trial: FrozenTrial) -> None:
         mine = _with_id(trial, len(self._trials))
         self._trials.append(mine)
@@ -173,6 +227,7 @@ class SingleWriter(ForwardingStorage):
 
     def _id(self, number: int) -> int:
         """The backend's id of a trial."""
+        assert number != self._held, "not written yet"
         if number not in self._ids:
             assert self._loaded is not None
             self._ids[number] = self._backend.get_trial_id_from_study_id_trial_number(self._loaded, number)

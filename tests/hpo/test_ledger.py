@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import optuna
 import pytest
+from optuna.samplers import RandomSampler
 from optuna.storages import InMemoryStorage
-from optuna.trial import TrialState
+from optuna.trial import TrialState, create_trial
 
 from autometa import trial_attributes as attributes
 from autometa.events import Event, RungReached, TrialEnded, TrialStarted, Warned
@@ -17,6 +24,7 @@ from autometa.hpo.ledger import MAX_ATTEMPTS, Ledger, ended, record_of
 from autometa.hpo.never_twice import NeverTwice
 from autometa.hpo.pruning import make_pruner
 from autometa.hpo.single_writer import SingleWriter
+from autometa.hpo.storage import open_storage
 from autometa.hpo.tried import Tried
 from autometa.past import PastReport, PastStudy, PastTrial
 from autometa.records import Accuracy, Budget, EpisodeSpec, RungReport, StudyRecord, TrialConfig, TrialRecord
@@ -153,6 +161,103 @@ def test_a_driver_that_dies_between_taking_a_trial_and_writing_its_values_loses_
     alive = make_ledger(study, storage, tmp_path)
     alive.recover(died=True)
     assert alive.ask().values == {"learner": "a", "a.rate": 0.37}
+
+
+class Doing(RandomSampler):
+    """A sampler that does something each time it has sampled."""
+
+    def __init__(self, do: Callable[[], object]) -> None:
+        super().__init__(seed=5)
+        self._do = do
+
+    def sample_independent(self, *about: Any) -> Any:
+        value = super().sample_independent(*about)
+        self._do()
+        return value
+
+
+def opened(url: str) -> tuple[optuna.Study, SingleWriter]:
+    storage = SingleWriter(open_storage(url))
+    study = optuna.create_study(study_name="s", storage=storage, direction="maximize", load_if_exists=True)
+    return study, storage
+
+
+def test_a_proposal_goes_by_its_number_though_others_add_to_the_queue_while_it_is_made(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/s.db"
+    study, storage = opened(url)
+    ledger = make_ledger(study, storage, tmp_path)
+    first = ledger.ask()
+    other = optuna.load_study(study_name="s", storage=open_storage(url))
+    meanwhile = [{"learner": "a", "a.rate": 0.25}, {"learner": "b"}]
+    study.sampler = Doing(lambda: other.enqueue_trial(meanwhile.pop()) if meanwhile else None)
+    proposed = [ledger.ask()]
+    queued = ledger.ask()
+    proposed += [ledger.ask_like(first), ledger.ask()]
+    assert not meanwhile
+    asked = [first, queued, *proposed]
+    assert [one.number for one in (first, queued)] == [0, 1]
+    assert queued.values == {"learner": "b"}
+    for one in asked:
+        ledger.report(one.number, report(1, 0.1 * one.number))
+    stored = other.get_trials()
+    assert sorted(one.number for one in asked) == [t.number for t in stored if t.state == TrialState.RUNNING]
+    for one in asked:
+        found = stored[one.number]
+        assert (one.seed, one.folder) == (100 + one.number, f"{one.number:05d}")
+        assert (attributes.SEED.of(found), attributes.FOLDER.of(found)) == (one.seed, one.folder)
+        assert (found.params, found.intermediate_values) == (one.values, {1: 0.1 * one.number})
+
+
+def test_a_driver_that_dies_before_it_corrected_seed_and_folder_loses_neither_of_two_trials(
+    study: optuna.Study, storage: SingleWriter, tmp_path: Path
+) -> None:
+    study.enqueue_trial({"learner": "b"})  # by somebody, just before the driver wrote the first trial
+    ledger = make_ledger(study, storage, tmp_path)
+    like_the_first = attributes.SEED.entry(100) | attributes.FOLDER.entry("00000")
+    study.add_trial(create_trial(state=TrialState.RUNNING, user_attrs=like_the_first))
+    ledger.recover(died=True)
+    asked = [ledger.ask(), ledger.ask()]
+    assert [(one.seed, one.folder) for one in asked] == [(101, "00001"), (100, "00000")]
+
+
+def test_a_sampler_that_fails_leaves_no_trial(study: optuna.Study, storage: SingleWriter, tmp_path: Path) -> None:
+    study.enqueue_trial({"learner": "a", "a.rate": 0.3})
+    ledger = make_ledger(study, storage, tmp_path)
+    first = ledger.ask()
+
+    def fail() -> None:
+        raise ZeroDivisionError
+
+    study.sampler = Doing(fail)
+    with pytest.raises(ZeroDivisionError):
+        ledger.ask()
+    with pytest.raises(ZeroDivisionError):
+        ledger.ask_like(first)
+    assert [t.number for t in study.trials] == ledger.running == [first.number]
+    study.sampler = RandomSampler(seed=5)
+    assert ledger.ask().number == 1
+
+
+DYING = """
+import sys
+from pathlib import Path
+from tests.hpo import test_ledger as here
+study, storage = here.opened(sys.argv[1])
+ledger = here.make_ledger(study, storage, Path("."))
+ledger.ask()
+study.sampler = here.Doing(lambda: here.os.kill(here.os.getpid(), here.signal.SIGKILL))
+ledger.ask()
+"""
+
+
+def test_a_driver_that_is_killed_while_it_asks_leaves_no_half_of_a_trial(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/s.db"
+    root = str(Path(__file__).parents[2])
+    done = subprocess.run([sys.executable, "-c", DYING, url], cwd=root, env={**os.environ, "PYTHONPATH": root})
+    assert done.returncode == -signal.SIGKILL
+    study, storage = opened(url)
+    assert [t.number for t in study.trials] == [0]
+    assert make_ledger(study, storage, tmp_path).ask().number == 1
 
 
 def test_recovering_twice_enqueues_once(study: optuna.Study, storage: SingleWriter, tmp_path: Path) -> None:

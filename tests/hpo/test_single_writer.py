@@ -177,3 +177,86 @@ def test_numbers_are_given_once_though_others_add_trials_at_the_same_time(backen
     assert [trial.number for trial in kept] == list(range(len(kept)))
     assert [t.number for t in kept if "mine" in t.user_attrs] == [t.user_attrs["mine"] for t in kept if t.user_attrs]
     assert [facts(t) for t in study.trials] == [facts(t) for t in kept[: len(study.trials)]]
+
+
+def test_a_trial_created_in_one_write_is_in_the_storage_when_the_block_ends_and_not_before(
+    backend: BaseStorage,
+) -> None:
+    storage = SingleWriter(backend)
+    study = optuna.create_study(study_name="s", storage=storage)
+    kept = optuna.load_study(study_name="s", storage=backend)
+    study.ask()
+    with storage.one_write() as created:
+        trial = study.ask()
+        width = trial.suggest_categorical("width", (4, 8, 16))
+        rate = trial.suggest_float("rate", 1e-3, 0.3, log=True)
+        trial.set_user_attr("seed", 4)
+        trial.set_constraint("memory", -1.0)
+        trial.report(0.25, 1)
+        assert facts(study.trials[1])[0] == trial.number == 1
+        assert len(kept.get_trials()) == 1
+    assert created.number == 1
+    written = kept.get_trials()[1]
+    assert (written.state, written.params) == (TrialState.RUNNING, {"width": width, "rate": rate})
+    assert (written.user_attrs, written.intermediate_values) == ({"seed": 4}, {1: 0.25})
+    trial.report(0.5, 2)
+    study.tell(trial, 0.5)
+    assert [facts(t) for t in kept.get_trials()] == [facts(t) for t in study.trials]
+
+
+def test_a_trial_in_one_write_gets_a_later_number_where_others_put_trials_in_the_queue_meanwhile(
+    backend: BaseStorage,
+) -> None:
+    storage = SingleWriter(backend)
+    study = optuna.create_study(study_name="s", storage=storage)
+    kept = optuna.load_study(study_name="s", storage=backend)
+    with storage.one_write() as created:
+        trial = study.ask()
+        trial.suggest_float("rate", 0.5, 0.9)
+        kept.enqueue_trial({"rate": 0.125})
+        kept.enqueue_trial({"rate": 0.25})
+        assert trial.number == 0
+    assert created.number == 2
+    storage.set_trial_user_attr(2, "mine", True)
+    assert [facts(t) for t in study.trials] == [facts(t) for t in kept.get_trials()]
+    assert [t.state.name for t in study.trials] == ["WAITING", "WAITING", "RUNNING"]
+    with storage.one_write() as created:
+        queued = study.ask()
+        assert queued.suggest_float("rate", 0, 1) == 0.125
+        assert kept.get_trials()[0].params == {"rate": 0.125}, "it is there already, so it is written at once"
+    assert (created.number, queued.number) == (None, 0)
+
+
+def test_a_block_that_fails_leaves_no_trial(backend: BaseStorage) -> None:
+    storage = SingleWriter(backend)
+    study = optuna.create_study(study_name="s", storage=storage)
+
+    def fail() -> None:
+        with storage.one_write():
+            study.ask().suggest_float("rate", 0.1, 0.9)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fail()
+    assert study.trials == optuna.load_study(study_name="s", storage=backend).trials == []
+    trial = study.ask()
+    assert trial.number == 0
+    trial.suggest_categorical("rate", ("low", "high"))  # no other kind was written
+    assert [facts(t) for t in optuna.load_study(study_name="s", storage=backend).trials] == [
+        facts(t) for t in study.trials
+    ]
+
+
+def test_a_trial_that_the_storage_refuses_is_not_in_memory(backend: BaseStorage) -> None:
+    storage = SingleWriter(backend)
+    study = optuna.create_study(study_name="s", storage=storage)
+    study.ask()
+
+    def write_nonsense() -> None:
+        with storage.one_write():
+            study.ask().set_user_attr("no JSON", object())
+
+    with pytest.raises(TypeError):
+        write_nonsense()
+    assert len(study.trials) == len(optuna.load_study(study_name="s", storage=backend).trials) == 1
+    assert study.ask().number == 1
