@@ -253,6 +253,11 @@ def _line(event: Event) -> str:
         case TrialEnded():
             value = f" at {percent(event.accuracy)}" if event.accuracy else ""
             return f"trial {event.number} {event.state.upper()}{value}" + (f": {event.reason}" if event.reason else "")
+    return _line_of_end(event)
+
+
+def _line_of_end(event: Event) -> str:
+    match event:
         case Confirming():
             return f"measuring {_finalists(event)} again on {event.episodes} fresh validation episodes"
         case Confirmed():
