@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from autometa.records import Accuracy, Confirmation, RungReport, Scalar
+from autometa.records import Accuracy, Baseline, Confirmation, RungReport, Scalar
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,13 @@ class ClusterJoined(Event):
     """The search runs on a cluster there was; `cluster` says where it is and what it has."""
 
     cluster: str
+
+
+@dataclass(frozen=True)
+class BaselineMeasured(Event):
+    """What the search has to beat was measured, before or beside its first trials."""
+
+    baseline: Baseline
 
 
 @dataclass(frozen=True)
@@ -88,10 +95,11 @@ class TrialEnded(Event):
 
 @dataclass(frozen=True)
 class Confirming(Event):
-    """The best trials are being measured again on fresh episodes."""
+    """The best trials are being measured again on fresh episodes, and the best baseline beside them."""
 
     trials: list[int]
     episodes: int
+    baseline: str | None = None
 
 
 @dataclass(frozen=True)

@@ -97,13 +97,13 @@ class Budget(Record):
     `teraflops` is 10^12 floating-point operations, counted, not timed, so that a large network on a
     small machine is cut at the same step everywhere. Training ends at whichever comes first, and
     learning-rate schedules run over the same span. Only budgets without `seconds` are reproducible bit
-    for bit.
+    for bit. With 0 steps nothing is trained: a model is measured as it was made.
 
     An `open` budget has no end: it is what the first rung costs, and each later rung costs twice as much as the one
     before. The learning rate is constant, weights are averaged, and training may stop and go on at any rung.
     """
 
-    steps: int | None = Field(None, ge=1)
+    steps: int | None = Field(None, ge=0)
     seconds: float | None = Field(None, gt=0)
     teraflops: float | None = Field(None, gt=0)
     rungs: int = Field(9, ge=1, le=100)
@@ -113,10 +113,12 @@ class Budget(Record):
     def _has_an_end(self) -> Budget:
         if self.steps is None and self.seconds is None:
             raise ValueError("give steps or seconds")
+        if self.steps == 0 and self.open:
+            raise ValueError("an open budget needs at least 1 step")
         return self
 
     def __str__(self) -> str:
-        parts = [f"{self.steps} steps"] if self.steps else []
+        parts = [f"{self.steps} steps"] if self.steps is not None else []
         if self.seconds:
             parts.append(f"{self.seconds:.3g} s")
         if self.teraflops:
@@ -298,18 +300,47 @@ class Retrained(Record):
     test: Accuracy | None = None
 
 
+class Baseline(Record):
+    """What a search has to beat: a configuration that nobody trains, measured when the search starts.
+
+    `accuracy` is on validation episodes drawn with the study's seed; `seconds` is what that took.
+    """
+
+    name: str
+    config: TrialConfig
+    accuracy: Accuracy
+    seconds: float = Field(ge=0)
+
+
 class Confirmation(Record):
-    """One of the best trials, measured again on episodes that it was not chosen by.
+    """One of the best trials, or a baseline, measured again on episodes that it was not chosen by.
 
     Half of the fresh episodes, `selection`, chooses the winner, and the other half, `validation`, is reported. None of
     old studies, which did both with `validation`.
     """
 
-    trial: int
+    trial: int | None = None
+    baseline: str | None = None
     validation: Accuracy
     test: Accuracy | None = None
     selection: Accuracy | None = None
     retrained: Retrained | None = None
+
+    @model_validator(mode="after")
+    def _is_of_one_model(self) -> Confirmation:
+        if (self.trial is None) == (self.baseline is None):
+            raise ValueError("give either a trial or a baseline")
+        return self
+
+    @property
+    def model(self) -> int | str:
+        """Number of the trial, or name of the baseline."""
+        return self.trial if self.trial is not None else str(self.baseline)
+
+    @property
+    def source(self) -> str:
+        """Whose model it is, in words: `trial 3`, or `baseline ridge-pixels`."""
+        return source_of(self.model)
 
     @property
     def chosen_by(self) -> Accuracy:
@@ -319,14 +350,19 @@ class Confirmation(Record):
         return self.selection or self.validation
 
 
-class Comparison(Record):
-    """Two trials on common fresh episodes: by how much the first is ahead, in accuracy, and its 95 % half width.
+def source_of(model: int | str) -> str:
+    """What a trial is called by its number, and a baseline by its name: see `Confirmation.source`."""
+    return f"trial {model}" if isinstance(model, int) else f"baseline {model}"
 
-    The interval is over classes and episodes.
+
+class Comparison(Record):
+    """Two models on common fresh episodes: by how much the first is ahead, in accuracy, and its 95 % half width.
+
+    `source` and `other` are as in `Confirmation`. The interval is over classes and episodes.
     """
 
-    trial: int
-    other: int
+    source: str
+    other: str
     ahead: float
     half_width: float = Field(ge=0)
 
@@ -341,7 +377,7 @@ class StudyRecord(Record):
     `features` are of its data set, as in `tasks.features`; empty where nobody computed them. `past` are the archives
     it learned from: the digest of each (`past.py`), or several where an archive changed in between; None where
     nobody noted it. `search_seconds` is the time that an open search has had so far. The identities say more of the
-    data than its fingerprint; older studies have none.
+    data than its fingerprint; older studies have none, and no `baselines`.
     """
 
     name: str
@@ -363,6 +399,7 @@ class StudyRecord(Record):
     past: dict[str, str] | None = None
     search_seconds: float = Field(0.0, ge=0)
     date: str | None = None
+    baselines: list[Baseline] = []
     confirmed: list[Confirmation] = []
     looks: list[Look] = []
 

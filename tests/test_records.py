@@ -5,7 +5,16 @@ from __future__ import annotations
 import pytest
 
 from autometa.errors import ConfigError
-from autometa.records import Accuracy, Budget, EpisodeSpec, TrialConfig, checked, parse_budget, parse_seconds
+from autometa.records import (
+    Accuracy,
+    Budget,
+    Confirmation,
+    EpisodeSpec,
+    TrialConfig,
+    checked,
+    parse_budget,
+    parse_seconds,
+)
 
 
 @pytest.mark.parametrize(
@@ -31,6 +40,23 @@ def test_a_time_that_is_none_is_refused(text: str) -> None:
 def test_a_budget_needs_an_end() -> None:
     with pytest.raises(ConfigError, match="give steps or seconds"):
         checked(Budget, {"rungs": 3}, where="x")
+
+
+def test_a_budget_of_no_steps_is_one_and_cannot_be_open() -> None:
+    assert str(checked(Budget, {"steps": 0, "rungs": 1}, where="x")) == "0 steps"
+    with pytest.raises(ConfigError, match="an open budget needs at least 1 step"):
+        checked(Budget, {"steps": 0, "open": True}, where="x")
+
+
+def test_a_confirmation_is_of_a_trial_or_of_a_baseline() -> None:
+    shown = {"validation": {"mean": 0.5, "half_width": 0.1, "episodes": 300, "seed": 1}}
+    older = checked(Confirmation, {"trial": 3, **shown}, where="x")
+    assert (older.source, older.model) == ("trial 3", 3)
+    baseline = checked(Confirmation, {"baseline": "ridge-pixels", **shown}, where="x")
+    assert (baseline.source, baseline.model) == ("baseline ridge-pixels", "ridge-pixels")
+    for both in ({}, {"trial": 3, "baseline": "ridge-pixels"}):
+        with pytest.raises(ConfigError, match="give either a trial or a baseline"):
+            checked(Confirmation, {**both, **shown}, where="x")
 
 
 def test_options_of_one_choice() -> None:

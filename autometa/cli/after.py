@@ -44,6 +44,7 @@ def export(
     from autometa.archives.folders import safe_name
     from autometa.cli.words import marked
     from autometa.hpo.storage import damage_told, default_url, load_study, open_storage
+    from autometa.records import source_of
     from autometa.study.export import best_recipes
     from autometa.trial.recipe import write_recipes
 
@@ -56,8 +57,11 @@ def export(
     write_recipes(file, recipes, chosen)
     if as_json:
         return print_json({"study": study, "file": file, "recipes": recipes})
-    trials = ", ".join(f"{recipe.provenance['trial']}{marked(recipe.config, recipe.provenance)}" for recipe in recipes)
-    print(f"wrote {file}: trial {trials} of {study}")
+    provenances = [recipe.provenance for recipe in recipes]
+    sources = [source_of(known["trial"] if "trial" in known else known["baseline"]) for known in provenances]
+    marks = [marked(recipe.config, recipe.provenance) for recipe in recipes]
+    named = ", ".join(source + mark for source, mark in zip(sources, marks, strict=True))
+    print(f"wrote {file}: {named} of {study}")
     return print(f"next: autometa train {file}")
 
 

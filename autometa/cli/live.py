@@ -21,6 +21,7 @@ from rich.text import Text
 from autometa.cli.as_json import print_json
 from autometa.cli.words import for_new_classes, percent, seconds, summary
 from autometa.events import (
+    BaselineMeasured,
     ClusterJoined,
     Confirmed,
     Confirming,
@@ -33,7 +34,7 @@ from autometa.events import (
     TrialStarted,
     Warned,
 )
-from autometa.records import Accuracy
+from autometa.records import Accuracy, Confirmation
 
 # Drawing a hundred trials four times a second took three quarters of the driver's time, for more than a screen holds.
 _MOST_ROWS = 20
@@ -130,7 +131,7 @@ class LiveTable(View):
                 self._ended += 1
             case Confirming():
                 self._running.clear()
-                self._note = f"measuring the best {len(event.trials)} again on {event.episodes} fresh episodes …"
+                self._note = f"measuring {_finalists(event)} again on {event.episodes} fresh episodes …"
             case Retraining():
                 self._note = "training the best again with other seeds …"
         line = None if isinstance(event, RungReached | TrialStarted) else _line(event)
@@ -209,23 +210,42 @@ def _amount(event: SearchStarted) -> str:
     return f"{event.trials} trials of {event.budget}"
 
 
+def _started(event: SearchStarted) -> str:
+    gpus = f", {event.gpus_per_trial:g} GPU each" if event.gpus_per_trial else ""
+    again = f", {event.ended} of them ended before" if event.ended else ""
+    task = f"{event.dataset} {event.episodes}"
+    return (
+        f"study {event.study}: {task}, {_amount(event)}{again}, "
+        f"{event.workers} at once{gpus}, kept in {event.storage}" + (f"\n{event.prior}" if event.prior else "")
+    )
+
+
+def _continued(event: TrialStarted) -> str:
+    return f" (continues trial {event.continues} from rung {event.rung})" if event.continues is not None else ""
+
+
+def _confirmed(c: Confirmation) -> str:
+    test = f", meta-test {for_new_classes(c.test)}" if c.test else ""
+    seeds = f", {for_new_classes(c.retrained.validation)} with other seeds" if c.retrained else ""
+    return f"{c.source} confirmed at {for_new_classes(c.validation)}{seeds}{test}"
+
+
+def _finalists(event: Confirming) -> str:
+    trials = [f"the best {len(event.trials)}"] if event.trials else []
+    return " and ".join([*trials, *([f"baseline {event.baseline}"] if event.baseline else [])])
+
+
 def _line(event: Event) -> str:
     match event:
         case SearchStarted():
-            gpus = f", {event.gpus_per_trial:g} GPU each" if event.gpus_per_trial else ""
-            again = f", {event.ended} of them ended before" if event.ended else ""
-            task = f"{event.dataset} {event.episodes}"
-            return (
-                f"study {event.study}: {task}, {_amount(event)}{again}, "
-                f"{event.workers} at once{gpus}, kept in {event.storage}" + (f"\n{event.prior}" if event.prior else "")
-            )
+            return _started(event)
+        case BaselineMeasured():
+            baseline = event.baseline
+            return f"baseline {baseline.name}: {percent(baseline.accuracy)} in {baseline.seconds:.1f} s"
         case ClusterJoined():
             return f"joined the Ray cluster at {event.cluster}"
         case TrialStarted():
-            again = (
-                f" (continues trial {event.continues} from rung {event.rung})" if event.continues is not None else ""
-            )
-            return f"trial {event.number} started{again}: {summary(event.values)}"
+            return f"trial {event.number} started{_continued(event)}: {summary(event.values)}"
         case RungReached():
             report = event.report
             rung = f"rung {report.rung}" + (f"/{event.rungs}" if event.rungs else "")
@@ -233,13 +253,15 @@ def _line(event: Event) -> str:
         case TrialEnded():
             value = f" at {percent(event.accuracy)}" if event.accuracy else ""
             return f"trial {event.number} {event.state.upper()}{value}" + (f": {event.reason}" if event.reason else "")
+    return _line_of_end(event)
+
+
+def _line_of_end(event: Event) -> str:
+    match event:
         case Confirming():
-            return f"measuring the best {len(event.trials)} again on {event.episodes} fresh validation episodes"
+            return f"measuring {_finalists(event)} again on {event.episodes} fresh validation episodes"
         case Confirmed():
-            c = event.confirmation
-            test = f", meta-test {for_new_classes(c.test)}" if c.test else ""
-            seeds = f", {for_new_classes(c.retrained.validation)} with other seeds" if c.retrained else ""
-            return f"trial {c.trial} confirmed at {for_new_classes(c.validation)}{seeds}{test}"
+            return _confirmed(event.confirmation)
         case Retraining():
             models = sum(map(len, event.seeds.values()))
             return f"training the best {len(event.seeds)} again with other seeds: {models} models"

@@ -94,14 +94,16 @@ def _print_prior_report(result: SearchResult) -> None:
 def _print_winner(result: SearchResult, storage: str | None) -> None:
     from autometa.cli.words import size, storage_option, summary
 
-    trial, won, name = result.winning_trial, result.winner, result.study.name
-    assert trial is not None
+    won, name = result.winner, result.study.name
     assert won is not None
+    trial, baselines = result.winning_trial, result.study.baselines
+    config = trial.config if trial else next(b.config for b in baselines if b.name == won.baseline)
     print(f"\n{_count(result)}")
-    print(f"winner: trial {trial.number}: {summary(trial.config.values)}")
-    if {"parameters", "flops"} <= set(trial.facts):
+    print(f"winner: {won.source}: {summary(config.values)}")
+    if trial and {"parameters", "flops"} <= set(trial.facts):
         print(f"  {size(trial.facts)}")
     _print_accuracies(won, result)
+    _print_baselines(won, result)
     print(f"archived in {result.archive}")
     where = storage_option(storage)
     print(f"model in {result.model}\n")
@@ -136,6 +138,30 @@ def _print_accuracies(won: Confirmation, result: SearchResult) -> None:
     _print_looks(result.study)
 
 
+def _print_baselines(won: Confirmation, result: SearchResult) -> None:
+    """The winner among what it has to beat, and in plain words whether it does."""
+    from autometa.cli.tables import new_table, print_table
+    from autometa.cli.words import for_new_classes, percent
+    from autometa.records import source_of
+    from autometa.study.confirm import unbeaten
+
+    study, trial = result.study, result.winning_trial
+    if not study.baselines:
+        return
+    confirmed = {c.source: for_new_classes(c.validation) for c in study.confirmed}
+    first = [(won.source, trial.last.accuracy)] if trial and trial.last else []
+    rows = [*first, *((source_of(b.name), b.accuracy) for b in study.baselines)]
+    table = new_table("winner and baselines", "when searching", "on fresh episodes")
+    for source, accuracy in rows:
+        table.add_row(source, percent(accuracy), confirmed.get(source, "–"))
+    print_table(table)
+    if trial is None:
+        print(f"no trial of this search beats {won.source}")
+    for found in unbeaten(result.comparisons, study.baselines):
+        ahead, half_width = 100 * found.ahead, 100 * found.half_width
+        print(f"the winner does not beat {found.other} ({ahead:+.1f} ± {half_width:.1f})")
+
+
 def _print_looks(study: StudyRecord) -> None:
     """Each winner that the study was extended to, since the best of several looks is better than it is."""
     tested = [c for c in study.confirmed if c.test]
@@ -146,7 +172,7 @@ def _print_looks(study: StudyRecord) -> None:
     print(f"  {len(tested)} winners of this study were measured on the same test episodes:")
     for c in tested:
         assert c.test is not None
-        print(f"    trial {c.trial}  {for_new_classes(c.test)}")
+        print(f"    {c.source}  {for_new_classes(c.test)}")
 
 
 def _count(result: SearchResult) -> str:

@@ -54,6 +54,7 @@ def list_studies(storage: Storage = None, as_json: Json = False) -> None:
     """List archived studies, and those in the storage."""
     from autometa.cli.tables import new_table, print_table
     from autometa.cli.words import percent
+    from autometa.records import source_of
     from autometa.study.listing import archived_studies, stored_studies
 
     lines = [*archived_studies(), *stored_studies(storage)]
@@ -61,7 +62,7 @@ def list_studies(storage: Storage = None, as_json: Json = False) -> None:
         return print_json({"studies": lines})
     table = new_table("study", "data set", "task", "trials", "winner", "validation", "meta-test", "where")
     for line in lines:
-        winner = "–" if line.winner is None else f"trial {line.winner}"
+        winner = "–" if line.winner is None else source_of(line.winner)
         winner = ", ".join([winner, *line.marks])
         accuracies = [percent(a) if a else "–" for a in (line.validation, line.test)]
         table.add_row(line.name, line.dataset, line.task, str(line.trials), winner, *accuracies, line.where)

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from autometa.cli.words import certain, for_new_classes, summary
+from autometa.cli.words import certain, for_new_classes, percent, summary
 from autometa.records import Scalar, StudyRecord
 from autometa.trial.abilities import marks
 
@@ -74,10 +74,13 @@ def _own_facts(about: StudyRecord, past: PastStudy) -> dict[str, str]:
     won = winner(about.confirmed)
     if won:
         own = next((trial.values for trial in past.trials if trial.number == won.trial), {})
-        facts["winner"] = ", ".join([f"trial {won.trial}", *marks(own)])
+        facts["winner"] = ", ".join([won.source, *marks(own)])
         facts["validation"] = certain(won.validation, "validation")
         facts |= {"meta-test": certain(won.test, "test")} if won.test else {}
-    tested = [f"trial {c.trial} {for_new_classes(c.test)}" for c in about.confirmed if c.test]
+    if about.baselines:
+        best = max(about.baselines, key=lambda baseline: baseline.accuracy.mean)
+        facts["baseline"] = f"{best.name} {percent(best.accuracy)}, the best of {len(about.baselines)}"
+    tested = [f"{c.source} {for_new_classes(c.test)}" for c in about.confirmed if c.test]
     facts |= {"test looks": f"{', '.join(tested)}, on the same episodes"} if len(tested) > 1 else {}
     return facts | ({"date": about.date} if about.date else {})
 

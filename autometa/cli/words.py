@@ -52,9 +52,9 @@ def comparison(found: Comparison) -> str:
     """`trial 9 is ahead of trial 13 by 1.8 ± 1.1`, or that they are not distinguishable."""
     by = f"{abs(100 * found.ahead):.1f} ± {100 * found.half_width:.1f}"
     if not found.is_distinguishable:
-        return f"trials {found.trial} and {found.other} are not distinguishable ({by})"
-    first, second = (found.trial, found.other) if found.ahead > 0 else (found.other, found.trial)
-    return f"trial {first} is ahead of trial {second} by {by}"
+        return f"{found.source} and {found.other} are not distinguishable ({by})"
+    first, second = (found.source, found.other) if found.ahead > 0 else (found.other, found.source)
+    return f"{first} is ahead of {second} by {by}"
 
 
 def marked(values: Mapping[str, Scalar], facts: Mapping[str, Scalar] | None = None) -> str:

@@ -18,7 +18,7 @@ import optuna
 import autometa
 from autometa.data import catalog
 from autometa.errors import StudyError
-from autometa.records import Confirmation, DataIdentity, Look, Scalar, StudyRecord, checked
+from autometa.records import Baseline, Confirmation, DataIdentity, Look, Scalar, StudyRecord, checked
 
 _KEY = "autometa"
 _MUST_AGREE = (
@@ -76,9 +76,9 @@ def write(study: optuna.Study, record: StudyRecord) -> None:
 
 
 def add_confirmation(study: optuna.Study, confirmation: Confirmation, looks: Sequence[Look] = ()) -> StudyRecord:
-    """Add (or replace) what one of the best trials showed on fresh episodes, and add the looks that this took."""
+    """Add (or replace) what one of the best models showed on fresh episodes, and add the looks that this took."""
     record = read(study)
-    others = [c for c in record.confirmed if c.trial != confirmation.trial]
+    others = [c for c in record.confirmed if c.source != confirmation.source]
     record = record.model_copy(
         update={
             "confirmed": [*others, confirmation],
@@ -93,6 +93,13 @@ def add_confirmation(study: optuna.Study, confirmation: Confirmation, looks: Seq
 def note_time(study: optuna.Study, seconds: float) -> None:
     """Keep how long a search has gone on, all its runs together."""
     write(study, read(study).model_copy(update={"search_seconds": round(seconds, 1)}))
+
+
+def add_baseline(study: optuna.Study, baseline: Baseline) -> None:
+    """Add (or replace) what a baseline showed."""
+    record = read(study)
+    others = [known for known in record.baselines if known.name != baseline.name]
+    write(study, record.model_copy(update={"baselines": [*others, baseline]}))
 
 
 def add_kernels(study: optuna.Study, said: str) -> None:

@@ -39,11 +39,13 @@ def make_optimizer(
     It is one operation for all parameters. On a GPU its rate and step count are there, so that no step waits for them.
 
     Raises:
-        ConfigError: an unknown name, or a rate or decay out of range.
+        ConfigError: an unknown name, a rate or decay out of range, or no parameter that is learned.
     """
     if outer_lr <= 0 or weight_decay < 0:
         raise ConfigError(f"outer_lr = {outer_lr}, weight_decay = {weight_decay}: the first must be > 0, both >= 0")
     learned = [p for p in parameters if p.requires_grad]
+    if not learned:
+        raise ConfigError("nothing to train: neither learner nor backbone has weights that are learned")
     groups = [
         {"params": [p for p in learned if p.ndim > 1], "weight_decay": weight_decay},
         {"params": [p for p in learned if p.ndim <= 1], "weight_decay": 0.0},

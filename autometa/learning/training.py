@@ -247,7 +247,7 @@ class Training:
             return budget.steps
         least = 1 if budget.open else budget.rungs
         steps = max(least, affordable_steps(self.phases(), budget.teraflops * 1e12))
-        return min(steps, budget.steps or steps)
+        return steps if budget.steps is None else min(steps, budget.steps)
 
     def phases(self) -> list[Phase]:
         """The operations of an outer step in each phase of the learner's training.

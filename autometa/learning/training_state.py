@@ -34,7 +34,9 @@ class TrainingState:
 
     @property
     def spent(self) -> float:
-        """The part of the budget that is spent; more than 1 where it is open."""
+        """The part of the budget that is spent; more than 1 where it is open. Of a budget of no steps it is all."""
+        if self.last_step == 0:
+            return 1.0
         by_steps = self.steps / self.last_step if self.last_step else 0.0
         by_seconds = self.seconds / self.budget.seconds if self.budget.seconds else 0.0
         return max(by_steps, by_seconds)

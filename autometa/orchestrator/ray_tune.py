@@ -35,6 +35,7 @@ from autometa.trial.measured import Measured
 
 if TYPE_CHECKING:  # a worker imports this file, and starts faster without Optuna
     from autometa.hpo.ledger import Asked, Ledger
+    from autometa.orchestrator.baselines_first import Baselines
 
 # A worker that was killed is started again this often, and its trial goes on from its checkpoint.
 RETRIES = 2
@@ -66,6 +67,7 @@ def run_trials(
     share: Share,
     scratch: Path,
     deadline: float | None,
+    baselines: Baselines | None = None,
 ) -> None:
     """Run up to `trials` trials; returns when they ended, at the deadline, after Ctrl-C, or when the ledger says stop.
 
@@ -73,6 +75,7 @@ def run_trials(
 
     Args:
         deadline: `time.monotonic()` at which to stop.
+        baselines: to be measured first.
         scratch: a folder for Tune's own files, removed afterwards.
 
     Raises:
@@ -85,13 +88,22 @@ def run_trials(
     config = tune.TuneConfig(
         num_samples=trials, search_alg=propose, scheduler=_Prune(propose), time_budget_s=remaining, **usual(share)
     )
-    run_tune(_trainable, config, share, scratch, stop)
+    run_tune(_trainable, config, share, scratch, stop, baselines)
 
 
 def run_tune(
-    trainable: Callable[[dict[str, Any]], None], config: tune.TuneConfig, share: Share, scratch: Path, stop: StopAll
+    trainable: Callable[[dict[str, Any]], None],
+    config: tune.TuneConfig,
+    share: Share,
+    scratch: Path,
+    stop: StopAll,
+    baselines: Baselines | None,
 ) -> None:
     """Have Tune run trainables until its searcher has no more; raises as `run_trials` does."""
+    if baselines and baselines.jobs:
+        from autometa.orchestrator.baselines_first import before  # which is made of parts of this file
+
+        trainable, config = before(trainable, config, baselines, share, stop)
     ray_private.let_actors_take_started_workers()
     tuner = tune.Tuner(
         tune.with_resources(trainable, share.resources),

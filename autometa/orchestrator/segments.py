@@ -17,6 +17,7 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
 from autometa.errors import StopSearchError
+from autometa.orchestrator.baselines_first import Baselines
 from autometa.orchestrator.ray_tune import LOST, StopAll, keep_to_share, run_tune, usual, why
 from autometa.records import RungReport, TrialRecord
 from autometa.trial.segment import Segment
@@ -47,11 +48,12 @@ class Desk(Protocol):
         """Which compiled kernels a worker has."""
 
 
-def run_segments(desk: Desk, share: Share, scratch: Path) -> None:
+def run_segments(desk: Desk, share: Share, scratch: Path, baselines: Baselines | None = None) -> None:
     """Run segments until the desk has no more.
 
     Args:
         scratch: a folder for Tune's own files, removed afterwards.
+        baselines: to be measured first.
 
     Raises:
         StopSearchError: a worker met what would end every candidate, such as a full disk.
@@ -60,7 +62,7 @@ def run_segments(desk: Desk, share: Share, scratch: Path) -> None:
     stop = StopAll()
     ask = _Ask(desk, share, stop)
     config = tune.TuneConfig(num_samples=-1, search_alg=ask, scheduler=_Tell(ask), **usual(share))
-    run_tune(_trainable, config, share, scratch, stop)
+    run_tune(_trainable, config, share, scratch, stop, baselines)
 
 
 class _Ask(Searcher):

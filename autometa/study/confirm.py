@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from autometa.learning import intervals
 from autometa.learning.scores import Scores
-from autometa.records import Comparison, Confirmation, TrialRecord
+from autometa.records import Baseline, Comparison, Confirmation, TrialRecord, source_of
 
 CANDIDATES = 3
 EPISODES = 600
@@ -49,6 +49,11 @@ def rivals(trials: Sequence[TrialRecord]) -> list[TrialRecord]:
     return best(t for t in trained if t.last and t.last.accuracy.high >= leader.low)
 
 
+def best_baseline(baselines: Iterable[Baseline]) -> Baseline | None:
+    """The one to measure again beside the best trials."""
+    return max(baselines, key=lambda baseline: baseline.accuracy.mean, default=None)
+
+
 def other_seeds(trial_seed: int, count: int) -> list[int]:
     """Seeds to train a trial's configuration again with."""
     return [trial_seed + _BETWEEN_SEEDS * number for number in range(1, count + 1)]
@@ -61,11 +66,16 @@ def halves(scores: Scores) -> tuple[Scores, Scores]:
 
 
 def winner(confirmed: Iterable[Confirmation]) -> Confirmation | None:
-    """The confirmed trial with the highest accuracy on the episodes that choose.
+    """The confirmed model with the highest accuracy on the episodes that choose; a baseline where no trial is as good.
 
     Where some were trained again with other seeds, it is one of them: the seed of the others was chosen as well.
     """
-    return max(confirmed, key=rank, default=None)
+    known = list(confirmed)
+    trial = max((c for c in known if c.baseline is None), key=rank, default=None)
+    baseline = max((c for c in known if c.baseline is not None), key=rank, default=None)
+    if trial is None or baseline is None:
+        return trial or baseline
+    return baseline if baseline.chosen_by.mean > trial.chosen_by.mean else trial
 
 
 def rank(confirmed: Confirmation) -> tuple[bool, float]:
@@ -73,17 +83,23 @@ def rank(confirmed: Confirmation) -> tuple[bool, float]:
     return confirmed.retrained is not None, confirmed.chosen_by.mean
 
 
-def compared(won: int, scores: Mapping[int, Scores]) -> list[Comparison]:
-    """The winner with each other trial on the episodes that are reported, where both have the same."""
+def unbeaten(comparisons: Iterable[Comparison], baselines: Iterable[Baseline]) -> list[Comparison]:
+    """Comparisons of a winner with a baseline that it is not clearly better than."""
+    names = {source_of(baseline.name) for baseline in baselines}
+    return [c for c in comparisons if c.other in names and c.ahead <= c.half_width]
+
+
+def compared(won: str, scores: Mapping[str, Scores]) -> list[Comparison]:
+    """The winner with each other model on the episodes that are reported, where both have the same."""
     if won not in scores:
         return []
     _, best_half = halves(scores[won])
     found = []
-    for trial, others in scores.items():
+    for source, others in scores.items():
         _, half = halves(others)
-        if trial != won and best_half.has_same_episodes(half):
+        if source != won and best_half.has_same_episodes(half):
             ahead, half_width = intervals.difference(best_half, half)
-            found.append(Comparison(trial=won, other=trial, ahead=ahead, half_width=half_width))
+            found.append(Comparison(source=won, other=source, ahead=ahead, half_width=half_width))
     return found
 
 

@@ -40,7 +40,9 @@ def run(
     *,
     episodes: int = confirm.EPISODES,
 ) -> Confirmation | None:
-    """Confirm the best and return the winner; what is in the study or on disk already is not done again.
+    """Confirm the best trials and the best baseline, and return the winner.
+
+    What is in the study or on disk already is not done again.
 
     Args:
         trials: of which to confirm the best.
@@ -48,7 +50,7 @@ def run(
     """
     finals = _Finals(plan, study, share, on_event, episodes)
     best = [trial.number for trial in confirm.best(trials) if exists(finals.folder(trial.number))]
-    finals.validate(best)
+    finals.validate(best, finals.best_baseline())
     if plan.settings.confirm_seeds:
         finals.train_again(best, plan.settings.confirm_seeds)
     won = confirm.winner(finals.confirmed_now)
@@ -57,14 +59,14 @@ def run(
         return None
     won = finals.tested(won)
     on_event(Confirmed(won))
-    finals.hand_over(won.trial)
+    finals.hand_over(won.model)
     return won
 
 
-def kept_scores(plan: Plan, record: StudyRecord) -> dict[int, Scores]:
-    """What each confirmed trial answered on the fresh episodes, where its file is there."""
-    files = {c.trial: _file(plan, f"trial-{c.trial}") for c in record.confirmed}
-    return {trial: scores.read(file) for trial, file in files.items() if file.is_file()}
+def kept_scores(plan: Plan, record: StudyRecord) -> dict[str, Scores]:
+    """What each confirmed model answered on the fresh episodes, by its source, where its file is there."""
+    files = {c.source: _file(plan, c.source) for c in record.confirmed}
+    return {source: scores.read(file) for source, file in files.items() if file.is_file()}
 
 
 @dataclass(frozen=True)
@@ -83,30 +85,41 @@ class _Finals:
     def confirmed_now(self) -> list[Confirmation]:
         """Without those of trials that later ones continue: their models are gone."""
         there = {trial.number for trial in ended(self.study)}
-        return [c for c in self.confirmed if c.trial in there]
+        return [c for c in self.confirmed if c.trial is None or c.trial in there]
 
-    def of(self, trial: int) -> Confirmation | None:
-        """What is known of a trial."""
-        return next((c for c in self.confirmed if c.trial == trial), None)
+    def of(self, model: int | str) -> Confirmation | None:
+        """What is known of a trial or a baseline."""
+        return next((c for c in self.confirmed if c.model == model), None)
 
-    def folder(self, trial: int) -> Path:
-        """Where a trial's checkpoint is."""
-        folder = self.plan.trials_folder / attributes.FOLDER.required_of(self._frozen(trial))
+    def best_baseline(self) -> list[str]:
+        """Its name, if there is one with a model."""
+        best = confirm.best_baseline(study_record.read(self.study).baselines)
+        return [best.name] if best and exists(self.folder(best.name)) else []
+
+    def folder(self, model: int | str) -> Path:
+        """Where the checkpoint of a trial or a baseline is."""
+        if isinstance(model, str):
+            return self.plan.baselines_folder / model
+        folder = self.plan.trials_folder / attributes.FOLDER.required_of(self._frozen(model))
         return folder / FINAL if exists(folder / FINAL) else folder
 
     def seed_folder(self, trial: int, seed: int) -> Path:
         """Where the checkpoint of a trial's configuration with another seed is."""
         return (self.plan.folder / "seeds" / f"trial-{trial}" / f"seed-{seed}").resolve()
 
-    def validate(self, best: Sequence[int]) -> None:
-        """Measure trials that were not yet, on fresh validation episodes."""
-        todo = [trial for trial in best if self.of(trial) is None]
+    def validate(self, best: Sequence[int], baseline: Sequence[str]) -> None:
+        """Measure trials and baselines that were not yet, on fresh validation episodes."""
+        models: list[int | str] = [*best, *baseline]
+        todo = [model for model in models if self.of(model) is None]
         if todo:
-            self.on_event(Confirming(todo, self.episodes))
-        for index, found in self._measured([self.folder(trial) for trial in todo], "val"):
-            scores.write(_file(self.plan, f"trial-{todo[index]}"), found.scores)
+            trials = [model for model in todo if isinstance(model, int)]
+            self.on_event(Confirming(trials, self.episodes, next((m for m in todo if isinstance(m, str)), None)))
+        for index, found in self._measured([self.folder(model) for model in todo], "val"):
+            model = todo[index]
+            whose: dict[str, Any] = {"trial": model} if isinstance(model, int) else {"baseline": model}
             selection, validation = _both_halves([found])
-            result = Confirmation(trial=todo[index], selection=selection, validation=validation)
+            result = Confirmation(**whose, selection=selection, validation=validation)
+            scores.write(_file(self.plan, result.source), found.scores)
             study_record.add_confirmation(self.study, result)
             self.on_event(Confirmed(result))
 
@@ -137,19 +150,20 @@ class _Finals:
     def tested(self, won: Confirmation) -> Confirmation:
         """The winner with its accuracy on test classes, and that of its other seeds; each model is a look."""
         if won.test is None:
-            test, looks = self._test(won.trial, [self.folder(won.trial)])
+            test, looks = self._test(won.source, [self.folder(won.model)])
             won = won.model_copy(update={"test": test})
             study_record.add_confirmation(self.study, won, looks)
         again = won.retrained
         if again and again.test is None:
-            test, looks = self._test(won.trial, [self.seed_folder(won.trial, seed) for seed in again.seeds])
+            assert won.trial is not None
+            test, looks = self._test(won.source, [self.seed_folder(won.trial, seed) for seed in again.seeds])
             won = won.model_copy(update={"retrained": again.model_copy(update={"test": test})})
             study_record.add_confirmation(self.study, won, looks)
         return won
 
-    def hand_over(self, trial: int) -> None:
+    def hand_over(self, model: int | str) -> None:
         """Put the winner's model, and the recipe to train it again, in the study's folder."""
-        checkpoint_files.copy(self.folder(trial), self.plan.model_folder)
+        checkpoint_files.copy(self.folder(model), self.plan.model_folder)
         recipes = best_recipes(self.study, 1)
         write_recipes(self.plan.model_folder / "recipe.toml", recipes, "toml")
 
@@ -172,9 +186,9 @@ class _Finals:
                 trial, seed = models[index]
                 self.on_event(Warned(f"trial {trial} trained again with seed {seed} failed: {record.reason}"))
 
-    def _test(self, trial: int, models: list[Path]) -> tuple[Accuracy, list[Look]]:
+    def _test(self, source: str, models: list[Path]) -> tuple[Accuracy, list[Look]]:
         measured = dict(self._measured(models, "test"))
-        what = f"search {self.plan.name}, trial {trial}"
+        what = f"search {self.plan.name}, {source}"
         warn = functools.cache(lambda message: self.on_event(Warned(message)))
         noted = [measured[index].noted(what, warn=warn) for index in range(len(models))]
         return together(noted), [found.look for found in noted if found.look]
@@ -198,4 +212,4 @@ def _both_halves(models: Sequence[Measured]) -> tuple[Accuracy, Accuracy]:
 
 
 def _file(plan: Plan, name: str) -> Path:
-    return plan.folder / "answers" / f"{name}.safetensors"
+    return plan.folder / "answers" / f"{name.replace(' ', '-')}.safetensors"

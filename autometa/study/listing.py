@@ -21,13 +21,16 @@ from autometa.trial.abilities import marks
 
 @dataclass(frozen=True)
 class StudyLine:
-    """One study: `trials` have ended; accuracies are of the confirmed winner, `marks` what they do not compare by."""
+    """One study: `trials` have ended; accuracies are of the confirmed winner, `marks` what they do not compare by.
+
+    `winner` is the number of a trial, or the name of a baseline that no trial beats.
+    """
 
     name: str
     dataset: str
     task: str
     trials: int
-    winner: int | None
+    winner: int | str | None
     validation: Accuracy | None
     test: Accuracy | None
     marks: tuple[str, ...]
@@ -80,7 +83,7 @@ def _line(study: StudyRecord, trials: Sequence[TrialRecord], place: str) -> Stud
         dataset=Path(study.dataset).name,
         task=str(study.episodes),
         trials=len(trials),
-        winner=won.trial if won else None,
+        winner=won.model if won else None,
         validation=won.validation if won else None,
         test=won.test if won else None,
         marks=marks(model.config.values, model.facts) if model else (),

@@ -81,6 +81,10 @@ class Plan:
         return self.folder / "model"
 
     @property
+    def baselines_folder(self) -> Path:
+        return (self.folder / "baselines").resolve()
+
+    @property
     def trials_folder(self) -> Path:
         return (self.folder / "trials").resolve()
 

@@ -39,6 +39,7 @@ from autometa.records import (
     TrialRecord,
 )
 from autometa.study import confirm, finals, timed, warm
+from autometa.study.baselines import StudyBaselines
 from autometa.study.documented import with_fields_of
 from autometa.study.plan import (
     PART_FOR_TRIALS,
@@ -64,8 +65,8 @@ class SearchResult:
     `missing` trials have not ended, because the time budget did; none is missing where the space has no more
     configurations. `origins` is what each source of
     configurations was worth, if a prior was asked: how many trials, and the best accuracy of one in full.
-    `comparisons` are of the winner with each other confirmed trial, on common episodes. `model` is the folder of the
-    winner's model.
+    `comparisons` are of the winner with each other confirmed model, on common episodes. `model` is the folder of the
+    winner's model. Where the best baseline is better than all trials, it is the winner, and there is no winning trial.
     """
 
     study: StudyRecord
@@ -81,7 +82,7 @@ class SearchResult:
 
     @property
     def winning_trial(self) -> TrialRecord | None:
-        """The winner's own record."""
+        """The winner's own record; None where it is a baseline."""
         return next((t for t in self.trials if self.winner and t.number == self.winner.trial), None)
 
 
@@ -215,10 +216,11 @@ def _run(
     else:
         ledger.recover(died=True)
     on_event(_started(plan, study, share, record, prior))
+    baselines = StudyBaselines(plan, study, share, on_event)
     if isinstance(ledger, OpenLedger):
-        interrupted, missing = timed.run_candidates(plan, ledger, record, share), 0
+        interrupted, missing = timed.run_candidates(plan, ledger, record, share, baselines), 0
     else:
-        interrupted = _run_trials(plan, ledger, record, share)
+        interrupted = _run_trials(plan, ledger, record, share, baselines)
         missing = _missing(plan, ledger)
     if ledger.hopeless_reason:
         raise StudyError(f"study {plan.name!r}: every trial so far failed, the last one: {ledger.hopeless_reason}")
@@ -234,7 +236,7 @@ def _run(
         where,
         plan.url,
         warm.worth(study) if prior else {},
-        tuple(confirm.compared(won.trial, finals.kept_scores(plan, study_record.read(study)))) if won else (),
+        tuple(confirm.compared(won.source, finals.kept_scores(plan, study_record.read(study)))) if won else (),
         plan.model_folder if won else None,
     )
 
@@ -247,7 +249,8 @@ def _won(
         return finals.run(plan, study, trials, share, on_event)
     rivals = confirm.rivals(trials)
     left = timed.Schedule.of(plan).seconds_to_measure()
-    episodes = timed.affordable_episodes(rivals, share, seconds=left)
+    baseline = confirm.best_baseline(study_record.read(study).baselines)
+    episodes = timed.affordable_episodes(rivals, baseline, share, seconds=left)
     return finals.run(plan, study, rivals, share, on_event, episodes=episodes)
 
 
@@ -279,7 +282,7 @@ def _started(plan: Plan, study: optuna.Study, share: Share, record: StudyRecord,
     )
 
 
-def _run_trials(plan: Plan, ledger: Ledger, record: StudyRecord, share: Share) -> bool:
+def _run_trials(plan: Plan, ledger: Ledger, record: StudyRecord, share: Share, baselines: StudyBaselines) -> bool:
     """Run what is missing; returns whether it was interrupted."""
     missing = plan.settings.most_trials - len(ended(ledger.study))
     if missing <= 0 or ledger.is_exhausted:
@@ -298,7 +301,13 @@ def _run_trials(plan: Plan, ledger: Ledger, record: StudyRecord, share: Share) -
         deadline -= (1 - PART_FOR_TRIALS) * (deadline - time.monotonic())
     try:
         ray_tune.run_trials(
-            ledger, make_job, trials=missing, share=share, scratch=plan.folder / "tune", deadline=deadline
+            ledger,
+            make_job,
+            trials=missing,
+            share=share,
+            scratch=plan.folder / "tune",
+            deadline=deadline,
+            baselines=baselines,
         )
         interrupted = bool(ledger.running) and not (deadline and time.monotonic() >= deadline - 1)
     except KeyboardInterrupt:

@@ -19,8 +19,9 @@ from autometa.hpo.ledger import Asked
 from autometa.hpo.open_ledger import OpenLedger
 from autometa.hpo.promotion import FINISH, Promotion
 from autometa.orchestrator.cluster import Share
-from autometa.records import StudyRecord, TrialRecord
+from autometa.records import Baseline, StudyRecord, TrialRecord
 from autometa.study import confirm
+from autometa.study.baselines import StudyBaselines
 from autometa.study.desk import SearchDesk
 from autometa.study.plan import Plan
 from autometa.trial.job import Job
@@ -73,15 +74,21 @@ class Clock:
         study_record.note_time(self._study, self._noted - self._began)
 
 
-def affordable_episodes(rivals: Sequence[TrialRecord], share: Share, *, seconds: float) -> int:
+def affordable_episodes(
+    rivals: Sequence[TrialRecord], baseline: Baseline | None, share: Share, *, seconds: float
+) -> int:
     """How many episodes each rival is confirmed on, and the winner tested on, in so many seconds; an even number."""
-    each = max((r.last.validation_seconds / r.last.accuracy.episodes for r in rivals if r.last), default=0.0)
-    rounds = math.ceil(len(rivals) / share.workers) + 1
+    an_episode = [r.last.validation_seconds / r.last.accuracy.episodes for r in rivals if r.last]
+    an_episode += [baseline.seconds / baseline.accuracy.episodes] if baseline else []
+    each = max(an_episode, default=0.0)
+    rounds = math.ceil(len(an_episode) / share.workers) + 1
     count = confirm.EPISODES if each <= 0 else int(seconds / (each * rounds))
     return min(confirm.EPISODES, max(_FEWEST_EPISODES, count // 2 * 2))
 
 
-def run_candidates(plan: Plan, ledger: OpenLedger, record: StudyRecord, share: Share) -> bool:
+def run_candidates(
+    plan: Plan, ledger: OpenLedger, record: StudyRecord, share: Share, baselines: StudyBaselines
+) -> bool:
     """Train candidates until the time is over; returns whether it was interrupted, and then nothing is closed."""
     schedule, clock = Schedule.of(plan), Clock(ledger.study, plan)
 
@@ -105,7 +112,7 @@ def run_candidates(plan: Plan, ledger: OpenLedger, record: StudyRecord, share: S
         ledger.close()
         return False
     try:
-        segments.run_segments(desk, share, plan.folder / "tune")
+        segments.run_segments(desk, share, plan.folder / "tune", baselines)
     except KeyboardInterrupt:
         ledger.pause_all()
         return True

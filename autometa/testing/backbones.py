@@ -63,7 +63,7 @@ def check_backbone(kind: type[Backbone], /, *, image_shape: Shape = (2, 8, 8), *
         return kind(image_shape, **({"norm": norm} if norm else {}) | own)
 
     def prototypical(setting: Setting) -> Learner:
-        return Prototypical(make(), setting)
+        return Prototypical(make(), setting, learned_temperature=True)  # the one weight where a backbone has none
 
     given = str(options["norm"]) if "norm" in options else None
     modes: Sequence[str | None] = MODES if given is None and "norm" in options_of(kind) else [given]
@@ -125,6 +125,8 @@ def _check_second_derivatives(backbone: Backbone, who: str) -> None:
     weights = {name: p.detach().requires_grad_() for name, p in backbone.named_parameters()}
     images = torch.randn(4, *backbone.image_shape, dtype=torch.float64)
     features = functional_call(backbone, weights, (images, Layout(tasks=1, support=4)))
+    if not weights:
+        return
     try:
         first = torch.autograd.grad(features.square().mean(), list(weights.values()), create_graph=True)
         total = torch.stack([gradient.square().sum() for gradient in first]).sum()

@@ -19,6 +19,7 @@ from autometa.learning.backbones.backbone import Backbone, Shape
 from autometa.learning.backbones.blocks import Blocks
 from autometa.learning.backbones.conv import Conv
 from autometa.learning.backbones.mlp import Mlp
+from autometa.learning.backbones.pixels import Pixels
 from autometa.learning.backbones.resnet12 import ResNet12
 from autometa.learning.backbones.resnet18 import ResNet18
 from autometa.learning.backbones.timm_model import TimmModel
@@ -75,6 +76,7 @@ BACKBONES: dict[str, type[Backbone]] = {
     "mlp": Mlp,
     "blocks": Blocks,
     "timm": TimmModel,
+    "pixels": Pixels,
 }
 
 

@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 
 from autometa.cli import main
-from autometa.records import parse_budget
 from autometa.trial.recipe import read_recipes
 
 TINY = """
@@ -156,10 +155,11 @@ def test_from_a_search_to_an_evaluated_model_as_the_readme_has_it(
     assert code == 0
     recipes = read_recipes(folder / "best.json")
     assert len(recipes) == 2
-    assert recipes[0].provenance["trial"] == won["trial"]
+    key = "trial" if won["trial"] is not None else "baseline"
+    assert recipes[0].provenance[key] == won[key]
     assert recipes[0].provenance["meta_test"] == won["test"]
     assert list(recipes[0].provenance["past"]) == ["cifar-fs-5w5s"]  # the shipped archive of digits is of the same data
-    assert recipes[0].budget == parse_budget("60")
+    assert recipes[0].budget.steps == (60 if won["baseline"] is None else 0)
     code, out, _ = run(capsys, monkeypatch, "export", "digits-5w1s-tiny", "-o", "best.toml")
     assert read_recipes(folder / "best.toml") == recipes[:1]
 

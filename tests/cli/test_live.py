@@ -10,6 +10,7 @@ from rich.console import Console, RenderableType
 
 from autometa.cli.live import JsonLines, LiveTable, PlainLines
 from autometa.events import (
+    BaselineMeasured,
     Confirmed,
     Confirming,
     Event,
@@ -19,7 +20,7 @@ from autometa.events import (
     TrialStarted,
     Warned,
 )
-from autometa.records import Accuracy, ClassInterval, Confirmation, RungReport
+from autometa.records import Accuracy, Baseline, ClassInterval, Confirmation, RungReport, TrialConfig
 
 
 def accuracy(mean: float) -> Accuracy:
@@ -31,8 +32,12 @@ def report(rung: int, mean: float) -> RungReport:
     return RungReport(rung=rung, accuracy=accuracy(mean), steps=40 * rung, seconds=2.0)
 
 
+MEASURED = Baseline(
+    name="ridge-pixels", config=TrialConfig(values={"backbone": "pixels"}), accuracy=accuracy(0.7512), seconds=0.42
+)
 RUNNING: list[Event] = [
     SearchStarted("digits-5w1s", "digits", "5w1s", "300 steps", 6, 1, 2, 0.0, 90.0, "sqlite:///runs/autometa.db"),
+    BaselineMeasured(MEASURED),
     TrialStarted(3, {"learner": "maml", "backbone": "conv", "conv.width": 32, "outer_lr": 0.00123}, None, 0),
     TrialStarted(4, {"learner": "pretrain", "backbone": "resnet12"}, 2, 5),
     RungReached(3, 9, report(2, 0.6543)),
@@ -42,7 +47,7 @@ ENDING: list[Event] = [
     TrialEnded(3, "pruned", accuracy(0.6543), None),
     TrialEnded(4, "fail", None, "diverged: loss is nan at step 7"),
     Warned("look out"),
-    Confirming([3], 600),
+    Confirming([3], 600, "ridge-pixels"),
     Confirmed(Confirmation(trial=3, validation=accuracy(0.64), test=accuracy(0.66))),
 ]
 
@@ -100,7 +105,9 @@ def test_a_log_has_a_line_an_event(capsys: pytest.CaptureFixture[str]) -> None:
             view(event)
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == len(RUNNING + ENDING)
-    assert lines[2].endswith("trial 4 started (continues trial 2 from rung 5): pretrain · resnet12")
+    assert lines[1].endswith("baseline ridge-pixels: 75.12 ± 1.23 % in 0.4 s")
+    assert lines[3].endswith("trial 4 started (continues trial 2 from rung 5): pretrain · resnet12")
+    assert lines[-2].endswith("the best 1 and baseline ridge-pixels again on 600 fresh validation episodes")
     assert lines[-1].endswith("trial 3 confirmed at 64.0 ± 4.0 %, meta-test 66.0 ± 4.0 %")
 
 
@@ -110,4 +117,5 @@ def test_every_event_is_one_json_object(capsys: pytest.CaptureFixture[str]) -> N
             view(event)
     events = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [e["event"] for e in events] == [type(e).__name__ for e in RUNNING + ENDING]
-    assert events[3]["report"]["accuracy"]["mean"] == 0.6543
+    assert events[1]["baseline"] == MEASURED.model_dump()
+    assert events[4]["report"]["accuracy"]["mean"] == 0.6543

@@ -10,6 +10,7 @@ from autometa.cli.search import _print_result
 from autometa.cli.words import caution, certain, comparison, for_new_classes
 from autometa.records import (
     Accuracy,
+    Baseline,
     Budget,
     ClassInterval,
     Comparison,
@@ -44,12 +45,15 @@ def test_classes_that_are_turns_of_a_few_are_said_to_be() -> None:
 
 
 def test_two_trials_are_told_apart_or_not() -> None:
-    ahead = Comparison(trial=9, other=13, ahead=0.018, half_width=0.011)
+    ahead = Comparison(source="trial 9", other="trial 13", ahead=0.018, half_width=0.011)
     assert comparison(ahead) == "trial 9 is ahead of trial 13 by 1.8 ± 1.1"
-    behind = Comparison(trial=9, other=13, ahead=-0.018, half_width=0.011)
+    behind = Comparison(source="trial 9", other="trial 13", ahead=-0.018, half_width=0.011)
     assert comparison(behind) == "trial 13 is ahead of trial 9 by 1.8 ± 1.1"
-    alike = Comparison(trial=9, other=13, ahead=0.004, half_width=0.011)
-    assert comparison(alike) == "trials 9 and 13 are not distinguishable (0.4 ± 1.1)"
+    alike = Comparison(source="trial 9", other="trial 13", ahead=0.004, half_width=0.011)
+    assert comparison(alike) == "trial 9 and trial 13 are not distinguishable (0.4 ± 1.1)"
+
+
+RIDGE = TrialConfig(values={"learner": "ridge", "backbone": "pixels"})
 
 
 def test_the_end_of_a_search_says_what_was_measured_and_each_look(capsys: pytest.CaptureFixture[str]) -> None:
@@ -69,9 +73,15 @@ def test_the_end_of_a_search_says_what_was_measured_and_each_look(capsys: pytest
         pruner="halving",
         confirmed=[before, won],
     )
+    study = study.model_copy(
+        update={"baselines": [Baseline(name="ridge-pixels", config=RIDGE, accuracy=accuracy(0.7), seconds=0.3)]}
+    )
     maml = TrialConfig(values={"learner": "maml"})
     trials = tuple(TrialRecord(number=n, state="complete", config=maml) for n in (3, 9))
-    compared = (Comparison(trial=9, other=3, ahead=0.018, half_width=0.011),)
+    compared = (
+        Comparison(source="trial 9", other="trial 3", ahead=0.018, half_width=0.011),
+        Comparison(source="trial 9", other="baseline ridge-pixels", ahead=0.004, half_width=0.011),
+    )
     result = SearchResult(study, trials, won, False, 0, Path("studies/digits-5w1s"), "sqlite:///x", {}, compared)
     _print_result(result, False, None)
     out = capsys.readouterr().out
@@ -82,6 +92,23 @@ def test_the_end_of_a_search_says_what_was_measured_and_each_look(capsys: pytest
         "look 5 at these test classes",
         "trial 9 is ahead of trial 3 by 1.8 ± 1.1",
         "2 winners of this study were measured on the same test episodes:\n    trial 3  70.1 ± 3.1 %\n    trial 9",
+        "baseline ridge-pixels",
+        "the winner does not beat baseline ridge-pixels (+0.4 ± 1.1)",
     ):
         assert words in out
     assert max(map(len, out.splitlines())) <= 80
+
+
+def test_a_baseline_that_no_trial_beats_is_named_as_winner(capsys: pytest.CaptureFixture[str]) -> None:
+    shown = {"validation": accuracy(0.72), "test": accuracy(0.717, look=1), "selection": accuracy(0.73)}
+    won = Confirmation(baseline="ridge-pixels", **shown)
+    known = Baseline(name="ridge-pixels", config=RIDGE, accuracy=accuracy(0.7), seconds=0.3)
+    about = {"name": "s", "dataset": "digits", "dataset_fingerprint": "f", "episodes": EpisodeSpec()}
+    about |= {"space": "few_shot", "space_version": "1", "budget": Budget(steps=3), "seed": 0, "pruner": "halving"}
+    study = StudyRecord(**about, baselines=[known], confirmed=[won])
+    result = SearchResult(study, (), won, False, 0, Path("studies/s"), "sqlite:///x", {})
+    _print_result(result, False, None)
+    out = capsys.readouterr().out
+    assert "winner: baseline ridge-pixels: ridge · pixels" in out
+    assert "no trial of this search beats baseline ridge-pixels" in out
+    assert "70.00 ± 0.71 %  72.0 ± 3.1 %" in out, "what it showed at the start, and on fresh episodes"

@@ -7,7 +7,7 @@ import pytest
 
 from autometa.learning import intervals
 from autometa.learning.scores import Scores
-from autometa.records import Confirmation, Retrained
+from autometa.records import Baseline, Confirmation, Retrained, TrialConfig
 from autometa.study import confirm
 
 
@@ -19,9 +19,10 @@ def answers(first: float, second: float, episodes: int = 40, seed: int = 3) -> S
     return Scores(classes, counts.round().astype(int), np.arange(6))
 
 
-def confirmed(trial: int, scores: Scores) -> Confirmation:
+def confirmed(model: int | str, scores: Scores) -> Confirmation:
     selection, validation = (intervals.accuracy(half, 0) for half in confirm.halves(scores))
-    return Confirmation(trial=trial, selection=selection, validation=validation)
+    whose = {"trial": model} if isinstance(model, int) else {"baseline": model}
+    return Confirmation(**whose, selection=selection, validation=validation)
 
 
 def test_what_chooses_the_winner_is_not_what_is_reported_of_it() -> None:
@@ -45,15 +46,43 @@ def test_other_seeds_choose_where_there_are_any() -> None:
     assert min(seeds) > 50, "apart from the seeds of all trials"
 
 
+def test_a_baseline_wins_only_where_it_is_better_than_every_trial() -> None:
+    lucky, steady = confirmed(4, answers(0.9, 0.9)), confirmed(7, answers(0.8, 0.8))
+    for accuracy, expected in ((0.91, "baseline b"), (0.9, "trial 4"), (0.7, "trial 4")):
+        won = confirm.winner([confirmed("b", answers(accuracy, accuracy)), lucky, steady])
+        assert won is not None
+        assert won.source == expected
+    half = intervals.accuracy(answers(0.7, 0.7), 0)
+    again = lucky.model_copy(update={"retrained": Retrained(seeds=[1, 2], selection=half, validation=half)})
+    won = confirm.winner([confirmed("b", answers(0.75, 0.75)), again])
+    assert won is not None
+    assert won.source == "baseline b", "other seeds say that the trial was lucky"
+    won = confirm.winner([confirmed("b", answers(0.75, 0.75))])
+    assert won is not None
+    assert won.source == "baseline b", "no trial has a model"
+
+
+def test_a_winner_does_not_beat_a_baseline_that_it_is_not_clearly_better_than() -> None:
+    def unbeaten(accuracy: float) -> list[str]:
+        kept = {"trial 4": answers(0.9, 0.8), "baseline b": answers(0.9, accuracy), "trial 5": answers(0.9, 0.9)}
+        known = Baseline(
+            name="b", config=TrialConfig(values={}), accuracy=intervals.accuracy(kept["trial 4"], 0), seconds=1
+        )
+        return [c.other for c in confirm.unbeaten(confirm.compared("trial 4", kept), [known])]
+
+    assert unbeaten(0.7) == [], "trial 5 is better, and no baseline"
+    assert unbeaten(0.8) == unbeaten(0.9) == ["baseline b"]
+
+
 def test_an_old_study_was_chosen_by_what_it_reports() -> None:
     old = Confirmation(trial=4, validation=intervals.accuracy(answers(0.8, 0.8), 0))
     assert old.chosen_by == old.validation
 
 
 def test_finalists_are_compared_on_the_reported_half_of_common_episodes() -> None:
-    kept = {4: answers(0.9, 0.75), 7: answers(0.2, 0.7), 9: answers(0.9, 0.9, seed=8)}
-    (found,) = confirm.compared(4, kept)
-    assert (found.trial, found.other) == (4, 7), "trial 9 was measured on other episodes"
+    kept = {"trial 4": answers(0.9, 0.75), "trial 7": answers(0.2, 0.7), "trial 9": answers(0.9, 0.9, seed=8)}
+    (found,) = confirm.compared("trial 4", kept)
+    assert (found.source, found.other) == ("trial 4", "trial 7"), "trial 9 was measured on other episodes"
     assert found.ahead == pytest.approx(0.05)
     assert found.is_distinguishable
-    assert confirm.compared(5, kept) == [], "the winner of an older search kept no answers"
+    assert confirm.compared("trial 5", kept) == [], "the winner of an older search kept no answers"

@@ -74,11 +74,11 @@ def test_a_search_from_the_first_proposal_to_the_archive(folder: Path) -> None:
     for measured in (result.winner.validation, result.winner.test):
         assert measured.over_classes is not None
         assert (measured.over_classes.classes, measured.over_classes.families) == (8, 2), "two digits, four turns each"
-    assert {(c.trial, c.other) for c in result.comparisons} == {
-        (result.winner.trial, c.trial) for c in result.study.confirmed if c.trial != result.winner.trial
+    assert {(c.source, c.other) for c in result.comparisons} == {
+        (result.winner.source, c.source) for c in result.study.confirmed if c.source != result.winner.source
     }
     assert [(look.what, look.number) for look in result.study.looks] == [
-        (f"search t, trial {result.winner.trial}", result.winner.test.look)
+        (f"search t, {result.winner.source}", result.winner.test.look)
     ]
     assert result.study.looks[0] in autometa.test_looks("digits")
     assert [c.test is not None for c in result.study.confirmed].count(True) == 1, "meta-test is touched once"

@@ -60,6 +60,7 @@ BACKBONES: list[tuple[str, dict[str, Any]]] = [
     ("vit", {"patch": 4, "dim": 12, "depth": 2, "heads": 3, "mlp_ratio": 1.5, "drop_rate": 0.0}),
     ("vit", {"patch": 4, "dim": 12, "depth": 1, "heads": 2, "drop_rate": 0.1}),
     ("mlp", {"depth": 2, "width": 24}),
+    ("pixels", {}),
     *(
         ("blocks", {"stages": 3, "width1": 6, "width2": 8, "width3": 16, "depth2": 2, "kernel1": 5, "attention2": True}
         | {f"block{stage}": kind for stage in (1, 2, 3)})
