@@ -312,8 +312,12 @@ class Baseline(Record):
     seconds: float = Field(ge=0)
 
 
+# The model of several trials together, which no baseline is called.
+ENSEMBLE = "ensemble"
+
+
 class Confirmation(Record):
-    """One of the best trials, or a baseline, measured again on episodes that it was not chosen by.
+    """One of the best trials, a baseline, or an ensemble of trials, measured again on episodes it was not chosen by.
 
     Half of the fresh episodes, `selection`, chooses the winner, and the other half, `validation`, is reported. None of
     old studies, which did both with `validation`.
@@ -321,6 +325,7 @@ class Confirmation(Record):
 
     trial: int | None = None
     baseline: str | None = None
+    ensemble: list[int] | None = None
     validation: Accuracy
     test: Accuracy | None = None
     selection: Accuracy | None = None
@@ -328,18 +333,20 @@ class Confirmation(Record):
 
     @model_validator(mode="after")
     def _is_of_one_model(self) -> Confirmation:
-        if (self.trial is None) == (self.baseline is None):
-            raise ValueError("give either a trial or a baseline")
+        if [self.trial, self.baseline, self.ensemble].count(None) != 2:
+            raise ValueError("give a trial, a baseline or an ensemble")
         return self
 
     @property
     def model(self) -> int | str:
-        """Number of the trial, or name of the baseline."""
+        """Number of the trial, name of the baseline, or `ENSEMBLE`."""
+        if self.ensemble is not None:
+            return ENSEMBLE
         return self.trial if self.trial is not None else str(self.baseline)
 
     @property
     def source(self) -> str:
-        """Whose model it is, in words: `trial 3`, or `baseline ridge-pixels`."""
+        """Whose model it is, in words: `trial 3`, `baseline ridge-pixels`, or `ensemble`."""
         return source_of(self.model)
 
     @property
@@ -351,7 +358,9 @@ class Confirmation(Record):
 
 
 def source_of(model: int | str) -> str:
-    """What a trial is called by its number, and a baseline by its name: see `Confirmation.source`."""
+    """What a trial is called by its number, and others by their name: see `Confirmation.source`."""
+    if model == ENSEMBLE:
+        return ENSEMBLE
     return f"trial {model}" if isinstance(model, int) else f"baseline {model}"
 
 

@@ -28,7 +28,7 @@ from autometa.data.load import load_dataset
 from autometa.learning.intervals import difference
 from autometa.records import Budget, EpisodeSpec
 from autometa.trial.measured import Measured, together
-from autometa.trial.model import job_of
+from autometa.trial.model_files import job_of
 from autometa.trial.recipe import Recipe, write_recipes
 from autometa.trial.run import measure_checkpoint
 

@@ -35,7 +35,7 @@ from autometa.study.plan import existing_record, make_plan, new_record
 from autometa.study.search_settings import SearchSettings
 from autometa.trial.build import candidate, common_names, dotted_names, tables
 from autometa.trial.job import DatasetRef, Job
-from autometa.trial.model import job_of
+from autometa.trial.model_files import job_of
 from autometa.trial.recipe import read_recipes
 from autometa.trial.run import run
 from tests.archives.example_studies import STUDY, TRIALS

@@ -48,14 +48,16 @@ def test_a_budget_of_no_steps_is_one_and_cannot_be_open() -> None:
         checked(Budget, {"steps": 0, "open": True}, where="x")
 
 
-def test_a_confirmation_is_of_a_trial_or_of_a_baseline() -> None:
+def test_a_confirmation_is_of_a_trial_a_baseline_or_an_ensemble() -> None:
     shown = {"validation": {"mean": 0.5, "half_width": 0.1, "episodes": 300, "seed": 1}}
     older = checked(Confirmation, {"trial": 3, **shown}, where="x")
     assert (older.source, older.model) == ("trial 3", 3)
     baseline = checked(Confirmation, {"baseline": "ridge-pixels", **shown}, where="x")
     assert (baseline.source, baseline.model) == ("baseline ridge-pixels", "ridge-pixels")
-    for both in ({}, {"trial": 3, "baseline": "ridge-pixels"}):
-        with pytest.raises(ConfigError, match="give either a trial or a baseline"):
+    together = checked(Confirmation, {"ensemble": [3, 5], **shown}, where="x")
+    assert (together.source, together.model) == ("ensemble", "ensemble")
+    for both in ({}, {"trial": 3, "baseline": "ridge-pixels"}, {"trial": 3, "ensemble": [3, 5]}):
+        with pytest.raises(ConfigError, match="give a trial, a baseline or an ensemble"):
             checked(Confirmation, {**both, **shown}, where="x")
 
 

@@ -160,7 +160,7 @@ def evaluate(
     from autometa.errors import ConfigError
     from autometa.trial.abilities import marks
     from autometa.trial.measured import models_in
-    from autometa.trial.model import job_of
+    from autometa.trial.model_files import job_of
     from autometa.trial.opened import at
     from autometa.trial.run import measure_checkpoint
 

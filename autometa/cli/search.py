@@ -97,9 +97,14 @@ def _print_winner(result: SearchResult, storage: str | None) -> None:
     won, name = result.winner, result.study.name
     assert won is not None
     trial, baselines = result.winning_trial, result.study.baselines
-    config = trial.config if trial else next(b.config for b in baselines if b.name == won.baseline)
     print(f"\n{_count(result)}")
-    print(f"winner: {won.source}: {summary(config.values)}")
+    if won.ensemble:
+        print(f"winner: ensemble of trials {' and '.join(map(str, won.ensemble))}")
+        for member in (t for t in result.trials if t.number in won.ensemble):
+            print(f"  trial {member.number}: {summary(member.config.values)}")
+    else:
+        config = trial.config if trial else next(b.config for b in baselines if b.name == won.baseline)
+        print(f"winner: {won.source}: {summary(config.values)}")
     if trial and {"parameters", "flops"} <= set(trial.facts):
         print(f"  {size(trial.facts)}")
     _print_accuracies(won, result)

@@ -347,6 +347,14 @@ def measure_in_worker(**call: Any) -> Measured:
     return measure_checkpoint(**call)
 
 
+def fit_ensemble_in_worker(**call: Any) -> list[int]:
+    """`trial.model.fit_ensemble`, in a worker."""
+    from autometa.trial.model import fit_ensemble
+
+    keep_to_share(call.get("use_gpu"), 1.0)
+    return fit_ensemble(**call)
+
+
 def train_in_worker(job: str, gpus: float) -> TrialRecord:
     """One job from its JSON, in a worker, from its checkpoint where there is one."""
     from autometa.trial.run import run

@@ -49,6 +49,11 @@ def rivals(trials: Sequence[TrialRecord]) -> list[TrialRecord]:
     return best(t for t in trained if t.last and t.last.accuracy.high >= leader.low)
 
 
+def to_combine(trials: Sequence[TrialRecord]) -> list[TrialRecord]:
+    """Trials that may be better together: those that were trained to the end of an open search."""
+    return best([t for t in trials if t.last and t.last.cooled], CANDIDATES)
+
+
 def best_baseline(baselines: Iterable[Baseline]) -> Baseline | None:
     """The one to measure again beside the best trials."""
     return max(baselines, key=lambda baseline: baseline.accuracy.mean, default=None)
@@ -66,16 +71,16 @@ def halves(scores: Scores) -> tuple[Scores, Scores]:
 
 
 def winner(confirmed: Iterable[Confirmation]) -> Confirmation | None:
-    """The confirmed model with the highest accuracy on the episodes that choose; a baseline where no trial is as good.
+    """The confirmed model with the highest accuracy on the episodes that choose; a trial where none is better.
 
     Where some were trained again with other seeds, it is one of them: the seed of the others was chosen as well.
     """
     known = list(confirmed)
-    trial = max((c for c in known if c.baseline is None), key=rank, default=None)
-    baseline = max((c for c in known if c.baseline is not None), key=rank, default=None)
-    if trial is None or baseline is None:
-        return trial or baseline
-    return baseline if baseline.chosen_by.mean > trial.chosen_by.mean else trial
+    trial = max((c for c in known if c.trial is not None), key=rank, default=None)
+    other = max((c for c in known if c.trial is None), key=rank, default=None)
+    if trial is None or other is None:
+        return trial or other
+    return other if other.chosen_by.mean > trial.chosen_by.mean else trial
 
 
 def rank(confirmed: Confirmation) -> tuple[bool, float]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +19,16 @@ from autometa import trial_attributes as attributes
 from autometa.events import Confirmed, Confirming, OnEvent, Retraining, Warned
 from autometa.hpo import study_record
 from autometa.hpo.ledger import ended, record_of
-from autometa.learning import checkpoint_files, intervals, scores
+from autometa.learning import intervals, scores
 from autometa.learning.checkpoint_facts import FINAL, exists
 from autometa.learning.scores import Scores
 from autometa.orchestrator.cluster import Share
-from autometa.records import Accuracy, Confirmation, Look, Retrained, StudyRecord, TrialRecord
+from autometa.records import ENSEMBLE, Accuracy, Confirmation, Look, Retrained, StudyRecord, TrialRecord
 from autometa.study import confirm
 from autometa.study.export import best_recipes
 from autometa.study.plan import Plan
 from autometa.trial.measured import Measured, together
+from autometa.trial.model_files import copy_model
 from autometa.trial.recipe import write_recipes
 
 
@@ -39,6 +40,7 @@ def run(
     on_event: OnEvent,
     *,
     episodes: int = confirm.EPISODES,
+    together: Sequence[TrialRecord] = (),
 ) -> Confirmation | None:
     """Confirm the best trials and the best baseline, and return the winner.
 
@@ -47,10 +49,11 @@ def run(
     Args:
         trials: of which to confirm the best.
         episodes: to measure each on.
+        together: trials whose models may be better together.
     """
     finals = _Finals(plan, study, share, on_event, episodes)
     best = [trial.number for trial in confirm.best(trials) if exists(finals.folder(trial.number))]
-    finals.validate(best, finals.best_baseline())
+    finals.validate(best, [*finals.best_baseline(), *finals.ensemble([trial.number for trial in together])])
     if plan.settings.confirm_seeds:
         finals.train_again(best, plan.settings.confirm_seeds)
     won = confirm.winner(finals.confirmed_now)
@@ -76,6 +79,7 @@ class _Finals:
     share: Share
     on_event: OnEvent
     episodes: int
+    members: list[int] = field(default_factory=list)  # of the ensemble
 
     @property
     def confirmed(self) -> list[Confirmation]:
@@ -85,7 +89,7 @@ class _Finals:
     def confirmed_now(self) -> list[Confirmation]:
         """Without those of trials that later ones continue: their models are gone."""
         there = {trial.number for trial in ended(self.study)}
-        return [c for c in self.confirmed if c.trial is None or c.trial in there]
+        return [c for c in self.confirmed if ({c.trial, *(c.ensemble or ())} - {None}) <= there]
 
     def of(self, model: int | str) -> Confirmation | None:
         """What is known of a trial or a baseline."""
@@ -99,7 +103,7 @@ class _Finals:
     def folder(self, model: int | str) -> Path:
         """Where the checkpoint of a trial or a baseline is."""
         if isinstance(model, str):
-            return self.plan.baselines_folder / model
+            return self.plan.ensemble_folder if model == ENSEMBLE else self.plan.baselines_folder / model
         folder = self.plan.trials_folder / attributes.FOLDER.required_of(self._frozen(model))
         return folder / FINAL if exists(folder / FINAL) else folder
 
@@ -107,16 +111,35 @@ class _Finals:
         """Where the checkpoint of a trial's configuration with another seed is."""
         return (self.plan.folder / "seeds" / f"trial-{trial}" / f"seed-{seed}").resolve()
 
-    def validate(self, best: Sequence[int], baseline: Sequence[str]) -> None:
-        """Measure trials and baselines that were not yet, on fresh validation episodes."""
-        models: list[int | str] = [*best, *baseline]
+    def ensemble(self, trials: Sequence[int]) -> list[str]:
+        """`ENSEMBLE`, if there is one: where models of several of these trials are better together, in validation."""
+        known = self.of(ENSEMBLE)
+        if known and known.ensemble and set(known.ensemble) <= set(trials):
+            return [ENSEMBLE]
+        if len(trials) < 2:
+            return []
+        from autometa.orchestrator import ray_tune
+
+        call = {"folders": [self.folder(trial) for trial in trials], "to": self.plan.ensemble_folder}
+        call |= {"dataset": self.plan.ref, "episodes": self.plan.validation_episodes, "seed": self.plan.settings.seed}
+        call |= {"use_gpu": self.share.gpus > 0}
+        ((_, chosen),) = ray_tune.run_everywhere(ray_tune.fit_ensemble_in_worker, [call], self.share)
+        self.members.extend(trials[index] for index in chosen)
+        return [ENSEMBLE] if chosen else []
+
+    def validate(self, best: Sequence[int], others: Sequence[str]) -> None:
+        """Measure trials, baselines and an ensemble that were not yet, on fresh validation episodes."""
+        models: list[int | str] = [*best, *others]
         todo = [model for model in models if self.of(model) is None]
         if todo:
             trials = [model for model in todo if isinstance(model, int)]
-            self.on_event(Confirming(trials, self.episodes, next((m for m in todo if isinstance(m, str)), None)))
+            self.on_event(
+                Confirming(trials, self.episodes, next((m for m in todo if isinstance(m, str) and m != ENSEMBLE), None))
+            )
         for index, found in self._measured([self.folder(model) for model in todo], "val"):
             model = todo[index]
             whose: dict[str, Any] = {"trial": model} if isinstance(model, int) else {"baseline": model}
+            whose = {"ensemble": self.members} if model == ENSEMBLE else whose
             selection, validation = _both_halves([found])
             result = Confirmation(**whose, selection=selection, validation=validation)
             scores.write(_file(self.plan, result.source), found.scores)
@@ -163,7 +186,7 @@ class _Finals:
 
     def hand_over(self, model: int | str) -> None:
         """Put the winner's model, and the recipe to train it again, in the study's folder."""
-        checkpoint_files.copy(self.folder(model), self.plan.model_folder)
+        copy_model(self.folder(model), self.plan.model_folder)
         recipes = best_recipes(self.study, 1)
         write_recipes(self.plan.model_folder / "recipe.toml", recipes, "toml")
 

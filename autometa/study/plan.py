@@ -85,6 +85,11 @@ class Plan:
         return (self.folder / "baselines").resolve()
 
     @property
+    def ensemble_folder(self) -> Path:
+        """Where the model of several trials together is."""
+        return (self.folder / "ensemble").resolve()
+
+    @property
     def trials_folder(self) -> Path:
         return (self.folder / "trials").resolve()
 

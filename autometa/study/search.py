@@ -250,8 +250,10 @@ def _won(
     rivals = confirm.rivals(trials)
     left = timed.Schedule.of(plan).seconds_to_measure()
     baseline = confirm.best_baseline(study_record.read(study).baselines)
-    episodes = timed.affordable_episodes(rivals, baseline, share, seconds=left)
-    return finals.run(plan, study, rivals, share, on_event, episodes=episodes)
+    together = [] if plan.settings.no_ensemble or plan.settings.confirm_seeds else confirm.to_combine(trials)
+    together = together if len(together) > 1 else []
+    episodes = timed.affordable_episodes(rivals, baseline, together, share, seconds=left)
+    return finals.run(plan, study, rivals, share, on_event, episodes=episodes, together=together)
 
 
 def _missing(plan: Plan, ledger: Ledger) -> int:

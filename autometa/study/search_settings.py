@@ -105,6 +105,7 @@ class SearchSettings:
         "str | Path | None",
         About("Learn from this archive, or folder of archives. [default: all archives of other data]", parse=Path),
     ] = None
+    no_ensemble: Annotated[bool, About("Hand over a single model, also where several are better together.")] = False
     confirm_seeds: Annotated[
         int,
         About(

@@ -6,7 +6,6 @@ out the work, and `promotion.py` decides.
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -75,15 +74,31 @@ class Clock:
 
 
 def affordable_episodes(
-    rivals: Sequence[TrialRecord], baseline: Baseline | None, share: Share, *, seconds: float
+    rivals: Sequence[TrialRecord],
+    baseline: Baseline | None,
+    together: Sequence[TrialRecord],
+    share: Share,
+    *,
+    seconds: float,
 ) -> int:
-    """How many episodes each rival is confirmed on, and the winner tested on, in so many seconds; an even number."""
-    an_episode = [r.last.validation_seconds / r.last.accuracy.episodes for r in rivals if r.last]
-    an_episode += [baseline.seconds / baseline.accuracy.episodes] if baseline else []
-    each = max(an_episode, default=0.0)
-    rounds = math.ceil(len(an_episode) / share.workers) + 1
-    count = confirm.EPISODES if each <= 0 else int(seconds / (each * rounds))
+    """How many episodes each model is confirmed on, and the winner tested on, in so many seconds; an even number.
+
+    Args:
+        together: members of an ensemble, which is fitted on as many episodes as they were validated on.
+    """
+    costs = [_an_episode(trial) for trial in rivals]
+    costs += [baseline.seconds / baseline.accuracy.episodes] if baseline else []
+    costs += [sum(map(_an_episode, together))] if together else []
+    fitting = sum(trial.last.validation_seconds for trial in together if trial.last)
+    longest = max(costs, default=0.0)
+    each = max(sum(costs) / share.workers, longest) + longest
+    count = confirm.EPISODES if each <= 0 else int((seconds - fitting) / each)
     return min(confirm.EPISODES, max(_FEWEST_EPISODES, count // 2 * 2))
+
+
+def _an_episode(trial: TrialRecord) -> float:
+    """Seconds of one core that an episode takes."""
+    return trial.last.validation_seconds / trial.last.accuracy.episodes if trial.last else 0.0
 
 
 def run_candidates(

@@ -33,7 +33,8 @@ from autometa.records import Accuracy, EpisodeSpec, Look, RungReport, TrialRecor
 from autometa.trial import build
 from autometa.trial.job import DatasetRef, Job
 from autometa.trial.measured import Measured, models_in, together
-from autometa.trial.model import job_of, load_model
+from autometa.trial.model import load_model
+from autometa.trial.model_files import job_of
 from autometa.trial.opened import at, change_between, noted, open_both, open_dataset
 from autometa.trial.validation import Validation, episodes_at_once
 

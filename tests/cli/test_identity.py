@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from autometa.trial.model import job_of
+from autometa.trial.model_files import job_of
 from autometa.trial.recipe import Recipe, write_recipes
 from autometa.trial.run import run
 from tests.cli.test_cli import run as command

@@ -21,7 +21,7 @@ from autometa.hpo.storage import load_study, open_storage
 from autometa.orchestrator.cluster import Cluster
 from autometa.records import StudyRecord, parse_budget
 from autometa.study import export
-from autometa.trial.model import job_of
+from autometa.trial.model_files import job_of
 from autometa.trial.recipe import read_recipes, write_recipes
 from autometa.trial.run import prepare
 from autometa.trial.train import train

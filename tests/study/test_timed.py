@@ -133,5 +133,8 @@ def test_only_those_are_confirmed_whose_interval_overlaps_the_leaders() -> None:
 
 @pytest.mark.parametrize(("seconds", "expected"), [(1000.0, 600), (12.0, 200), (0.1, 50), (-5.0, 50)])
 def test_the_end_takes_the_episodes_that_its_time_allows(seconds: float, expected: int) -> None:
-    both = [rival(0, 0.7, 0.02), rival(1, 0.7, 0.02, seconds=3.0)]  # 0.03 s an episode, on two workers, twice
-    assert affordable_episodes(both, None, Share(workers=2, gpus=0.0), seconds=seconds) == expected
+    both = [rival(0, 0.7, 0.02, seconds=3.0), rival(1, 0.7, 0.02, seconds=3.0)]  # 0.03 s an episode, twice
+    share = Share(workers=2, gpus=0.0)
+    assert affordable_episodes(both, None, [], share, seconds=seconds) == expected
+    # Together they take 0.12 s of two workers' time, then 0.06 s for the test; fitting took 6 s before.
+    assert affordable_episodes(both, None, both, share, seconds=18.0) == 100

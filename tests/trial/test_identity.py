@@ -17,7 +17,7 @@ from autometa.records import Budget, EpisodeSpec, RungReport, TrialConfig, Trial
 from autometa.trial import run as running
 from autometa.trial.group import run_group
 from autometa.trial.job import DatasetRef, Job
-from autometa.trial.model import job_of
+from autometa.trial.model_files import job_of
 from autometa.trial.recipe import Recipe, read_recipes, write_recipes
 from autometa.trial.run import evaluate_checkpoint, open_dataset, run
 from autometa.trial.train import train

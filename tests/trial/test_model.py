@@ -10,7 +10,8 @@ import pytest
 from autometa.errors import AutometaError, CheckpointError
 from autometa.learning.checkpoint_facts import ENSEMBLE, is_ensemble
 from autometa.records import Budget
-from autometa.trial.model import copy_model, fit_ensemble, job_of
+from autometa.trial.model import fit_ensemble
+from autometa.trial.model_files import copy_model, job_of
 from autometa.trial.run import evaluate_checkpoint, run
 from tests.trial.test_segment import job
 
@@ -25,13 +26,13 @@ def members(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     return [Path(one.folder) for one in jobs]
 
 
-def ensemble_of(members: list[Path], to: Path) -> bool:
+def ensemble_of(members: list[Path], to: Path) -> list[int]:
     dataset = job_of(members[0]).dataset
     return fit_ensemble(members, to, dataset=dataset, episodes=40, seed=0, use_gpu=False)
 
 
 def test_an_ensemble_is_measured_copied_and_moved_like_a_single_model(members: list[Path], tmp_path: Path) -> None:
-    assert ensemble_of(members, tmp_path / "both")
+    assert ensemble_of(members, tmp_path / "both") == [0, 1]
     how = {"split": "val", "episodes": 60, "seed": 5, "use_gpu": False}
     together = evaluate_checkpoint(tmp_path / "both", **how)
     assert together.mean > max(evaluate_checkpoint(member, **how).mean for member in members) - 0.03

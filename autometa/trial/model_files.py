@@ -1,0 +1,72 @@
+"""The files of a trained model: one checkpoint, or an ensemble of several. It loads no torch.
+
+An ensemble's folder holds `ensemble.json`, which is written last, and one checkpoint per member in a folder of its own.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import Field, model_validator
+
+from autometa.errors import CheckpointError
+from autometa.learning import checkpoint_files
+from autometa.learning.checkpoint_facts import ENSEMBLE, is_ensemble, read_facts
+from autometa.parsing import parse_json
+from autometa.records import Record, checked
+from autometa.trial.job import Job
+
+FORMAT = "autometa-ensemble/1"
+
+
+class EnsembleFacts(Record):
+    """Which folders an ensemble's members are in, with their temperatures and weights."""
+
+    format: str = Field(FORMAT, pattern=FORMAT)
+    members: list[str] = Field(min_length=1)
+    temperatures: list[float]
+    weights: list[float]
+
+    @model_validator(mode="after")
+    def _is_whole(self) -> EnsembleFacts:
+        if not len(self.members) == len(self.temperatures) == len(self.weights):
+            raise ValueError("each member needs a temperature and a weight")
+        if min(self.temperatures) <= 0 or min(self.weights) < 0 or sum(self.weights) <= 0:
+            raise ValueError("temperatures must be positive, and weights at least 0 and not all 0")
+        if any(Path(name).name != name or name in ("", "..") for name in self.members):
+            raise ValueError("members must be folders inside the ensemble's")
+        return self
+
+
+def ensemble_facts(folder: Path) -> EnsembleFacts:
+    """What an ensemble is made of; raises `CheckpointError` or `ConfigError` where its file is wrong."""
+    file = folder / ENSEMBLE
+    try:
+        found = parse_json(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{file}: damaged: {error}") from None
+    if not isinstance(found, dict):
+        raise CheckpointError(f"{file}: damaged: a table is expected")
+    return checked(EnsembleFacts, found, where=str(file))
+
+
+def job_of(folder: Path) -> Job:
+    """The job that a model belongs to, or an ensemble's first member; raises `CheckpointError` where there is none."""
+    if is_ensemble(folder):
+        folder = folder / ensemble_facts(folder).members[0]
+    extra = read_facts(folder).get("extra", {})
+    if "job" not in extra:
+        raise CheckpointError(f"{folder}: not an autometa checkpoint: it does not say how it was trained")
+    return checked(Job, extra["job"], where=str(folder))
+
+
+def copy_model(folder: Path, to: Path) -> None:
+    """Write a model's copy into another folder, in place of one that is there."""
+    (to / ENSEMBLE).unlink(missing_ok=True)
+    if not is_ensemble(folder):
+        checkpoint_files.copy(folder, to)
+        return
+    facts = ensemble_facts(folder)
+    for name in facts.members:
+        checkpoint_files.copy(folder / name, to / name)
+    checkpoint_files.write(to / ENSEMBLE, facts.model_dump_json().encode())
