@@ -19,7 +19,7 @@ from autometa.trial.run import evaluate_checkpoint
 SPACE = """
 name = "poor"
 [parameters.learner]
-choices = ["maml"]
+choices = ["prototypical"]
 [parameters.backbone]
 choices = ["conv"]
 [parameters."conv.width"]
