@@ -154,13 +154,14 @@ def _print_baselines(won: Confirmation, result: SearchResult) -> None:
     if not study.baselines:
         return
     confirmed = {c.source: for_new_classes(c.validation) for c in study.confirmed}
-    first = [(won.source, trial.last.accuracy)] if trial and trial.last else []
-    rows = [*first, *((source_of(b.name), b.accuracy) for b in study.baselines)]
     table = new_table("winner and baselines", "when searching", "on fresh episodes")
-    for source, accuracy in rows:
-        table.add_row(source, percent(accuracy), confirmed.get(source, "–"))
+    if won.baseline is None:
+        table.add_row(won.source, percent(trial.last.accuracy) if trial and trial.last else "–", confirmed[won.source])
+    for baseline in study.baselines:
+        source = source_of(baseline.name)
+        table.add_row(source, percent(baseline.accuracy), confirmed.get(source, "–"))
     print_table(table)
-    if trial is None:
+    if won.baseline:
         print(f"no trial of this search beats {won.source}")
     for found in unbeaten(result.comparisons, study.baselines):
         ahead, half_width = 100 * found.ahead, 100 * found.half_width
