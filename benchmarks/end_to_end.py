@@ -71,14 +71,15 @@ def run_search(search: list[str], folder: Path) -> dict[str, Any]:
     first = next(at for at, event in lines if event["event"] == "RungReached")
     ends = [event["state"] for _, event in lines if event["event"] == "TrialEnded"]
     last = lines[-1][1]
+    trial = last["winning_trial"]
     return {
         "study": last["study"]["name"],
         "seconds_to_first_accuracy": round(first, 1),
         "seconds": round(total, 1),
         "trials": {state: ends.count(state) for state in sorted(set(ends))},
         "winner": last["winner"],
-        "winning_config": last["winning_trial"]["config"]["values"],
-        "trained_steps": last["winning_trial"]["curve"][-1]["steps"],
+        "winning_config": trial["config"]["values"] if trial else None,  # of a baseline or an ensemble
+        "trained_steps": trial["curve"][-1]["steps"] if trial else None,
     }
 
 

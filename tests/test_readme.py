@@ -20,7 +20,7 @@ from PIL import Image
 
 from autometa import shipped
 from autometa.cli import main
-from tests.study.test_search import environment
+from tests.study.conftest import environment
 
 README = Path(__file__).parents[1] / "README.md"
 
@@ -36,7 +36,7 @@ class How:
 
 AS_IT_IS = How()
 TINY = "--trials 1 --budget 9 --workers 1"
-FOUND = f"--dataset digits {TINY}"  # continues the first search, which is over
+FOUND = f"--dataset omniglot {TINY}"  # continues the first search, which is over
 PHOTOS = f"--dataset path/to/photos --query 2 --image-size 8 --space one.toml {TINY}"
 
 COMMANDS = {
@@ -44,9 +44,9 @@ COMMANDS = {
     "cd autometa": How(skip="this is a clone of it"),
     "pip install -c constraints.txt .": How(skip="it is installed, or no test would run"),
     "autometa search": How(TINY),
-    "autometa export digits-5w1s -o digits-5w1s.toml": AS_IT_IS,
-    "autometa train digits-5w1s.toml -o runs/models/digits-5w1s": AS_IT_IS,
-    "autometa evaluate runs/models/digits-5w1s --episodes 2000": How("--episodes 50"),
+    "autometa evaluate runs/omniglot-5w1s/model --episodes 2000": How("--episodes 50"),
+    "autometa export omniglot-5w1s -o omniglot-5w1s.toml": AS_IT_IS,
+    "autometa train omniglot-5w1s.toml -o runs/models/omniglot-5w1s": AS_IT_IS,
     "autometa dashboard": How("--port 0", serves=True),
     "autometa search --dataset path/to/photos --shot 5 --time-budget 1h": How(PHOTOS),
     "autometa datasets": AS_IT_IS,
@@ -56,9 +56,9 @@ COMMANDS = {
     "autometa search --dataset cifar-fs --pretrain-dataset cifar-10 --data-root ~/data --shot 5": How(
         f"{PHOTOS} --pretrain-dataset path/to/others"
     ),
-    "autometa evaluate runs/models/digits-5w1s --attack pgd --epsilon 8/255": How("--episodes 10"),
+    "autometa evaluate runs/models/omniglot-5w1s --attack pgd --epsilon 8/255": How("--episodes 10"),
     "autometa studies show digits-5w1s": AS_IT_IS,
-    "autometa studies archive digits-5w1s": How("--replace"),
+    "autometa studies archive omniglot-5w1s": How("--replace"),
     "autometa studies import sqlite:///other.db": AS_IT_IS,
     (
         "autometa studies import runs.csv --value loss --direction minimize --rung epoch --trial run --task dataset"

@@ -219,7 +219,7 @@ def test_the_dashboard_answers_on_loopback(folder: Path) -> None:
     import urllib.request
 
     from autometa.hpo.storage import open_storage
-    from tests.study.test_search import environment
+    from tests.study.conftest import environment
 
     open_storage("sqlite:///runs/autometa.db")
     arguments = [sys.executable, "-m", "autometa", "dashboard", "--port", "0"]

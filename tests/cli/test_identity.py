@@ -12,7 +12,7 @@ from autometa.trial.model_files import job_of
 from autometa.trial.recipe import Recipe, write_recipes
 from autometa.trial.run import run
 from tests.cli.test_cli import run as command
-from tests.study.test_search import environment
+from tests.study.conftest import environment
 from tests.trial.test_identity import changed, forget_identity, job, photographs
 
 

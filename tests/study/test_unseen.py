@@ -16,7 +16,7 @@ from autometa.data.load import load_dataset
 from autometa.hpo.ledger import ended
 from autometa.hpo.storage import load_study, open_storage
 from autometa.study import confirm
-from tests.study.test_search import environment
+from tests.study.conftest import environment
 
 # A package that adds a backbone, and with it notes which images of the data set a worker gathers into batches.
 WATCHED = """
