@@ -49,6 +49,22 @@ class OpenLedger(Ledger):
         """A new candidate: from the queue, or a proposal."""
         return self.ask()
 
+    def try_again(self, number: int) -> Asked:
+        """A new candidate with the configuration of another one, and a seed of its own."""
+        other = trials_of(self.study)[number]
+        again = create_trial(
+            state=TrialState.RUNNING,
+            params=other.params,
+            distributions=other.distributions,
+            user_attrs=attributes.ORIGIN.entry(f"trial {number} with another seed"),
+        )
+
+        def create() -> Trial:
+            self.study.add_trial(again)
+            return Trial(self.study, trials_of(self.study)[-1].number)
+
+        return self._asked(create)
+
     def go_on(self, number: int) -> Asked:
         """Hand a candidate that waits, or that an earlier search ended, to a worker."""
         if number not in self._live:

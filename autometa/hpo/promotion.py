@@ -13,7 +13,10 @@ from dataclasses import dataclass
 from autometa.records import RungReport
 
 # The part of a search's time that its last trainings get; docs/log.md has what other parts gave.
-FINISH = 0.6
+FINISH = 0.7
+# How far a second finalist may be behind the best. Of one that is further behind, an ensemble has less than of the
+# best configuration trained again: see docs/log.md.
+NEAR = 0.03
 # One of so many candidates goes on from each rung.
 KEEP_ONE_OF = 2
 
@@ -61,7 +64,14 @@ class Finish:
     number: int
 
 
-Decision = New | GoOn | Finish
+@dataclass(frozen=True)
+class Twin:
+    """Train this candidate's configuration with another seed, from its start to the end of the time."""
+
+    number: int
+
+
+Decision = New | GoOn | Finish | Twin
 
 
 @dataclass(frozen=True)
@@ -78,6 +88,8 @@ class Promotion:
 
     def decide(self, standings: Sequence[Standing], *, left: float, finishing: int, can_start: bool) -> Decision | None:
         """What a free worker does next; None where it has nothing to do.
+
+        With one worker there is one finalist, so nothing is trained twice.
 
         Args:
             standings: of all candidates, in their order.
@@ -97,11 +109,14 @@ class Promotion:
             return New()
         return self._longest_waiting(standings)
 
-    def _finalist(self, standings: Sequence[Standing]) -> Finish | None:
-        free = [standing for standing in standings if standing.curve and not standing.is_busy]
+    def _finalist(self, standings: Sequence[Standing]) -> Finish | Twin | None:
+        """The best that is free; or again the best of all, where that is far ahead of it."""
+        shown = [standing for standing in standings if standing.curve]
+        free = [standing for standing in shown if not standing.is_busy]
         if not free:
             return None
-        return Finish(max(free, key=lambda standing: (standing.sure_of, -standing.number)).number)
+        best, first = (max(of, key=lambda standing: (standing.sure_of, -standing.number)) for of in (free, shown))
+        return Finish(best.number) if best.sure_of >= first.sure_of - NEAR else Twin(first.number)
 
     def _promoted(self, standings: Sequence[Standing]) -> Standing | None:
         """From the highest rung that has one: the best of its better half that has not gone on."""

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from autometa.hpo.ledger import Asked
 from autometa.hpo.open_ledger import OpenLedger
-from autometa.hpo.promotion import Decision, Finish, GoOn, Promotion
+from autometa.hpo.promotion import Decision, Finish, GoOn, Promotion, Twin
 from autometa.records import RungReport, TrialRecord
 from autometa.trial.job import Job
 from autometa.trial.segment import Segment
@@ -86,11 +86,13 @@ class SearchDesk:
     def _taken(self, decision: Decision) -> Asked:
         if isinstance(decision, GoOn | Finish):
             return self._ledger.go_on(decision.number)
+        if isinstance(decision, Twin):
+            return self._ledger.try_again(decision.number)
         return self._ledger.try_new()
 
     def _segment(self, decision: Decision, asked: Asked) -> Segment:
         job = self._make_job(asked)
-        if isinstance(decision, Finish):
+        if isinstance(decision, Finish | Twin):
             self._finishing += 1
             if self.is_over:
                 self._on_last()

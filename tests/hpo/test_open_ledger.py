@@ -142,6 +142,19 @@ def test_with_more_time_a_candidate_that_ended_goes_on_from_its_checkpoint(
     assert study.trials[1].intermediate_values == {1: 0.4, 2: 0.5}
 
 
+def test_a_configuration_is_trained_again_with_another_seed(
+    study: optuna.Study, storage: SingleWriter, tmp_path: Path
+) -> None:
+    ledger = ledger_of(study, storage, tmp_path)
+    first = ledger.try_new()
+    ledger.report(0, report(1, 0.4))
+    again = ledger.try_again(0)
+    assert (again.number, again.values) == (1, first.values)
+    assert (again.seed, again.folder) == (101, "00001")
+    assert study.trials[1].params == study.trials[0].params
+    assert [s.number for s in ledger.standings()] == [0, 1]
+
+
 def test_a_failed_segment_ends_its_candidate(study: optuna.Study, storage: SingleWriter, tmp_path: Path) -> None:
     ledger = ledger_of(study, storage, tmp_path)
     ledger.try_new()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from autometa.hpo.promotion import Finish, GoOn, New, Promotion, Standing
+from autometa.hpo.promotion import Finish, GoOn, New, Promotion, Standing, Twin
 from autometa.records import Accuracy, RungReport
 
 POLICY = Promotion(finish_from=100.0, finalists=2)
@@ -54,7 +54,7 @@ def test_a_candidate_that_comes_late_can_pass_those_that_waited() -> None:
 
 
 def test_near_the_end_the_best_are_trained_to_the_end_and_no_more_than_there_may_be() -> None:
-    field = standing(0, 0.5, 0.6), standing(1, 0.5), standing(2, 0.5, 0.7, 0.8, busy=True)
+    field = standing(0, 0.5, 0.6), standing(1, 0.5), standing(2, 0.5, 0.55, 0.61, busy=True)
     assert decided(*field, left=100.0) == Finish(0)
     assert decided(*field, left=100.0, finishing=2) is None
 
@@ -63,6 +63,13 @@ def test_a_search_that_starts_late_tries_somebody_nevertheless() -> None:
     assert decided(left=50.0) == New()
     assert decided(standing(0, busy=True), left=50.0) == New()
     assert decided(left=50.0, can_start=False) is None
+
+
+def test_a_configuration_that_is_far_ahead_is_trained_again_in_place_of_a_weak_second() -> None:
+    best, weak, near = standing(0, 0.5, 0.9, busy=True), standing(1, 0.5, 0.8), standing(2, 0.5, 0.88)
+    assert decided(best, weak, left=50.0, finishing=1) == Twin(0)
+    assert decided(best, weak, near, left=50.0, finishing=1) == Finish(2)
+    assert decided(standing(0, 0.5, 0.9), weak, left=50.0) == Finish(0)
 
 
 def test_an_accuracy_of_few_episodes_counts_for_less() -> None:
