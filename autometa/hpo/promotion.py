@@ -7,13 +7,14 @@ without a break. It decides from accuracies and clocks, and knows neither Optuna
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from autometa.records import RungReport
 
 # The part of a search's time that its last trainings get; docs/log.md has what other parts gave.
-FINISH = 0.7
+FINISH = 0.6
 # How far a second finalist may be behind the best. Of one that is further behind, an ensemble has less than of the
 # best configuration trained again: see docs/log.md.
 NEAR = 0.03
@@ -115,8 +116,12 @@ class Promotion:
         free = [standing for standing in shown if not standing.is_busy]
         if not free:
             return None
-        best, first = (max(of, key=lambda standing: (standing.sure_of, -standing.number)) for of in (free, shown))
-        return Finish(best.number) if best.sure_of >= first.sure_of - NEAR else Twin(first.number)
+        expected = _expected(shown)
+        best, first = (
+            max(of, key=lambda standing: (expected[standing.number], -standing.number)) for of in (free, shown)
+        )
+        is_near = expected[best.number] >= expected[first.number] - NEAR
+        return Finish(best.number) if is_near else Twin(first.number)
 
     def _promoted(self, standings: Sequence[Standing]) -> Standing | None:
         """From the highest rung that has one: the best of its better half that has not gone on."""
@@ -136,3 +141,20 @@ class Promotion:
         lowest = min(standing.rung for standing in free)
         best = max((s for s in free if s.rung == lowest), key=lambda s: (s.sure_of, -s.number))
         return GoOn(best.number, lowest + 1)
+
+
+def _expected(standings: Sequence[Standing]) -> dict[int, float]:
+    """What each candidate would show at the highest rung that any has reached, by number.
+
+    That is what it is sure of, and for each rung that it has not reached the median of what others gained there.
+    """
+    top = max(standing.rung for standing in standings)
+    gains = {rung: _gain(standings, rung) for rung in range(1, top)}
+    return {s.number: s.sure_of + sum(gains[rung] for rung in range(s.rung, top)) for s in standings}
+
+
+def _gain(standings: Sequence[Standing], rung: int) -> float:
+    """The median gain from this rung to the next, 0 at least; and 0 where nobody was measured at both."""
+    both = [(standing.at(rung), standing.at(rung + 1)) for standing in standings]
+    found = [after - before for before, after in both if before is not None and after is not None]
+    return max(0.0, statistics.median(found)) if found else 0.0

@@ -65,6 +65,12 @@ def test_a_search_that_starts_late_tries_somebody_nevertheless() -> None:
     assert decided(left=50.0, can_start=False) is None
 
 
+def test_a_candidate_of_a_lower_rung_is_expected_to_gain_what_others_did() -> None:
+    ahead, behind = standing(0, 0.5, 0.85, 0.89, busy=True), standing(1, 0.5, 0.84)
+    assert decided(ahead, behind, left=50.0, finishing=1) == Finish(1)  # 0.84 + 0.04 at the third rung
+    assert decided(ahead, standing(1, 0.5, 0.80), left=50.0, finishing=1) == Twin(0)
+
+
 def test_a_configuration_that_is_far_ahead_is_trained_again_in_place_of_a_weak_second() -> None:
     best, weak, near = standing(0, 0.5, 0.9, busy=True), standing(1, 0.5, 0.8), standing(2, 0.5, 0.88)
     assert decided(best, weak, left=50.0, finishing=1) == Twin(0)
@@ -73,7 +79,7 @@ def test_a_configuration_that_is_far_ahead_is_trained_again_in_place_of_a_weak_s
 
 
 def test_an_accuracy_of_few_episodes_counts_for_less() -> None:
-    lucky, sure = standing(0, 0.72, half_width=0.10), standing(1, 0.6, 0.70, half_width=0.02)
+    lucky, sure = standing(0, 0.72, half_width=0.14), standing(1, 0.68, 0.70, half_width=0.02)
     assert decided(lucky, sure, left=50.0) == Finish(1)
 
 
