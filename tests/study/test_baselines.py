@@ -57,7 +57,7 @@ def check_a_baseline_is_handed_over(result: SearchResult, folder: Path, events: 
     again = evaluate_checkpoint(result.model, split="val", episodes=episodes, seed=1_000_000)
     both = (result.winner.selection.mean + result.winner.validation.mean) / 2
     assert again.mean == pytest.approx(both, abs=1e-9), "evaluate agrees"
-    assert archive.read(folder / "studies" / "t").study.baselines == result.study.baselines
+    assert archive.read(folder / "runs" / "studies" / "t").study.baselines == result.study.baselines
 
 
 def test_a_search_of_poor_trials_hands_over_the_best_baseline(folder: Path) -> None:
