@@ -68,7 +68,7 @@ def test_the_first_command_of_the_readme_changes_nothing_that_git_tracks(tmp_pat
     environment = {**os.environ, "PYTHONPATH": str(checkout)}
     done = subprocess.run(command, cwd=checkout, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert (checkout / "runs" / "studies" / "digits-5w1s" / "study.toml").is_file()
+    assert (checkout / "runs" / "studies" / "omniglot-5w1s" / "study.toml").is_file()
     status = subprocess.run([*git, "status", "--porcelain"], check=True, capture_output=True, text=True)
     assert status.stdout == ""
 

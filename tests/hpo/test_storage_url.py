@@ -121,7 +121,19 @@ def rays_folder() -> Iterator[Path]:
 def test_no_file_and_no_line_of_a_search_has_the_password(tmp_path: Path, rays_folder: Path) -> None:
     (tmp_path / "tiny.toml").write_text('name = "tiny"\n[parameters."conv.width"]\nchoices = [4]\n')
     url = f"sqlite:///kept.db?password={SECRET}"  # which SQLite has no use for
-    command = [sys.executable, "-m", "autometa", "search", "--space", "tiny.toml", "--cold", "--trials", "1"]
+    command = [
+        sys.executable,
+        "-m",
+        "autometa",
+        "search",
+        "--dataset",
+        "digits",
+        "--space",
+        "tiny.toml",
+        "--cold",
+        "--trials",
+        "1",
+    ]
     environment = {
         **os.environ,
         "PYTHONPATH": str(Path(autometa.__file__).resolve().parents[1]),

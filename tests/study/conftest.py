@@ -54,7 +54,20 @@ def start(folder: Path) -> Iterator[Callable[[list[str]], subprocess.Popen]]:
 
 
 def command(*extra: str) -> list[str]:
-    base = [sys.executable, "-m", "autometa", "search", "--space", "tiny.toml", "--study", "t", "--shot", "1"]
+    base = [
+        sys.executable,
+        "-m",
+        "autometa",
+        "search",
+        "--dataset",
+        "digits",
+        "--space",
+        "tiny.toml",
+        "--study",
+        "t",
+        "--shot",
+        "1",
+    ]
     return [*base, *extra]
 
 

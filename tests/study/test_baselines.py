@@ -62,7 +62,14 @@ def check_a_baseline_is_handed_over(result: SearchResult, folder: Path, events: 
 
 def test_a_search_of_poor_trials_hands_over_the_best_baseline(folder: Path) -> None:
     events: list[Event] = []
-    settings = {"space": folder / "poor.toml", "study": "t", "trials": 2, "budget": parse_budget("9"), "cold": True}
+    settings = {
+        "dataset": "digits",
+        "space": folder / "poor.toml",
+        "study": "t",
+        "trials": 2,
+        "budget": parse_budget("9"),
+        "cold": True,
+    }
     settings |= {"validation_episodes": 20, "workers": 1}
     result = autometa.search(**settings, on_event=events.append)
     check_a_baseline_is_handed_over(result, folder, events)
@@ -79,7 +86,13 @@ def test_a_search_of_poor_trials_hands_over_the_best_baseline(folder: Path) -> N
 
 def test_a_search_in_a_given_time_measures_baselines_beside_its_candidates(folder: Path) -> None:
     events: list[Event] = []
-    settings = {"space": folder / "poor.toml", "study": "t", "cold": True, "validation_episodes": 20}
+    settings = {
+        "dataset": "digits",
+        "space": folder / "poor.toml",
+        "study": "t",
+        "cold": True,
+        "validation_episodes": 20,
+    }
     result = autometa.search(**settings, time_budget=60.0, on_event=events.append)
     assert result.trials, "candidates were trained as well"
     check_a_baseline_is_handed_over(result, folder, events)

@@ -59,7 +59,13 @@ def in_the_middle(folder: Path) -> bool:
 
 def test_a_search_from_the_first_proposal_to_the_archive(folder: Path) -> None:
     result = autometa.search(
-        space=folder / "tiny.toml", study="t", trials=8, budget=parse_budget("45"), seed=5, validation_episodes=20
+        "digits",
+        space=folder / "tiny.toml",
+        study="t",
+        trials=8,
+        budget=parse_budget("45"),
+        seed=5,
+        validation_episodes=20,
     )
     states = [t.state for t in result.trials]
     assert len(states) == 8
@@ -92,12 +98,14 @@ def test_a_search_from_the_first_proposal_to_the_archive(folder: Path) -> None:
     assert [r.rung for r in complete.curve] == list(range(1, 10))
     assert not (folder / "runs" / "t" / "tune").exists()
 
-    again = autometa.search(space=folder / "tiny.toml", study="t", trials=8, budget=parse_budget("45"), seed=5)
+    again = autometa.search(
+        "digits", space=folder / "tiny.toml", study="t", trials=8, budget=parse_budget("45"), seed=5
+    )
     assert again.winner == result.winner, "a finished search runs and measures nothing again"
     with pytest.raises(StudyError, match="exists with another seed"):
-        autometa.search(space=folder / "tiny.toml", study="t", trials=8, seed=6)
+        autometa.search("digits", space=folder / "tiny.toml", study="t", trials=8, seed=6)
     with pytest.raises(StudyError, match=r"exists with another (dataset|episodes)"):
-        autometa.search(space=folder / "tiny.toml", study="t", trials=8, seed=5, way=4)
+        autometa.search("digits", space=folder / "tiny.toml", study="t", trials=8, seed=5, way=4)
 
 
 def test_a_folder_with_faults_is_searched_and_the_faults_are_told(folder: Path) -> None:
@@ -128,8 +136,8 @@ def test_a_search_that_is_extended_counts_each_winner_that_was_tested(
 ) -> None:
     monkeypatch.setenv("AUTOMETA_HOME", str(folder / "home"))
     how = {"space": folder / "tiny.toml", "study": "t", "budget": parse_budget("18"), "workers": 1, "seed": 2}
-    before = autometa.search(trials=1, validation_episodes=20, **how)
-    found = autometa.search(trials=3, validation_episodes=20, confirm_seeds=2, **how)
+    before = autometa.search("digits", trials=1, validation_episodes=20, **how)
+    found = autometa.search("digits", trials=3, validation_episodes=20, confirm_seeds=2, **how)
     assert before.winner is not None
     assert found.winner is not None
     again = found.winner.retrained
@@ -141,7 +149,7 @@ def test_a_search_that_is_extended_counts_each_winner_that_was_tested(
     models = {look.model for look in found.study.looks}
     assert models == {look.model for look in autometa.test_looks("digits")}
     assert len(models) == again.test.look == 3 + (found.winner.trial != before.winner.trial)
-    same = autometa.search(trials=3, confirm_seeds=2, **how)
+    same = autometa.search("digits", trials=3, confirm_seeds=2, **how)
     assert same.winner == found.winner, "nothing is trained or tested again"
     assert len(autometa.test_looks("digits")) == len(found.study.looks)
 
@@ -151,6 +159,7 @@ def test_the_same_seed_and_one_worker_give_the_same_search(folder: Path) -> None
     for name in ("a", "b"):
         (folder / name).mkdir()
         result = autometa.search(
+            "digits",
             space=folder / "tiny.toml",
             trials=4,
             budget=parse_budget("18"),
@@ -204,6 +213,7 @@ def test_a_driver_killed_in_the_middle_loses_nothing(folder: Path, start: Start)
 
 def test_trials_trained_together_are_trials_of_their_own(folder: Path) -> None:
     result = autometa.search(
+        "digits",
         space=folder / "tiny.toml",
         study="t",
         trials=7,
@@ -302,7 +312,7 @@ def test_a_diverging_trial_fails_with_its_reason_and_the_search_goes_on(folder: 
         text += "\n[[start]]\n" + "\n".join(f"{k!r} = {json.dumps(v)}" for k, v in values.items())
     (folder / "tiny.toml").write_text(text)
     result = autometa.search(
-        space=folder / "tiny.toml", study="t", trials=2, budget=parse_budget("18"), validation_episodes=20
+        "digits", space=folder / "tiny.toml", study="t", trials=2, budget=parse_budget("18"), validation_episodes=20
     )
     states = {t.config.values["outer_lr"]: (t.state, t.reason) for t in result.trials}
     assert states[1e37][0] == "fail"
@@ -355,7 +365,7 @@ def test_a_search_ends_when_all_of_a_small_space_was_tried_and_says_so(folder: P
 def test_a_second_driver_is_turned_away(folder: Path) -> None:
     (folder / "runs" / "t").mkdir(parents=True)
     with filelock.FileLock(folder / "runs" / "t" / "lock"), pytest.raises(StudyError, match="another process"):
-        autometa.search(space=folder / "tiny.toml", study="t", trials=1)
+        autometa.search("digits", space=folder / "tiny.toml", study="t", trials=1)
 
 
 def test_a_gpu_that_is_not_there_is_one_line_and_nothing_is_written(folder: Path) -> None:
@@ -364,7 +374,7 @@ def test_a_gpu_that_is_not_there_is_one_line_and_nothing_is_written(folder: Path
     if torch.cuda.is_available():
         pytest.skip("this machine has a GPU")
     with pytest.raises(ConfigError, match="--gpus-per-trial 1: there are 0 GPUs"):
-        autometa.search(space=folder / "tiny.toml", gpus_per_trial=1)
+        autometa.search("digits", space=folder / "tiny.toml", gpus_per_trial=1)
     assert not (folder / "runs").exists()
 
 
@@ -384,7 +394,7 @@ def test_the_budget_of_a_trial_fits_the_time_given(folder: Path) -> None:
 
 def test_a_cluster_that_is_not_there_is_one_line_at_once(folder: Path) -> None:
     with pytest.raises(ConfigError, match=r"no Ray cluster at 127\.0\.0\.1:9: Connection refused"):
-        autometa.search(space=folder / "tiny.toml", study="t", address="127.0.0.1:9")
+        autometa.search("digits", space=folder / "tiny.toml", study="t", address="127.0.0.1:9")
     assert not (folder / "runs" / "t").exists()
 
 

@@ -153,6 +153,8 @@ def test_what_a_learner_of_another_package_declares_counts(other_package: dict[s
         'name = "own"\n[parameters.learner]\nchoices = ["nearest"]\n'
         '[parameters."nearest.queries"]\nchoices = ["apart", "together"]\n'
     )
-    done = subprocess.run([sys.executable, "-m", "autometa", "search", "--space", "own.toml"], **how, check=False)
+    done = subprocess.run(
+        [sys.executable, "-m", "autometa", "search", "--dataset", "digits", "--space", "own.toml"], **how, check=False
+    )
     assert done.returncode == 2
     assert "nearest.queries = 'together' is transductive" in done.stderr

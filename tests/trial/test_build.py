@@ -142,7 +142,20 @@ def test_another_package_adds_a_learner_that_a_search_uses(tmp_path: Path) -> No
         '[parameters."nearest.temperature"]\nlow = 0.05\nhigh = 0.5\n[parameters."conv.width"]\nchoices = [4]\n'
     )
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(site), os.environ.get("PYTHONPATH", "")])}
-    command = [sys.executable, "-m", "autometa", "search", "--space", "own.toml", "--trials", "2", "--budget", "20"]
+    command = [
+        sys.executable,
+        "-m",
+        "autometa",
+        "search",
+        "--dataset",
+        "digits",
+        "--space",
+        "own.toml",
+        "--trials",
+        "2",
+        "--budget",
+        "20",
+    ]
     done = subprocess.run([*command, "--workers", "1"], cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "nearest" in done.stdout
