@@ -23,9 +23,8 @@ def test_an_actor_of_tune_is_a_worker_that_was_up(tmp_path: Path) -> None:
     def preloaded(config: dict[str, object]) -> None:
         import sys
 
-        tune.report(
-            {"had_torch": "autometa.trial.run" in sys.modules, "lightning": os.environ.get("PL_DISABLE_FORK", "")}
-        )
+        is_loaded = "autometa.trial.run" in sys.modules
+        tune.report({"is_loaded": is_loaded, "lightning": os.environ.get("PL_DISABLE_FORK", "")})
 
     with Cluster(workers=1) as cluster:
         cluster.wait()

@@ -383,7 +383,9 @@ def test_the_budget_of_a_trial_fits_the_time_given(folder: Path) -> None:
     from autometa.study.plan import make_plan, trial_budget
     from autometa.study.search_settings import SearchSettings
 
-    settings = SearchSettings("digits", space=folder / "tiny.toml", trials=10, time_budget=600, storage="sqlite:///x.db")
+    settings = SearchSettings(
+        "digits", space=folder / "tiny.toml", trials=10, time_budget=600, storage="sqlite:///x.db"
+    )
     plan = make_plan(settings, runs=folder, validation_episodes=20)
     budget = trial_budget(plan, Share(workers=2, gpus=0))
     assert budget.seconds is not None
