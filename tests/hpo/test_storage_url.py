@@ -16,6 +16,7 @@ import autometa
 from autometa.errors import StorageError
 from autometa.hpo.storage import open_storage
 from autometa.hpo.storage_url import VARIABLE, default_url, file_of, masked, whole
+from tests.commands import search_digits
 
 SECRET = "t0p-s3cret"
 
@@ -121,19 +122,7 @@ def rays_folder() -> Iterator[Path]:
 def test_no_file_and_no_line_of_a_search_has_the_password(tmp_path: Path, rays_folder: Path) -> None:
     (tmp_path / "tiny.toml").write_text('name = "tiny"\n[parameters."conv.width"]\nchoices = [4]\n')
     url = f"sqlite:///kept.db?password={SECRET}"  # which SQLite has no use for
-    command = [
-        sys.executable,
-        "-m",
-        "autometa",
-        "search",
-        "--dataset",
-        "digits",
-        "--space",
-        "tiny.toml",
-        "--cold",
-        "--trials",
-        "1",
-    ]
+    command = search_digits("--space", "tiny.toml", "--cold", "--trials", "1")
     environment = {
         **os.environ,
         "PYTHONPATH": str(Path(autometa.__file__).resolve().parents[1]),

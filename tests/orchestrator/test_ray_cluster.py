@@ -19,6 +19,7 @@ from optuna.trial import TrialState
 
 import autometa
 from autometa.hpo.storage import load_study, open_storage
+from tests.commands import search_digits
 
 # It stops itself where anything hangs: no test of a cluster may hold up the others.
 pytestmark = pytest.mark.timeout(240)
@@ -94,19 +95,7 @@ def head(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Head]:
 
 
 def search(head: Head, *arguments: str) -> subprocess.Popen[str]:
-    command = [
-        sys.executable,
-        "-m",
-        "autometa",
-        "search",
-        "--dataset",
-        "digits",
-        "--space",
-        "tiny.toml",
-        "--study",
-        "t",
-        "--cold",
-    ]
+    command = search_digits("--space", "tiny.toml", "--study", "t", "--cold")
     pipe = subprocess.PIPE
     return subprocess.Popen([*command, *arguments], env=head.environment(), stdout=pipe, stderr=pipe, text=True)
 
@@ -140,18 +129,7 @@ def test_where_there_is_no_cluster_is_one_line(tmp_path: Path, monkeypatch: pyte
     monkeypatch.chdir(tmp_path)
     (tmp_path / "tiny.toml").write_text(TINY)
     (port,) = free_ports(1)
-    command = [
-        sys.executable,
-        "-m",
-        "autometa",
-        "search",
-        "--dataset",
-        "digits",
-        "--space",
-        "tiny.toml",
-        "--address",
-        f"127.0.0.1:{port}",
-    ]
+    command = search_digits("--space", "tiny.toml", "--address", f"127.0.0.1:{port}")
     environment = {**os.environ, "PYTHONPATH": str(Path(autometa.__file__).resolve().parents[1])}
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 2

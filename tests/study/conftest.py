@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 import autometa
+from tests.commands import search_digits
 
 Start = Callable[[list[str]], subprocess.Popen]
 
@@ -54,20 +54,7 @@ def start(folder: Path) -> Iterator[Callable[[list[str]], subprocess.Popen]]:
 
 
 def command(*extra: str) -> list[str]:
-    base = [
-        sys.executable,
-        "-m",
-        "autometa",
-        "search",
-        "--dataset",
-        "digits",
-        "--space",
-        "tiny.toml",
-        "--study",
-        "t",
-        "--shot",
-        "1",
-    ]
+    base = search_digits("--space", "tiny.toml", "--study", "t", "--shot", "1")
     return [*base, *extra]
 
 

@@ -15,6 +15,7 @@ from autometa.space.parameters import Choice
 from autometa.space.space import SearchSpace
 from autometa.trial import abilities, build, declare
 from autometa.trial.abilities import declared, external_backbones, is_stackable, is_transductive
+from tests.commands import search_digits
 
 
 def test_the_copy_for_the_driver_says_what_the_classes_do() -> None:
@@ -153,8 +154,6 @@ def test_what_a_learner_of_another_package_declares_counts(other_package: dict[s
         'name = "own"\n[parameters.learner]\nchoices = ["nearest"]\n'
         '[parameters."nearest.queries"]\nchoices = ["apart", "together"]\n'
     )
-    done = subprocess.run(
-        [sys.executable, "-m", "autometa", "search", "--dataset", "digits", "--space", "own.toml"], **how, check=False
-    )
+    done = subprocess.run(search_digits("--space", "own.toml"), **how, check=False)
     assert done.returncode == 2
     assert "nearest.queries = 'together' is transductive" in done.stderr

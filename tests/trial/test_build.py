@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from autometa.records import Budget, Scalar, TrialConfig
 from autometa.space.files import load_space
 from autometa.trial import build
 from autometa.trial.check import cases, check_space
+from tests.commands import search_digits
 
 
 def config(**values: Scalar) -> TrialConfig:
@@ -142,20 +142,7 @@ def test_another_package_adds_a_learner_that_a_search_uses(tmp_path: Path) -> No
         '[parameters."nearest.temperature"]\nlow = 0.05\nhigh = 0.5\n[parameters."conv.width"]\nchoices = [4]\n'
     )
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(site), os.environ.get("PYTHONPATH", "")])}
-    command = [
-        sys.executable,
-        "-m",
-        "autometa",
-        "search",
-        "--dataset",
-        "digits",
-        "--space",
-        "own.toml",
-        "--trials",
-        "2",
-        "--budget",
-        "20",
-    ]
+    command = search_digits("--space", "own.toml", "--trials", "2", "--budget", "20")
     done = subprocess.run([*command, "--workers", "1"], cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "nearest" in done.stdout
