@@ -214,6 +214,11 @@ class RungReport(Record):
     validation_seconds: float = Field(0.0, ge=0)
     cooled: bool = False
 
+    @property
+    def seconds_per_episode(self) -> float:
+        """What one validation episode took."""
+        return self.validation_seconds / self.accuracy.episodes
+
 
 _GREATEST = 2**63 - 1  # that storages take
 _HALF_PAIR = re.compile("[\ud800-\udfff]")  # JSON may have half of a surrogate pair, and UTF-8 may not

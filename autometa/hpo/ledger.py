@@ -136,10 +136,13 @@ class Ledger:
         The sampler chooses these, and knows of the others.
         """
         fixed = {_FIXED: self._space.discrete(first.values)}  # as `enqueue_trial` has them
-        group = attributes.TOGETHER_WITH.entry(first.number)
+        return self._added(system_attrs=fixed, user_attrs=attributes.TOGETHER_WITH.entry(first.number))
+
+    def _added(self, **what: Any) -> Asked:
+        """A trial that runs, with what of it is known, past the queue; `what` is as of `optuna.trial.create_trial`."""
 
         def create() -> Trial:
-            self.study.add_trial(create_trial(state=TrialState.RUNNING, system_attrs=fixed, user_attrs=group))
+            self.study.add_trial(create_trial(state=TrialState.RUNNING, **what))
             return Trial(self.study, trials_of(self.study)[-1].number)
 
         return self._asked(create)
@@ -241,11 +244,15 @@ class Ledger:
             numbers.append(old.number)
         return numbers
 
-    def _enqueue_again(self, old: FrozenTrial, attempts: int) -> None:
-        again = attributes.CONTINUES.entry(old.number) | attributes.ATTEMPTS.entry(attempts)
+    def _continuing(self, old: FrozenTrial) -> dict[str, Any]:
+        """The attributes of a trial that goes on from the checkpoint of another."""
+        again = attributes.CONTINUES.entry(old.number)
         again |= attributes.SEED.entry(self._seed_of(old)) | attributes.FOLDER.entry(folder_of(old))
         origin = attributes.ORIGIN.of(old)
-        again |= attributes.ORIGIN.entry(origin) if origin is not None else {}
+        return again | (attributes.ORIGIN.entry(origin) if origin is not None else {})
+
+    def _enqueue_again(self, old: FrozenTrial, attempts: int) -> None:
+        again = self._continuing(old) | attributes.ATTEMPTS.entry(attempts)
         # A driver that died before it had written them leaves the values of an entry of the queue in that alone.
         self.study.enqueue_trial(values_of(old), user_attrs=again)
 

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import shutil
 
-from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
+from optuna.trial import FrozenTrial, Trial, TrialState
 
 from autometa import trial_attributes as attributes
 from autometa.events import RungReached, TrialPaused, TrialStarted
-from autometa.hpo.ledger import MAX_ATTEMPTS, Asked, Ledger, Live, folder_of, trials_of
+from autometa.hpo.ledger import MAX_ATTEMPTS, Asked, Ledger, Live, folder_of, record_of, trials_of
 from autometa.hpo.promotion import Standing
 from autometa.learning.checkpoint_facts import FINAL, exists, read_facts
 from autometa.records import RungReport, TrialRecord
@@ -45,30 +45,16 @@ class OpenLedger(Ledger):
             else:
                 self.pause(old.number)
 
-    def try_new(self) -> Asked:
-        """A new candidate: from the queue, or a proposal."""
-        return self.ask()
-
     def try_again(self, number: int) -> Asked:
         """A new candidate with the configuration of another one, and a seed of its own."""
         other = trials_of(self.study)[number]
-        again = create_trial(
-            state=TrialState.RUNNING,
-            params=other.params,
-            distributions=other.distributions,
-            user_attrs=attributes.ORIGIN.entry(f"trial {number} with another seed"),
-        )
-
-        def create() -> Trial:
-            self.study.add_trial(again)
-            return Trial(self.study, trials_of(self.study)[-1].number)
-
-        return self._asked(create)
+        origin = attributes.ORIGIN.entry(f"trial {number} with another seed")
+        return self._added(params=other.params, distributions=other.distributions, user_attrs=origin)
 
     def go_on(self, number: int) -> Asked:
         """Hand a candidate that waits, or that an earlier search ended, to a worker."""
         if number not in self._live:
-            number = self._reopened(number)
+            return self._reopened(number)
         live = self._live[number]
         self._waiting.discard(number)
         attributes.IS_WAITING.write(live.trial, False)
@@ -132,26 +118,14 @@ class OpenLedger(Ledger):
                 is_done = bool(curve) and curve[-1].cooled
                 found.append(Standing(trial.number, curve, is_busy=is_done or trial.number not in self._waiting))
             elif trial.state.is_finished() and exists(self._folder / folder_of(trial)):
-                found.append(Standing(trial.number, self._saved_curve(folder_of(trial))))
+                found.append(Standing(trial.number, [r for r in record_of(trial).curve if not r.cooled]))
         return found
 
-    def _reopened(self, number: int) -> int:
+    def _reopened(self, number: int) -> Asked:
         """A new trial that continues one which an earlier search ended."""
         old = trials_of(self.study)[number]
         shutil.rmtree(self._folder / folder_of(old) / FINAL, ignore_errors=True)
-        again = attributes.CONTINUES.entry(number) | attributes.SEED.entry(self._seed_of(old))
-        again |= attributes.FOLDER.entry(folder_of(old))
-        origin = attributes.ORIGIN.of(old)
-        again |= attributes.ORIGIN.entry(origin) if origin is not None else {}
-        trial = create_trial(
-            state=TrialState.RUNNING, params=old.params, distributions=old.distributions, user_attrs=again
-        )
-        self.study.add_trial(trial)
-        new = trials_of(self.study)[-1]
-        live = self._live[new.number] = Live(Trial(self.study, new.number), self._again(new))
-        for report in self._saved_curve(folder_of(old)):
-            self.write(live, report)
-        return new.number
+        return self._added(params=old.params, distributions=old.distributions, user_attrs=self._continuing(old))
 
     def _again(self, trial: FrozenTrial) -> Asked:
         return Asked(trial.number, dict(trial.params), self._seed_of(trial), folder_of(trial))

@@ -15,8 +15,8 @@ from autometa.records import RungReport
 
 # The part of a search's time that its last trainings get; docs/log.md has what other parts gave.
 FINISH = 0.6
-# How far a second finalist may be behind the best. Of one that is further behind, an ensemble has less than of the
-# best configuration trained again: see docs/log.md.
+# How far a second finalist may be behind the best. One that is further behind adds little to an ensemble; whether the
+# best configuration trained again adds more was not measured yet.
 NEAR = 0.03
 # One of so many candidates goes on from each rung.
 KEEP_ONE_OF = 2

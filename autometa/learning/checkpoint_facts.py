@@ -18,7 +18,7 @@ from autometa.records import RungReport, explain
 # Folders in a candidate's own: its model where its accuracy was highest, and the one after its cool-down.
 BEST, FINAL = "best", "final"
 FACTS = "checkpoint.json"
-ENSEMBLE = "ensemble.json"  # in its place, of an ensemble: see `trial/model.py`
+ENSEMBLE_FACTS = "ensemble.json"  # in its place, of an ensemble: see `trial/model.py`
 FORMAT = "autometa-checkpoint/1"
 
 
@@ -43,7 +43,7 @@ class _Facts(BaseModel):
 
 def is_ensemble(folder: Path) -> bool:
     """Whether the folder holds an ensemble."""
-    return (folder / ENSEMBLE).is_file()
+    return (folder / ENSEMBLE_FACTS).is_file()
 
 
 def exists(folder: Path) -> bool:

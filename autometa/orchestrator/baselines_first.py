@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from autometa.orchestrator.cluster import Share  # isort: split
 
 from ray import tune
-from ray.tune.schedulers import FIFOScheduler, TrialScheduler
+from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 
 from autometa.errors import StopSearchError
@@ -39,7 +39,7 @@ class Baselines(Protocol):
         """One could not be measured, or none."""
 
 
-class First(Searcher):
+class First(ray_tune.StatelessSearcher):
     """A searcher whose first trial are the baselines."""
 
     def __init__(self, inner: Searcher, baselines: Baselines, share: Share, stop: ray_tune.StopAll) -> None:
@@ -56,9 +56,6 @@ class First(Searcher):
         jobs = {name: job.model_dump_json() for name, job in self.baselines.jobs.items()}
         return {"baselines": jobs, "gpus": self._gpus}
 
-    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        """Nothing: the scheduler sees every result."""
-
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         if trial_id != self.trial:
             self._inner.on_trial_complete(trial_id, result, error)
@@ -66,17 +63,8 @@ class First(Searcher):
             with self.stop.on_error():
                 self.baselines.failed(ray_tune.LOST)
 
-    def save(self, checkpoint_path: str) -> None:
-        """Nothing: the study keeps the state."""
 
-    def restore(self, checkpoint_path: str) -> None:
-        """Nothing: see `save`."""
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {}
-
-
-class TellFirst(FIFOScheduler):
+class TellFirst(ray_tune.StatelessScheduler):
     """What the first trial reports goes to the baselines, all else to another scheduler."""
 
     def __init__(self, inner: TrialScheduler, first: First) -> None:
@@ -99,9 +87,6 @@ class TellFirst(FIFOScheduler):
             self._first.baselines.measured(Baseline.model_validate_json(result["baseline"]))
         elif result.get("failed"):
             self._first.baselines.failed(result["failed"])
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {}
 
 
 def before(

@@ -194,7 +194,30 @@ class StopAll(Stopper):
         return {}
 
 
-class _Propose(Searcher):
+class StatelessSearcher(Searcher):
+    """A searcher that Tune has nothing to keep of: the study has it all, and a pickle would hold its password."""
+
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        """Nothing: the scheduler sees every result, the searcher misses the last one."""
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+
+class StatelessScheduler(FIFOScheduler):
+    """The same for schedulers."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+
+class _Propose(StatelessSearcher):
     """Tune asks for a configuration; the ledger answers."""
 
     def __init__(
@@ -231,9 +254,6 @@ class _Propose(Searcher):
             group.append(self.ledger.ask_like(first))
         return group
 
-    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        """Nothing: the scheduler sees every result, the searcher misses the last one."""
-
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         with self.stop.on_error():
             for number in self.numbers.pop(trial_id, ()):
@@ -245,17 +265,8 @@ class _Propose(Searcher):
         self._over.mkdir(parents=True, exist_ok=True)
         (self._over / str(number)).touch()
 
-    def save(self, checkpoint_path: str) -> None:
-        """Nothing: the study keeps the state, and a pickle would hold the storage's password."""
 
-    def restore(self, checkpoint_path: str) -> None:
-        """Nothing: see `save`."""
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {}
-
-
-class _Prune(FIFOScheduler):
+class _Prune(StatelessScheduler):
     """Every report goes to the ledger, which says whether the trial should stop."""
 
     def __init__(self, propose: _Propose) -> None:
@@ -284,9 +295,6 @@ class _Prune(FIFOScheduler):
                 return TrialScheduler.STOP
             self._propose.end(number, None)
         return TrialScheduler.CONTINUE
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {}
 
 
 def _trainable(config: dict[str, Any]) -> None:

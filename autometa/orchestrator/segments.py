@@ -13,12 +13,21 @@ from typing import Any, Protocol
 from autometa.orchestrator.cluster import Share  # isort: split
 
 from ray import tune
-from ray.tune.schedulers import FIFOScheduler, TrialScheduler
+from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 
 from autometa.errors import StopSearchError
 from autometa.orchestrator.baselines_first import Baselines
-from autometa.orchestrator.ray_tune import LOST, StopAll, keep_to_share, run_tune, usual, why
+from autometa.orchestrator.ray_tune import (
+    LOST,
+    StatelessScheduler,
+    StatelessSearcher,
+    StopAll,
+    keep_to_share,
+    run_tune,
+    usual,
+    why,
+)
 from autometa.records import RungReport, TrialRecord
 from autometa.trial.segment import Segment
 
@@ -65,7 +74,7 @@ def run_segments(desk: Desk, share: Share, scratch: Path, baselines: Baselines |
     run_tune(_trainable, config, share, scratch, stop, baselines)
 
 
-class _Ask(Searcher):
+class _Ask(StatelessSearcher):
     """Tune asks for a segment; the desk answers."""
 
     def __init__(self, desk: Desk, share: Share, stop: StopAll) -> None:
@@ -86,25 +95,13 @@ class _Ask(Searcher):
             return {"number": number, "segment": segment.model_dump_json(), "gpus": self._gpus}
         return Searcher.FINISHED
 
-    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        """Nothing: the scheduler sees every result."""
-
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         with self.stop.on_error():
             if (number := self.numbers.pop(trial_id, None)) is not None:
                 self.desk.ended(number, None, LOST if error else None)
 
-    def save(self, checkpoint_path: str) -> None:
-        """Nothing: the study keeps the state."""
 
-    def restore(self, checkpoint_path: str) -> None:
-        """Nothing: see `save`."""
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {}
-
-
-class _Tell(FIFOScheduler):
+class _Tell(StatelessScheduler):
     """Every report goes to the desk."""
 
     def __init__(self, ask: _Ask) -> None:
@@ -129,9 +126,6 @@ class _Tell(FIFOScheduler):
             desk.ended(number, TrialRecord.model_validate_json(result["record"]))
         else:
             desk.reported(number, RungReport.model_validate_json(result["report"]))
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {}
 
 
 def _trainable(config: dict[str, Any]) -> None:

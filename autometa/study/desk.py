@@ -88,7 +88,7 @@ class SearchDesk:
             return self._ledger.go_on(decision.number)
         if isinstance(decision, Twin):
             return self._ledger.try_again(decision.number)
-        return self._ledger.try_new()
+        return self._ledger.ask()
 
     def _segment(self, decision: Decision, asked: Asked) -> Segment:
         job = self._make_job(asked)

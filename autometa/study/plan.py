@@ -22,8 +22,9 @@ from autometa.data import catalog
 from autometa.data.dataset import FewShotDataset
 from autometa.data.identity import identity_of
 from autometa.data.load import load_dataset
-from autometa.errors import ConfigError, DataError, StudyError
+from autometa.errors import ConfigError, DataError, StopSearchError, StudyError
 from autometa.hpo import study_record
+from autometa.hpo.ledger import Asked
 from autometa.hpo.pruning import make_pruner
 from autometa.hpo.storage import damage_told, default_url, open_storage, reading, storage_exists
 from autometa.orchestrator.cluster import Share, require_local_gpus
@@ -106,6 +107,16 @@ class Plan:
             validation_episodes=self.validation_episodes,
             validation_seed=self.settings.seed,
             use_gpu=use_gpu,
+        )
+
+    def job_of(self, asked: Asked, *, budget: Budget, use_gpu: bool) -> Job:
+        """The job of a trial, in its folder."""
+        return self.job(asked.values, asked.seed, self.trials_folder / asked.folder, budget=budget, use_gpu=use_gpu)
+
+    def stopped(self, error: StopSearchError) -> StopSearchError:
+        """The error of the whole search, in place of the one that a worker met."""
+        return StopSearchError(
+            f"study {self.name!r} stopped: {error}; nothing is lost: when that is put right, the same command continues"
         )
 
 

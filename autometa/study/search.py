@@ -23,7 +23,7 @@ from autometa.events import ClusterJoined, OnEvent, SearchStarted, Warned, ignor
 from autometa.hpo import study_record
 from autometa.hpo.capped_history import CappedHistory
 from autometa.hpo.earlier_names import WithNamesOfNow
-from autometa.hpo.ledger import Asked, Ledger, ended, record_of
+from autometa.hpo.ledger import Ledger, ended, record_of
 from autometa.hpo.never_twice import NeverTwice
 from autometa.hpo.open_history import OpenHistory
 from autometa.hpo.open_ledger import OpenLedger
@@ -52,7 +52,6 @@ from autometa.study.plan import (
     with_features,
 )
 from autometa.study.search_settings import SearchSettings
-from autometa.trial.job import Job
 
 VALIDATION_EPISODES = 100
 
@@ -290,10 +289,6 @@ def _run_trials(plan: Plan, ledger: Ledger, record: StudyRecord, share: Share, b
     if missing <= 0 or ledger.is_exhausted:
         return False
 
-    def make_job(asked: Asked) -> Job:
-        folder = plan.trials_folder / asked.folder
-        return plan.job(asked.values, asked.seed, folder, budget=record.budget, use_gpu=share.gpus > 0)
-
     from autometa.orchestrator import (
         ray_tune,  # Ray Tune takes a second to import, and must not while Ray starts in its thread
     )
@@ -304,7 +299,7 @@ def _run_trials(plan: Plan, ledger: Ledger, record: StudyRecord, share: Share, b
     try:
         ray_tune.run_trials(
             ledger,
-            make_job,
+            functools.partial(plan.job_of, budget=record.budget, use_gpu=share.gpus > 0),
             trials=missing,
             share=share,
             scratch=plan.folder / "tune",
@@ -316,8 +311,6 @@ def _run_trials(plan: Plan, ledger: Ledger, record: StudyRecord, share: Share, b
         interrupted = True
     except StopSearchError as error:
         ledger.recover(died=False)
-        raise StopSearchError(
-            f"study {plan.name!r} stopped: {error}; nothing is lost: when that is put right, the same command continues"
-        ) from None
+        raise plan.stopped(error) from None
     ledger.recover(died=False)
     return interrupted

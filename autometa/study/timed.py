@@ -6,6 +6,7 @@ out the work, and `promotion.py` decides.
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +15,6 @@ import optuna
 
 from autometa.errors import StopSearchError
 from autometa.hpo import study_record
-from autometa.hpo.ledger import Asked
 from autometa.hpo.open_ledger import OpenLedger
 from autometa.hpo.promotion import FINISH, Promotion
 from autometa.orchestrator.cluster import Share
@@ -23,12 +23,11 @@ from autometa.study import confirm
 from autometa.study.baselines import StudyBaselines
 from autometa.study.desk import SearchDesk
 from autometa.study.plan import Plan
-from autometa.trial.job import Job
 
 # What is kept back for the end, where nobody knows yet what it takes: a part of the time, and seconds at most.
 _KEPT_BACK, _MOST_KEPT_BACK = 0.15, 120.0
-# What the measurements of the end take before the first episode, and episodes that say something at least.
 _SECONDS_BETWEEN_NOTES = 10.0
+# What the measurements of the end take before the first episode, and episodes that say something at least.
 _MEASURING_STARTS, _FEWEST_EPISODES = 2.0, 50
 
 
@@ -98,7 +97,7 @@ def affordable_episodes(
 
 def _an_episode(trial: TrialRecord) -> float:
     """Seconds of one core that an episode takes."""
-    return trial.last.validation_seconds / trial.last.accuracy.episodes if trial.last else 0.0
+    return trial.last.seconds_per_episode if trial.last else 0.0
 
 
 def run_candidates(
@@ -106,10 +105,6 @@ def run_candidates(
 ) -> bool:
     """Train candidates until the time is over; returns whether it was interrupted, and then nothing is closed."""
     schedule, clock = Schedule.of(plan), Clock(ledger.study, plan)
-
-    def make_job(asked: Asked) -> Job:
-        folder = plan.trials_folder / asked.folder
-        return plan.job(asked.values, asked.seed, folder, budget=record.budget, use_gpu=share.gpus > 0)
 
     # Ray Tune takes a second to import, and must not while Ray starts in its thread.
     from autometa.orchestrator import ray_tune, segments
@@ -119,7 +114,7 @@ def run_candidates(
         ledger,
         policy,
         end=schedule.training,
-        make_job=make_job,
+        make_job=functools.partial(plan.job_of, budget=record.budget, use_gpu=share.gpus > 0),
         on_last=lambda: ray_tune.warm_up(share),
         on_end=clock.tick,
     )
@@ -133,9 +128,7 @@ def run_candidates(
         return True
     except StopSearchError as error:
         ledger.pause_all()
-        raise StopSearchError(
-            f"study {plan.name!r} stopped: {error}; nothing is lost: when that is put right, the same command continues"
-        ) from None
+        raise plan.stopped(error) from None
     finally:
         clock.note()
     ledger.close()

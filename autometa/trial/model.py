@@ -11,7 +11,7 @@ from torch import Tensor
 from autometa.data.dataset import FewShotDataset
 from autometa.data.episodes import ImagePool, fixed_episodes
 from autometa.learning import checkpoint_files, checkpoints
-from autometa.learning.checkpoint_facts import ENSEMBLE, is_ensemble, read_facts
+from autometa.learning.checkpoint_facts import ENSEMBLE_FACTS, is_ensemble, read_facts
 from autometa.learning.device import pick_device
 from autometa.learning.ensemble import Ensemble, Mixture, fit_mixture
 from autometa.learning.learner import Learner
@@ -66,7 +66,7 @@ def fit_ensemble(
         temperatures=[mixture.temperatures[index] for index in chosen],
         weights=[mixture.weights[index] for index in chosen],
     )
-    checkpoint_files.write(to / ENSEMBLE, facts.model_dump_json(indent=2).encode())
+    checkpoint_files.write(to / ENSEMBLE_FACTS, facts.model_dump_json(indent=2).encode())
     return chosen
 
 

@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 
 from autometa.errors import CheckpointError
 from autometa.learning import checkpoint_files
-from autometa.learning.checkpoint_facts import ENSEMBLE, is_ensemble, read_facts
+from autometa.learning.checkpoint_facts import ENSEMBLE_FACTS, is_ensemble, read_facts
 from autometa.parsing import parse_json
 from autometa.records import Record, checked
 from autometa.trial.job import Job
@@ -40,7 +40,7 @@ class EnsembleFacts(Record):
 
 def ensemble_facts(folder: Path) -> EnsembleFacts:
     """What an ensemble is made of; raises `CheckpointError` or `ConfigError` where its file is wrong."""
-    file = folder / ENSEMBLE
+    file = folder / ENSEMBLE_FACTS
     try:
         found = parse_json(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -62,11 +62,11 @@ def job_of(folder: Path) -> Job:
 
 def copy_model(folder: Path, to: Path) -> None:
     """Write a model's copy into another folder, in place of one that is there."""
-    (to / ENSEMBLE).unlink(missing_ok=True)
+    (to / ENSEMBLE_FACTS).unlink(missing_ok=True)
     if not is_ensemble(folder):
         checkpoint_files.copy(folder, to)
         return
     facts = ensemble_facts(folder)
     for name in facts.members:
         checkpoint_files.copy(folder / name, to / name)
-    checkpoint_files.write(to / ENSEMBLE, facts.model_dump_json().encode())
+    checkpoint_files.write(to / ENSEMBLE_FACTS, facts.model_dump_json().encode())

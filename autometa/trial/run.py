@@ -12,7 +12,7 @@ import logging
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -40,6 +40,7 @@ from autometa.trial.validation import Validation, episodes_at_once
 
 _log = logging.getLogger(__name__)
 
+R = TypeVar("R")
 OnRung = Callable[[RungReport], None]
 OnStep = Callable[[int, float, dict[str, torch.Tensor]], None]
 
@@ -55,12 +56,17 @@ def run(job: Job, *, on_rung: OnRung | None = None, on_step: OnStep | None = Non
         ConfigError, DataError: the job cannot be carried out at all.
         CheckpointError: `job.folder` holds a checkpoint that is damaged or of another job.
     """
+    return within_memory(job, number, lambda: _run(job, on_rung, on_step, number))
+
+
+def within_memory(job: Job, number: int, work: Callable[[], R]) -> R | TrialRecord:
+    """What `work` on a job returns; where it does not fit the memory, the record that says so."""
     try:
-        return _run(job, on_rung, on_step, number)
+        return work()
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
-        record = without_memory(job, number, error)
+        record = _without_memory(job, number, error)
     give_back_memory()  # out of the handler, whose traceback holds tensors
     return record
 
@@ -119,7 +125,7 @@ def ended(training: Training, job: Job, *, number: int, reason: str | None) -> T
     )
 
 
-def without_memory(job: Job, number: int, error: Exception) -> TrialRecord:
+def _without_memory(job: Job, number: int, error: Exception) -> TrialRecord:
     """The record of a candidate that does not fit, with the curve of its checkpoint."""
     folder = Path(job.folder)
     curve = read_facts(folder)["curve"] if exists(folder) else []

@@ -12,12 +12,11 @@ from pathlib import Path
 from autometa.errors import DivergedError
 from autometa.learning import checkpoint_files
 from autometa.learning.checkpoint_facts import BEST, FINAL, exists
-from autometa.learning.device import give_back_memory, is_out_of_memory
 from autometa.learning.open_ended import COOL_DOWN
 from autometa.learning.training import Training
 from autometa.records import Record, RungReport, TrialRecord
 from autometa.trial.job import Job
-from autometa.trial.run import OnRung, OnStep, begin, diverged, ended, keep, without_memory
+from autometa.trial.run import OnRung, OnStep, begin, diverged, ended, keep, within_memory
 from autometa.trial.validation import seconds_allowed
 
 
@@ -42,14 +41,7 @@ def run_segment(segment: Segment, *, number: int, on_rung: OnRung, on_step: OnSt
         ConfigError, DataError: the job cannot be carried out at all.
         CheckpointError: `job.folder` holds a checkpoint that is damaged or of another job.
     """
-    try:
-        return _run(segment, number, on_rung, on_step)
-    except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
-            raise
-        record = without_memory(segment.job, number, error)
-    give_back_memory()  # out of the handler, whose traceback holds tensors
-    return record
+    return within_memory(segment.job, number, lambda: _run(segment, number, on_rung, on_step))
 
 
 def models_of(folder: Path) -> list[Path]:
@@ -111,7 +103,7 @@ class _Pace:
     def left(self) -> float:
         """Seconds for training."""
         curve = self._training.curve
-        an_episode = curve[-1].validation_seconds / curve[-1].accuracy.episodes if curve else 0.0
+        an_episode = curve[-1].seconds_per_episode if curve else 0.0
         validation = min(an_episode * self._episodes, seconds_allowed(self._training))
         return self._deadline - time.time() - validation
 

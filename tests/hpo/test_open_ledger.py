@@ -49,7 +49,7 @@ def test_a_candidate_that_waits_is_marked_until_it_goes_on(
 ) -> None:
     events: list[Event] = []
     ledger = ledger_of(study, storage, tmp_path, events)
-    number = ledger.try_new().number
+    number = ledger.ask().number
     ledger.report(number, report(1, 0.4))
     assert [s.is_busy for s in ledger.standings()] == [True]
     ledger.pause(number)
@@ -71,10 +71,10 @@ def test_at_the_end_the_trained_are_complete_and_the_others_pruned_with_their_cu
 ) -> None:
     ledger = ledger_of(study, storage, tmp_path)
     for mean in (0.4, 0.6):
-        number = ledger.try_new().number
+        number = ledger.ask().number
         ledger.report(number, report(1, mean))
         ledger.pause(number)
-    ledger.try_new()  # never reported
+    ledger.ask()  # never reported
     ledger.go_on(1)
     ledger.report(1, cooled(2, 0.7))
     ledger.finish(1, done(1))
@@ -91,7 +91,7 @@ def test_what_a_dead_search_left_is_taken_over_as_it_was(
 ) -> None:
     ledger = ledger_of(study, storage, tmp_path)
     for _ in range(2):
-        ledger.try_new()
+        ledger.ask()
     ledger.report(0, report(1, 0.4))
     ledger.pause(0)
     checkpoint(tmp_path / "00000", [report(1, 0.4)])
@@ -108,7 +108,7 @@ def test_what_a_dead_search_left_is_taken_over_as_it_was(
 def test_a_candidate_that_is_on_a_worker_whenever_a_search_dies_is_given_up(
     study: optuna.Study, storage: SingleWriter, tmp_path: Path
 ) -> None:
-    ledger_of(study, storage, tmp_path).try_new()
+    ledger_of(study, storage, tmp_path).ask()
     for _ in range(MAX_ATTEMPTS):
         ledger = ledger_of(study, storage, tmp_path)
         ledger.adopt()
@@ -122,7 +122,7 @@ def test_with_more_time_a_candidate_that_ended_goes_on_from_its_checkpoint(
     study: optuna.Study, storage: SingleWriter, tmp_path: Path
 ) -> None:
     ledger = ledger_of(study, storage, tmp_path)
-    values = ledger.try_new().values
+    values = ledger.ask().values
     ledger.report(0, report(1, 0.4))
     ledger.report(0, cooled(2, 0.7))
     ledger.finish(0, done(0))
@@ -146,7 +146,7 @@ def test_a_configuration_is_trained_again_with_another_seed(
     study: optuna.Study, storage: SingleWriter, tmp_path: Path
 ) -> None:
     ledger = ledger_of(study, storage, tmp_path)
-    first = ledger.try_new()
+    first = ledger.ask()
     ledger.report(0, report(1, 0.4))
     again = ledger.try_again(0)
     assert (again.number, again.values) == (1, first.values)
@@ -157,7 +157,7 @@ def test_a_configuration_is_trained_again_with_another_seed(
 
 def test_a_failed_segment_ends_its_candidate(study: optuna.Study, storage: SingleWriter, tmp_path: Path) -> None:
     ledger = ledger_of(study, storage, tmp_path)
-    ledger.try_new()
+    ledger.ask()
     ledger.finish(0, done(0).model_copy(update={"state": "fail", "reason": "diverged: loss is nan"}))
     ledger.pause(0)  # the segment's end is told after its record
     assert study.trials[0].state == TrialState.FAIL

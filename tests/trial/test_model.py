@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from autometa.errors import AutometaError, CheckpointError
-from autometa.learning.checkpoint_facts import ENSEMBLE, is_ensemble
+from autometa.learning.checkpoint_facts import ENSEMBLE_FACTS, is_ensemble
 from autometa.records import Budget
 from autometa.trial.model import fit_ensemble
 from autometa.trial.model_files import copy_model, job_of
@@ -66,11 +66,11 @@ def test_one_model_twice_is_no_ensemble(members: list[Path], tmp_path: Path) -> 
 )
 def test_a_wrong_file_is_one_line(members: list[Path], tmp_path: Path, change: dict[str, object], said: str) -> None:
     ensemble_of(members, tmp_path)
-    facts = json.loads((tmp_path / ENSEMBLE).read_text())
-    (tmp_path / ENSEMBLE).write_text(json.dumps(facts | change))
+    facts = json.loads((tmp_path / ENSEMBLE_FACTS).read_text())
+    (tmp_path / ENSEMBLE_FACTS).write_text(json.dumps(facts | change))
     with pytest.raises(AutometaError, match=said) as error:
         evaluate_checkpoint(tmp_path, split="val", episodes=4, use_gpu=False)
     assert "\n" not in str(error.value)
-    (tmp_path / ENSEMBLE).write_text("{")
+    (tmp_path / ENSEMBLE_FACTS).write_text("{")
     with pytest.raises(CheckpointError, match="damaged"):
         evaluate_checkpoint(tmp_path, split="val", episodes=4, use_gpu=False)
