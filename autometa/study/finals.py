@@ -92,8 +92,8 @@ class _Finals:
         return [c for c in self.confirmed if ({c.trial, *(c.ensemble or ())} - {None}) <= there]
 
     def of(self, model: int | str) -> Confirmation | None:
-        """What is known of a trial or a baseline."""
-        return next((c for c in self.confirmed if c.model == model), None)
+        """What is known of a trial, a baseline or the ensemble, as far as its models are there."""
+        return next((c for c in self.confirmed_now if c.model == model), None)
 
     def best_baseline(self) -> list[str]:
         """Its name, if there is one with a model."""
@@ -127,10 +127,14 @@ class _Finals:
         self.members.extend(trials[index] for index in chosen)
         return [ENSEMBLE] if chosen else []
 
+    def unmeasured(self, models: Sequence[int | str]) -> list[int | str]:
+        """Those of which nothing is known; an ensemble that was just fitted is another one than any that is known."""
+        return [model for model in models if self.of(model) is None or (model == ENSEMBLE and self.members)]
+
     def validate(self, best: Sequence[int], others: Sequence[str]) -> None:
         """Measure trials, baselines and an ensemble that were not yet, on fresh validation episodes."""
         models: list[int | str] = [*best, *others]
-        todo = [model for model in models if self.of(model) is None]
+        todo = self.unmeasured(models)
         if todo:
             trials = [model for model in todo if isinstance(model, int)]
             self.on_event(

@@ -58,6 +58,7 @@ def fit_ensemble(
     chosen = [index for index, weight in enumerate(mixture.weights) if weight > 0]
     if len(chosen) < 2:
         return []
+    (to / ENSEMBLE_FACTS).unlink(missing_ok=True)  # of an earlier one, whose members are now written over
     names = [f"member-{place}" for place in range(len(chosen))]
     for name, index in zip(names, chosen, strict=True):
         checkpoint_files.copy(folders[index], to / name)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from autometa.errors import AutometaError, CheckpointError
+from autometa.learning import checkpoint_files
 from autometa.learning.checkpoint_facts import ENSEMBLE_FACTS, is_ensemble
 from autometa.records import Budget
 from autometa.trial.model import fit_ensemble
@@ -52,6 +53,20 @@ def test_a_single_model_takes_the_place_of_an_ensemble(members: list[Path], tmp_
 def test_one_model_twice_is_no_ensemble(members: list[Path], tmp_path: Path) -> None:
     assert not ensemble_of([members[0], members[0]], tmp_path)
     assert not is_ensemble(tmp_path)
+
+
+def test_an_ensemble_that_is_written_in_part_is_none(
+    members: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ensemble_of(members, tmp_path)
+
+    def killed(folder: Path, to: Path) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(checkpoint_files, "copy", killed)
+    with pytest.raises(KeyboardInterrupt):
+        ensemble_of(members[::-1], tmp_path)
+    assert not is_ensemble(tmp_path), "its temperatures are of other members"
 
 
 @pytest.mark.parametrize(
