@@ -20,6 +20,7 @@ def test_the_keys_are_those_of_storages_that_there_are() -> None:
         "fail_reason",
         "folder",
         "interrupted",
+        "is_waiting",
         "origin",
         "seed",
         "together_with",

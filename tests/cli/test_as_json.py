@@ -86,7 +86,7 @@ def test_stdout_is_json_and_nothing_else(
     assert {line["name"] for line in said["studies"][0]["studies"]} >= {"digits-5w1s-tiny"}
     assert said["studies"] == said["studies list"]
     assert said["studies import"][0]["imported"][0]["folder"] == "imported/digits-5w1s-tiny"
-    assert said["studies remove"] == [{"removed": ["studies/digits-5w1s-tiny"]}]
+    assert said["studies remove"] == [{"removed": ["runs/studies/digits-5w1s-tiny"]}]
     (placed,) = said["priors map"]
     assert [row["distance"] for row in placed["nearest"]] == sorted(row["distance"] for row in placed["nearest"])
     assert Path(placed["map"]).is_file()

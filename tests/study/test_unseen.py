@@ -89,7 +89,19 @@ def test_test_classes_are_in_no_batch_of_a_search_but_those_of_the_one_measureme
     install(tmp_path / "site")
     (tmp_path / "watched.toml").write_text(SPACE + "".join(map(start, STARTS)))
     paths = f"{environment()['PYTHONPATH']}{os.pathsep}{tmp_path / 'site'}"
-    arguments = ["--space", "watched.toml", "--study", "t", "--trials", TRIALS, "--budget", STEPS, "--cold"]
+    arguments = [
+        "--dataset",
+        "digits",
+        "--space",
+        "watched.toml",
+        "--study",
+        "t",
+        "--trials",
+        TRIALS,
+        "--budget",
+        STEPS,
+        "--cold",
+    ]
     arguments += ["--vectorise", TOGETHER, "--workers", WORKERS, "--query", 5]
     done = subprocess.run(
         [sys.executable, "-m", "autometa", "search", *map(str, arguments)],
