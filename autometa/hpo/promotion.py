@@ -15,9 +15,9 @@ from autometa.records import RungReport
 
 # The part of a search's time that its last trainings get; docs/log.md has what other parts gave.
 FINISH = 0.6
-# How far a second finalist may be behind the best. One that is further behind adds little to an ensemble; whether the
-# best configuration trained again adds more was not measured yet.
-NEAR = 0.03
+# How far a second finalist may be behind the best, and that as a part of the best one's errors. One that is further
+# behind adds nothing to an ensemble: docs/log.md has how little.
+NEAR, NEAR_OF_ERRORS = 0.03, 0.25
 # One of so many candidates goes on from each rung.
 KEEP_ONE_OF = 2
 
@@ -120,7 +120,8 @@ class Promotion:
         best, first = (
             max(of, key=lambda standing: (expected[standing.number], -standing.number)) for of in (free, shown)
         )
-        is_near = expected[best.number] >= expected[first.number] - NEAR
+        near = min(NEAR, NEAR_OF_ERRORS * max(0.0, 1 - expected[first.number]))
+        is_near = expected[best.number] >= expected[first.number] - near
         return Finish(best.number) if is_near else Twin(first.number)
 
     def _promoted(self, standings: Sequence[Standing]) -> Standing | None:

@@ -355,11 +355,19 @@ def measure_in_worker(**call: Any) -> Measured:
     return measure_checkpoint(**call)
 
 
-def fit_ensemble_in_worker(**call: Any) -> list[int]:
+def say_in_worker(**call: Any) -> dict[str, Any]:
+    """`trial.model.said_in_views`, in a worker."""
+    from autometa.trial.model import said_in_views
+
+    keep_to_share(call.get("use_gpu"), 1.0)
+    return said_in_views(**call)
+
+
+def fit_ensemble_in_worker(**call: Any) -> dict[int, str]:
     """`trial.model.fit_ensemble`, in a worker."""
     from autometa.trial.model import fit_ensemble
 
-    keep_to_share(call.get("use_gpu"), 1.0)
+    keep_to_share(False, 1.0)
     return fit_ensemble(**call)
 
 

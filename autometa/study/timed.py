@@ -26,6 +26,8 @@ from autometa.study.plan import Plan
 
 # What is kept back for the end, where nobody knows yet what it takes: a part of the time, and seconds at most.
 _KEPT_BACK, _MOST_KEPT_BACK = 0.15, 120.0
+# What is given to fitting an ensemble, of what is left then.
+PART_FOR_ENSEMBLE = 0.3
 _SECONDS_BETWEEN_NOTES = 10.0
 # What the measurements of the end take before the first episode, and episodes that say something at least.
 _MEASURING_STARTS, _FEWEST_EPISODES = 2.0, 50
@@ -75,7 +77,7 @@ class Clock:
 def affordable_episodes(
     rivals: Sequence[TrialRecord],
     baseline: Baseline | None,
-    together: Sequence[TrialRecord],
+    together: Sequence[tuple[TrialRecord, int]],
     share: Share,
     *,
     seconds: float,
@@ -83,15 +85,14 @@ def affordable_episodes(
     """How many episodes each model is confirmed on, and the winner tested on, in so many seconds; an even number.
 
     Args:
-        together: members of an ensemble, which is fitted on as many episodes as they were validated on.
+        together: members of an ensemble, and in how many views each sees an episode.
     """
     costs = [_an_episode(trial) for trial in rivals]
     costs += [baseline.seconds / baseline.accuracy.episodes] if baseline else []
-    costs += [sum(map(_an_episode, together))] if together else []
-    fitting = sum(trial.last.validation_seconds for trial in together if trial.last)
+    costs += [sum(views * _an_episode(trial) for trial, views in together)] if together else []
     longest = max(costs, default=0.0)
     each = max(sum(costs) / share.workers, longest) + longest
-    count = confirm.EPISODES if each <= 0 else int((seconds - fitting) / each)
+    count = confirm.EPISODES if each <= 0 else int(seconds / each)
     return min(confirm.EPISODES, max(_FEWEST_EPISODES, count // 2 * 2))
 
 

@@ -6,6 +6,7 @@ An ensemble's folder holds `ensemble.json`, which is written last, and one check
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field, model_validator
 
@@ -20,17 +21,23 @@ FORMAT = "autometa-ensemble/1"
 
 
 class EnsembleFacts(Record):
-    """Which folders an ensemble's members are in, with their temperatures and weights."""
+    """Which folders an ensemble's members are in, with their temperatures, weights and views (see `learning/views.py`).
+
+    Files of earlier versions name no views: those members see an episode as it is.
+    """
 
     format: str = Field(FORMAT, pattern=FORMAT)
     members: list[str] = Field(min_length=1)
     temperatures: list[float]
     weights: list[float]
+    views: list[Literal["plain", "mirrored", "turned"]] = []
 
     @model_validator(mode="after")
     def _is_whole(self) -> EnsembleFacts:
         if not len(self.members) == len(self.temperatures) == len(self.weights):
             raise ValueError("each member needs a temperature and a weight")
+        if self.views and len(self.views) != len(self.members):
+            raise ValueError("each member needs its views")
         if min(self.temperatures) <= 0 or min(self.weights) < 0 or sum(self.weights) <= 0:
             raise ValueError("temperatures must be positive, and weights at least 0 and not all 0")
         if any(Path(name).name != name or name in ("", "..") for name in self.members):

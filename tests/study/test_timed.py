@@ -139,5 +139,5 @@ def test_the_end_takes_the_episodes_that_its_time_allows(seconds: float, expecte
     both = [rival(0, 0.7, 0.02, seconds=3.0), rival(1, 0.7, 0.02, seconds=3.0)]  # 0.03 s an episode, twice
     share = Share(workers=2, gpus=0.0)
     assert affordable_episodes(both, None, [], share, seconds=seconds) == expected
-    # Together they take 0.12 s of two workers' time, then 0.06 s for the test; fitting took 6 s before.
-    assert affordable_episodes(both, None, both, share, seconds=18.0) == 100
+    # Together, one of them in two views, they take 0.09 s of a worker, and as long for the test.
+    assert affordable_episodes(both, None, [(both[0], 2), (both[1], 1)], share, seconds=18.0) == 100
