@@ -87,19 +87,22 @@ class Promotion:
     finish_from: float
     finalists: int
 
-    def decide(self, standings: Sequence[Standing], *, left: float, finishing: int, can_start: bool) -> Decision | None:
+    def decide(
+        self, standings: Sequence[Standing], *, left: float, finishing: int, exploring: int, can_start: bool
+    ) -> Decision | None:
         """What a free worker does next; None where it has nothing to do.
 
-        With one worker there is one finalist, so nothing is trained twice.
+        The best are chosen when all that was begun before is over: whoever is on a worker may be the best.
 
         Args:
             standings: of all candidates, in their order.
             left: seconds until all training is over.
             finishing: how many last trainings have begun.
+            exploring: how many other segments are on workers.
             can_start: whether there is a new candidate.
         """
         if left <= self.finish_from:
-            if finishing >= self.finalists:
+            if finishing >= self.finalists or exploring:
                 return None
             # Where nobody has a model yet, a late first one is better than none.
             return self._finalist(standings) or (New() if can_start else None)

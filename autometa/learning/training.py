@@ -127,7 +127,7 @@ class Training:
         Raises:
             DivergedError: the loss or its gradient is not finite.
         """
-        while not self.is_over and (until is None or self._reported < until):
+        while not self.is_over and (until is None or self.rung < until):
             self.train(on_step)
             yield self.report()
 
@@ -161,7 +161,8 @@ class Training:
         return self.options.rate(self.state.annealed, self.state.steps)
 
     @property
-    def _reported(self) -> int:
+    def rung(self) -> int:
+        """The last one that was reported; 0 for none."""
         return self.curve[-1].rung if self.curve else 0
 
     @property

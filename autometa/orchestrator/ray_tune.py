@@ -380,11 +380,11 @@ def train_in_worker(job: str, gpus: float) -> TrialRecord:
     return run(asked)
 
 
-def keep_to_share(use_gpu: bool | None, gpus: float) -> None:
-    """One thread on a CPU, where two spinning OpenMP pools slow each other about sevenfold; on a GPU its memory."""
+def keep_to_share(use_gpu: bool | None, gpus: float, threads: int = 1) -> None:
+    """Threads on a CPU, where two spinning OpenMP pools slow each other about sevenfold; on a GPU its memory."""
     from autometa.learning.device import limit_gpu_memory, limit_threads, pick_device
 
     if not use_gpu:
-        limit_threads(1)
+        limit_threads(threads)
     elif gpus < 1 and pick_device(True).type == "cuda":
         limit_gpu_memory(gpus)

@@ -110,11 +110,12 @@ def run_candidates(
     # Ray Tune takes a second to import, and must not while Ray starts in its thread.
     from autometa.orchestrator import ray_tune, segments
 
-    policy = Promotion(finish_from=FINISH * (schedule.training - time.monotonic()), finalists=share.workers)
+    policy = Promotion(finish_from=FINISH * (schedule.training - time.monotonic()), finalists=share.finalists)
     desk = SearchDesk(
         ledger,
         policy,
         end=schedule.training,
+        threads=share.threads,
         make_job=functools.partial(plan.job_of, budget=record.budget, use_gpu=share.gpus > 0),
         on_last=lambda: ray_tune.warm_up(share),
         on_end=clock.tick,

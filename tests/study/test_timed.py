@@ -29,6 +29,18 @@ from autometa.trial.run import evaluate_checkpoint
 from tests.study.conftest import Start, command, environment
 
 RUNS = Path("runs/t")
+# Two configurations: with more time there is nothing new, and those that there are go on.
+TWO = """
+name = "two"
+[parameters.learner]
+choices = ["prototypical"]
+[parameters.backbone]
+choices = ["conv"]
+[parameters."conv.depth"]
+choices = [1, 2]
+[parameters."conv.width"]
+choices = [4]
+"""
 
 
 def run(folder: Path, *extra: str) -> tuple[list[dict[str, Any]], float]:
@@ -53,6 +65,7 @@ def models(folder: Path) -> dict[int, int]:
 
 
 def test_the_time_is_kept_the_best_are_trained_to_the_end_and_more_time_goes_on(folder: Path) -> None:
+    (folder / "tiny.toml").write_text(TWO)
     events, took = run(folder, "--time-budget", "40s")
     assert took < 80  # twice the time, since other work may run beside it; quiet, it is kept within 5 %
     study = study_in(folder)
