@@ -347,11 +347,11 @@ def why(error: Exception) -> tuple[str | None, str]:
     return None, f"{type(error).__name__}: {error}"
 
 
-def measure_in_worker(**call: Any) -> Measured:
-    """`trial.run.measure_checkpoint`, in a worker."""
+def measure_in_worker(*, threads: int, **call: Any) -> Measured:
+    """`trial.run.measure_checkpoint`, in a worker, with so many threads of a CPU."""
     from autometa.trial.run import measure_checkpoint
 
-    keep_to_share(call.get("use_gpu"), 1.0)
+    keep_to_share(call.get("use_gpu"), 1.0, threads)
     return measure_checkpoint(**call)
 
 

@@ -256,6 +256,7 @@ class _Finals:
         seed = (confirm.test_seed if split == "test" else confirm.confirm_seed)(self.plan.settings.seed)
         how: dict[str, Any] = {"split": split, "episodes": self.episodes, "seed": seed}
         how |= {"use_gpu": self.share.gpus > 0, "dataset": self.plan.ref}
+        how |= {"threads": self.share.threads if len(models) == 1 else 1}
         from autometa.orchestrator import ray_tune
 
         return ray_tune.run_everywhere(ray_tune.measure_in_worker, [{"folder": m, **how} for m in models], self.share)

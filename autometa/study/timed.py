@@ -87,17 +87,17 @@ def affordable_episodes(
     Args:
         together: members of an ensemble, and in how many views each sees an episode.
     """
-    costs = [_an_episode(trial) for trial in rivals]
+    costs = [share.threads * _an_episode(trial) for trial in rivals]  # they were validated in so many threads
     costs += [baseline.seconds / baseline.accuracy.episodes] if baseline else []
-    costs += [sum(views * _an_episode(trial) for trial, views in together)] if together else []
+    costs += [share.threads * sum(views * _an_episode(trial) for trial, views in together)] if together else []
     longest = max(costs, default=0.0)
-    each = max(sum(costs) / share.workers, longest) + longest
+    each = max(sum(costs) / share.workers, longest) + longest / share.threads
     count = confirm.EPISODES if each <= 0 else int(seconds / each)
     return min(confirm.EPISODES, max(_FEWEST_EPISODES, count // 2 * 2))
 
 
 def _an_episode(trial: TrialRecord) -> float:
-    """Seconds of one core that an episode takes."""
+    """Seconds that an episode took."""
     return trial.last.seconds_per_episode if trial.last else 0.0
 
 

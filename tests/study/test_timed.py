@@ -150,7 +150,10 @@ def test_only_those_are_confirmed_whose_interval_overlaps_the_leaders() -> None:
 @pytest.mark.parametrize(("seconds", "expected"), [(1000.0, 600), (12.0, 200), (0.1, 50), (-5.0, 50)])
 def test_the_end_takes_the_episodes_that_its_time_allows(seconds: float, expected: int) -> None:
     both = [rival(0, 0.7, 0.02, seconds=3.0), rival(1, 0.7, 0.02, seconds=3.0)]  # 0.03 s an episode, twice
-    share = Share(workers=2, gpus=0.0)
+    share = Share(workers=2, gpus=0.0, spread=True)
     assert affordable_episodes(both, None, [], share, seconds=seconds) == expected
     # Together, one of them in two views, they take 0.09 s of a worker, and as long for the test.
     assert affordable_episodes(both, None, [(both[0], 2), (both[1], 1)], share, seconds=18.0) == 100
+    # On one machine they took two threads: 0.18 s of a worker now, and half of it in two for the test.
+    on_one = Share(workers=2, gpus=0.0)
+    assert affordable_episodes(both, None, [(both[0], 2), (both[1], 1)], on_one, seconds=27.0) == 100
