@@ -85,18 +85,18 @@ def train(
     from autometa.errors import ConfigError
     from autometa.records import parse_budget
     from autometa.trial.recipe import read_recipes
+    from autometa.trial.train import ready, train_seeds
     from autometa.trial.train import train as run_training
-    from autometa.trial.train import train_seeds
 
     recipes = read_recipes(recipe)
     if rank > len(recipes):
         raise ConfigError(f"--rank {rank}: {recipe} has {len(recipes)}")
     folder = output or Path("runs/models") / (recipe.stem if seeds == 1 else f"{recipe.stem}-seeds")
-    chosen = recipes[rank - 1]
-    how: dict[str, Any] = {"budget": parse_budget(budget) if budget else None, "seed": seed}
+    length = parse_budget(budget) if budget else None
+    chosen = ready(recipes[rank - 1], budget=length, seed=seed, where=f"{recipe}: recipe {rank}")
+    how: dict[str, Any] = {"data_root": data_root, "dataset": dataset, "pretrain_dataset": pretrain_dataset}
     with training_progress(quiet=as_json) as progress:
-        how |= {"data_root": data_root, "dataset": dataset, "pretrain_dataset": pretrain_dataset, "use_gpu": gpu}
-        how |= {"where": f"{recipe}: recipe {rank}", "on_rung": progress.on_rung, "on_step": progress.on_step}
+        how |= {"use_gpu": gpu, "on_rung": progress.on_rung, "on_step": progress.on_step}
         if seeds == 1:
             record = run_training(chosen, folder, **how)
         else:
