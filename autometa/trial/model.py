@@ -17,7 +17,7 @@ from autometa.learning.ensemble import Ensemble, Mixture, fit_mixture
 from autometa.learning.learner import Learner
 from autometa.trial import build
 from autometa.trial.job import DatasetRef
-from autometa.trial.model_files import EnsembleFacts, ensemble_facts, job_of
+from autometa.trial.model_files import EnsembleFacts, copy_member, ensemble_facts, job_of
 from autometa.trial.opened import open_dataset
 from autometa.trial.validation import episodes_at_once
 
@@ -61,7 +61,7 @@ def fit_ensemble(
     (to / ENSEMBLE_FACTS).unlink(missing_ok=True)  # of an earlier one, whose members are now written over
     names = [f"member-{place}" for place in range(len(chosen))]
     for name, index in zip(names, chosen, strict=True):
-        checkpoint_files.copy(folders[index], to / name)
+        copy_member(folders[index], to / name)
     facts = EnsembleFacts(
         members=names,
         temperatures=[mixture.temperatures[index] for index in chosen],

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
 import pytest
 
 from autometa.errors import AutometaError, CheckpointError
 from autometa.learning import checkpoint_files
-from autometa.learning.checkpoint_facts import ENSEMBLE_FACTS, is_ensemble
+from autometa.learning.checkpoint_facts import BEFORE, ENSEMBLE_FACTS, FINAL, is_ensemble, read_facts
 from autometa.records import Budget
 from autometa.trial.model import fit_ensemble
-from autometa.trial.model_files import copy_model, job_of
+from autometa.trial.model_files import copy_model, goes_on_from, job_of
 from autometa.trial.run import evaluate_checkpoint, run
-from tests.trial.test_segment import job
+from autometa.trial.segment import Segment
+from tests.trial.test_segment import job, ran
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +50,18 @@ def test_a_single_model_takes_the_place_of_an_ensemble(members: list[Path], tmp_
     assert not is_ensemble(tmp_path)
     how = {"split": "val", "episodes": 20, "seed": 5, "use_gpu": False}
     assert evaluate_checkpoint(tmp_path, **how) == evaluate_checkpoint(members[0], **how)
+
+
+def test_a_model_is_copied_with_the_state_before_its_cool_down(members: list[Path], tmp_path: Path) -> None:
+    candidate = tmp_path / "trial"
+    open_job = job(candidate, Budget(seconds=0.1, open=True))
+    ran(Segment(job=open_job, finish_by=time.time() + 1.0))
+    copy_model(candidate / FINAL, tmp_path / "model")
+    assert goes_on_from(tmp_path / "model") == tmp_path / "model" / BEFORE
+    assert read_facts(tmp_path / "model" / BEFORE) == read_facts(candidate)
+    assert read_facts(tmp_path / "model") == read_facts(candidate / FINAL)
+    copy_model(members[0], tmp_path / "model")
+    assert goes_on_from(tmp_path / "model") == tmp_path / "model", "the state of another model is gone"
 
 
 def test_one_model_twice_is_no_ensemble(members: list[Path], tmp_path: Path) -> None:
