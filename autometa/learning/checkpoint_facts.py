@@ -38,6 +38,7 @@ class _Facts(BaseModel):
     steps: int = Field(0, ge=0)
     seconds: float = Field(0, ge=0)
     last_step: int | None = None
+    warms_from: int = Field(0, ge=0)
     curve: list[RungReport] = []
     extra: dict[str, Any] = {}
 

@@ -18,6 +18,7 @@ from autometa.records import Record, checked
 from autometa.trial.job import Job
 
 FORMAT = "autometa-ensemble/1"
+RECIPE = "recipe.toml"  # in a model's folder: how to train it again
 
 
 class EnsembleFacts(Record):
@@ -59,6 +60,17 @@ def job_of(folder: Path) -> Job:
     if "job" not in extra:
         raise CheckpointError(f"{folder}: not an autometa checkpoint: it does not say how it was trained")
     return checked(Job, extra["job"], where=str(folder))
+
+
+def is_model(folder: Path) -> bool:
+    """Whether the folder holds a model, single or ensemble."""
+    return exists(folder) or is_ensemble(folder)
+
+
+def name_of(folder: Path) -> str:
+    """What to call a model by its folder: that of a search by the study."""
+    place = folder.resolve()
+    return place.parent.name if place.name == "model" else place.name
 
 
 def members_of(folder: Path) -> list[Path]:

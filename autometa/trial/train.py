@@ -12,9 +12,11 @@ from autometa.errors import CheckpointError, ConfigError
 from autometa.learning.checkpoint_facts import exists
 from autometa.records import Accuracy, Budget, TrialConfig, TrialRecord, checked
 from autometa.trial import build
+from autometa.trial.job import Job
 from autometa.trial.measured import Measured, models_in, seed_folder, together
-from autometa.trial.opened import at, open_both
-from autometa.trial.recipe import Recipe, read_recipes
+from autometa.trial.model_files import RECIPE
+from autometa.trial.opened import at, open_both, placed
+from autometa.trial.recipe import Recipe, read_recipes, write_recipes
 from autometa.trial.run import OnRung, OnStep, measure_checkpoint, run
 from autometa.trial.withdrawn import notes
 
@@ -36,6 +38,8 @@ def train(
 ) -> TrialRecord:
     """Train a recipe (or the first one in a file) into `folder`, going on from a checkpoint that is there.
 
+    The recipe is written beside the model.
+
     Args:
         budget, seed: in place of the recipe's own.
         dataset, pretrain_dataset: where the recipe's image folders are now, if they were moved; what lies there must
@@ -49,15 +53,20 @@ def train(
     chosen = ready(recipe, budget=budget, seed=seed)
     if models_in(Path(folder)) != [Path(folder)]:
         raise CheckpointError(f"{folder}: holds one model a seed (--seeds); choose another folder for a single one")
-    if pretrain_dataset and not chosen.pretrain_dataset:
-        raise ConfigError(f"--pretrain-dataset {pretrain_dataset}: the recipe trains on classes of its data set")
-    job = chosen.job(Path(folder), data_root=str(data_root) if data_root else None, use_gpu=use_gpu)
-    places = {"dataset": at(dataset, job.dataset), "pretrain": job.pretrain and at(pretrain_dataset, job.pretrain)}
-    job = job.model_copy(update=places)
+    job = chosen.job(Path(folder), use_gpu=use_gpu)
+    job = placed(job, data_root=data_root, dataset=dataset, pretrain_dataset=pretrain_dataset)
+    tell_notes(job)
+    record = run(job, on_rung=on_rung, on_step=on_step)
+    if exists(Path(folder)):
+        write_recipes(Path(folder) / RECIPE, [chosen], "toml")
+    return record
+
+
+def tell_notes(job: Job) -> None:
+    """Log what a user should know of a job's data and options; raises as `open_both` where the data is not there."""
     data, train_on = open_both(job)
     for note in dict.fromkeys((*notes(job.config), *data.notes, *train_on.notes)):
         _log.warning(note)
-    return run(job, on_rung=on_rung, on_step=on_step)
 
 
 def ready(
