@@ -114,6 +114,8 @@ def _print_winner(result: SearchResult, storage: str | None) -> None:
     print(f"model in {result.model}\n")
     print("next:")
     print(f"  autometa evaluate {result.model} --episodes 2000")
+    if result.study.budget.open and won.baseline is None:
+        print(f"  autometa train {result.model} --budget 1h")
     print(f"  autometa export {name}{where} -o {name}.toml")
     print(f"  autometa train {name}.toml -o runs/models/{name}")
     print(f"  autometa dashboard{where}")

@@ -28,10 +28,10 @@ from autometa.learning.symmetries import VIEWS
 from autometa.orchestrator.cluster import Share
 from autometa.records import ENSEMBLE, Accuracy, Confirmation, Look, Retrained, StudyRecord, TrialRecord
 from autometa.study import confirm
-from autometa.study.export import best_recipes
+from autometa.study.export import best_recipes, recipes_of_trials
 from autometa.study.plan import Plan
 from autometa.trial.measured import Measured, together
-from autometa.trial.model_files import copy_model, ensemble_facts
+from autometa.trial.model_files import RECIPE, copy_model, ensemble_facts
 from autometa.trial.recipe import write_recipes
 
 
@@ -65,7 +65,7 @@ def run(
         return None
     won = finals.tested(won)
     on_event(Confirmed(won))
-    finals.hand_over(won.model)
+    finals.hand_over(won)
     return won
 
 
@@ -220,11 +220,11 @@ class _Finals:
             study_record.add_confirmation(self.study, won, looks)
         return won
 
-    def hand_over(self, model: int | str) -> None:
-        """Put the winner's model, and the recipe to train it again, in the study's folder."""
-        copy_model(self.folder(model), self.plan.model_folder)
-        recipes = best_recipes(self.study, 1)
-        write_recipes(self.plan.model_folder / "recipe.toml", recipes, "toml")
+    def hand_over(self, won: Confirmation) -> None:
+        """Put the winner's model, and the recipe to train it again, or those of its members, in the study's folder."""
+        copy_model(self.folder(won.model), self.plan.model_folder)
+        recipes = recipes_of_trials(self.study, won.ensemble) if won.ensemble else best_recipes(self.study, 1)
+        write_recipes(self.plan.model_folder / RECIPE, recipes, "toml")
 
     def _has_seeds(self, trial: int, seeds: Sequence[int]) -> bool:
         known = self.of(trial)

@@ -21,7 +21,7 @@ from autometa.learning.symmetries import VIEWS
 from autometa.learning.views import mean_of, view_logits
 from autometa.trial import build
 from autometa.trial.job import DatasetRef
-from autometa.trial.model_files import EnsembleFacts, ensemble_facts, job_of
+from autometa.trial.model_files import EnsembleFacts, copy_member, ensemble_facts, job_of
 from autometa.trial.opened import open_dataset
 from autometa.trial.validation import episodes_at_once
 
@@ -93,7 +93,7 @@ def fit_ensemble(folders: Sequence[Path], said: Sequence[dict[str, np.ndarray]],
     (to / ENSEMBLE_FACTS).unlink(missing_ok=True)  # of an earlier one, whose members are now written over
     names = [f"member-{place}" for place in range(len(chosen))]
     for name, index in zip(names, chosen, strict=True):
-        checkpoint_files.copy(folders[index], to / name)
+        copy_member(folders[index], to / name)
     facts = {
         "members": names,
         "temperatures": [mixture.temperatures[index] for index in chosen],

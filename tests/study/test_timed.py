@@ -19,11 +19,12 @@ from optuna.trial import TrialState
 from autometa import trial_attributes as attributes
 from autometa.hpo import study_record
 from autometa.hpo.storage import open_storage
-from autometa.learning.checkpoint_facts import FINAL, exists, read_facts
+from autometa.learning.checkpoint_facts import BEFORE, FINAL, exists, read_facts
 from autometa.orchestrator.cluster import Share
 from autometa.records import Accuracy, RungReport, TrialConfig, TrialRecord
 from autometa.study import confirm
 from autometa.study.timed import affordable_episodes
+from autometa.trial.model_files import members_of
 from autometa.trial.recipe import read_recipes
 from autometa.trial.run import evaluate_checkpoint
 from tests.study.conftest import Start, command, environment
@@ -78,8 +79,10 @@ def test_the_time_is_kept_the_best_are_trained_to_the_end_and_more_time_goes_on(
     ended = events[-1]
     accuracy = evaluate_checkpoint(folder / RUNS / "model", split="val", episodes=50, use_gpu=False)
     assert abs(accuracy.mean - ended["winner"]["validation"]["mean"]) < 0.15
-    (recipe,) = read_recipes(folder / RUNS / "model" / "recipe.toml")
-    assert recipe.config["schedule"] == "trapezoid"
+    recipes = read_recipes(folder / RUNS / "model" / "recipe.toml")
+    assert len(recipes) == len(ended["winner"].get("ensemble") or [0])
+    assert all(recipe.config["schedule"] == "trapezoid" for recipe in recipes)
+    assert all(exists(member / BEFORE) for member in members_of(folder / RUNS / "model"))
     steps = models(folder)
 
     again, took = run(folder, "--time-budget", "40s")  # its time is over

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
 import numpy as np
@@ -10,14 +11,15 @@ import pytest
 
 from autometa.errors import AutometaError, CheckpointError
 from autometa.learning import checkpoint_files
-from autometa.learning.checkpoint_facts import ENSEMBLE_FACTS, is_ensemble
+from autometa.learning.checkpoint_facts import BEFORE, ENSEMBLE_FACTS, FINAL, is_ensemble, read_facts
 from autometa.learning.symmetries import VIEWS
 from autometa.records import Budget
 from autometa.trial import model
 from autometa.trial.model import fit_ensemble, said_in_views
-from autometa.trial.model_files import copy_model, ensemble_facts, job_of
+from autometa.trial.model_files import copy_model, ensemble_facts, goes_on_from, job_of
 from autometa.trial.run import evaluate_checkpoint, run
-from tests.trial.test_segment import job
+from autometa.trial.segment import Segment
+from tests.trial.test_segment import job, ran
 
 
 @pytest.fixture(scope="module")
@@ -81,6 +83,18 @@ def test_turned_views_are_left_out_where_they_cost_accuracy(
 
 def test_with_little_time_there_are_few_episodes(members: list[Path]) -> None:
     assert 0 < len(said_by(members[0], ("plain",), seconds=0.0)["targets"]) < 40
+
+
+def test_a_model_is_copied_with_the_state_before_its_cool_down(members: list[Path], tmp_path: Path) -> None:
+    candidate = tmp_path / "trial"
+    open_job = job(candidate, Budget(seconds=0.1, open=True))
+    ran(Segment(job=open_job, finish_by=time.time() + 1.0))
+    copy_model(candidate / FINAL, tmp_path / "model")
+    assert goes_on_from(tmp_path / "model") == tmp_path / "model" / BEFORE
+    assert read_facts(tmp_path / "model" / BEFORE) == read_facts(candidate)
+    assert read_facts(tmp_path / "model") == read_facts(candidate / FINAL)
+    copy_model(members[0], tmp_path / "model")
+    assert goes_on_from(tmp_path / "model") == tmp_path / "model", "the state of another model is gone"
 
 
 def test_one_model_twice_is_no_ensemble(members: list[Path], tmp_path: Path) -> None:
