@@ -25,7 +25,9 @@ Augment = Callable[[Tensor, torch.Generator], Tensor]
 class EpisodeBatch:
     """B episodes of one shape. Class-major: support image i of an episode is of class i // K.
 
-    `classes` says which classes of their split the N are, where the episodes are measured on.
+    `classes` says which classes of their split the N are, where the episodes are measured on. `shots` is the number of
+    support images of each class where it differs between classes: the first `shots[0]` are of class 0, and so on.
+    Query images may then be of any number.
     """
 
     support_x: Tensor  # (B, N·K, C, H, W), normalised
@@ -34,6 +36,7 @@ class EpisodeBatch:
     query_y: Tensor  # (B, N·Q)
     way: int
     classes: Tensor | None = None  # (B, N)
+    shots: tuple[int, ...] | None = None  # N numbers of at least 1
 
     @property
     def batch(self) -> int:
@@ -42,7 +45,8 @@ class EpisodeBatch:
 
     @property
     def shot(self) -> int:
-        """K."""
+        """K, which is the same for all classes."""
+        assert self.shots is None
         return self.support_x.shape[1] // self.way
 
     @property
@@ -70,6 +74,7 @@ class EpisodeBatch:
             self.query_y[part],
             self.way,
             self.classes[part] if self.classes is not None else None,
+            self.shots,
         )
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> EpisodeBatch:
@@ -81,6 +86,7 @@ class EpisodeBatch:
             self.query_y.to(device),
             self.way,
             self.classes,
+            self.shots,
         )
 
 

@@ -158,9 +158,17 @@ def _one_pass(
     return features[:, :supports], features[:, supports:]
 
 
-def class_means(features: Tensor, way: int) -> Tensor:
-    """Mean over the shots of class-major support features: [B, N·K, D] to [B, N, D]."""
-    return features.unflatten(1, (way, -1)).mean(2)
+def class_means(support: Tensor, episodes: EpisodeBatch) -> Tensor:
+    """Mean over each class's shots of what the support images have: [B, N·K, …] to [B, N, …]."""
+    if episodes.shots is None:
+        return support.unflatten(1, (episodes.way, -1)).mean(2)
+    return torch.stack([part.mean(1) for part in by_class(support, episodes)], 1)
+
+
+def by_class(support: Tensor, episodes: EpisodeBatch, dim: int = 1) -> tuple[Tensor, ...]:
+    """What the support images have, along an axis of N·K, in N parts of each class's K; shots may differ."""
+    images = episodes.support_x.shape[1]
+    return support.split(list(episodes.shots) if episodes.shots else images // episodes.way, dim)
 
 
 def support_targets(episodes: EpisodeBatch, like: Tensor) -> Tensor:

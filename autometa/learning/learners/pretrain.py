@@ -18,7 +18,7 @@ from autometa.learning.backbones.backbone import Backbone
 from autometa.learning.device import global_generator
 from autometa.learning.finetune import tuned_scores
 from autometa.learning.heads import Fit, cosine_classifier, logistic, nearest_mean, ridge
-from autometa.learning.learner import LossLearner, Setting, TrainingSource, embed, support_targets
+from autometa.learning.learner import LossLearner, Setting, TrainingSource, by_class, embed, support_targets
 from autometa.learning.losses import cross_entropy
 from autometa.learning.mixing import Mixed, cutmix, mixed_loss, mixup
 from autometa.learning.transduction import check_kind, transductive_scores
@@ -199,13 +199,16 @@ def with_copies(episodes: EpisodeBatch, copies: int, augment: Augment) -> Episod
     Every class of every episode gets the same draws, so that a score depends neither on how tasks are batched nor on
     the order of classes, and the same model gives the same scores.
     """
-    classes = episodes.support_x.unflatten(1, (episodes.way, -1)).flatten(0, 1)  # (B·N, K, C, H, W)
-    repeated = classes.repeat(1, copies, 1, 1, 1)
-    made = torch.stack([augment(images, torch.Generator().manual_seed(_COPIES_SEED)) for images in repeated])
+
+    def copied(images: Tensor) -> Tensor:
+        return augment(images.repeat(copies, 1, 1, 1), torch.Generator().manual_seed(_COPIES_SEED))
+
+    classes = by_class(episodes.support_x, episodes)  # N of (B, K, C, H, W)
     return replace(
         episodes,
-        support_x=made.unflatten(0, (episodes.batch, -1)).flatten(1, 2),
+        support_x=torch.cat([torch.stack([copied(images) for images in of_class]) for of_class in classes], 1),
         support_y=episodes.support_y.repeat_interleave(copies, 1),
+        shots=tuple(copies * shot for shot in episodes.shots) if episodes.shots else None,
     )
 
 
