@@ -93,6 +93,7 @@ def _print_prior_report(result: SearchResult) -> None:
 
 def _print_winner(result: SearchResult, storage: str | None) -> None:
     from autometa.cli.words import size, storage_option, summary
+    from autometa.data import catalog
 
     won, name = result.winner, result.study.name
     assert won is not None
@@ -113,6 +114,8 @@ def _print_winner(result: SearchResult, storage: str | None) -> None:
     where = storage_option(storage)
     print(f"model in {result.model}\n")
     print("next:")
+    if catalog.is_folder(result.study.dataset):
+        print(f"  autometa predict {result.model} --support my_classes/ --query inbox/")
     print(f"  autometa evaluate {result.model} --episodes 2000")
     print(f"  autometa export {name}{where} -o {name}.toml")
     print(f"  autometa train {name}.toml -o runs/models/{name}")

@@ -90,6 +90,23 @@ class EpisodeBatch:
         )
 
 
+class Normaliser:
+    """Images of bytes to floats with mean 0 and spread 1 in each channel.
+
+    Args:
+        mean, std: of each channel, in [0, 1].
+    """
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float], device: torch.device) -> None:
+        shape = (1, -1, 1, 1)
+        self._scale = (1 / (255 * torch.tensor(std))).reshape(shape).to(device)
+        self._shift = (torch.tensor(mean) / torch.tensor(std)).reshape(shape).to(device)
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Of uint8 [M, C, H, W], floats."""
+        return images.float().mul_(self._scale).sub_(self._shift)
+
+
 class ImagePool:
     """The images of one split, on the device: mapped from disk on a CPU, uploaded once to a GPU."""
 
@@ -103,9 +120,7 @@ class ImagePool:
         self.table = torch.from_numpy(_padded(members))  # (classes, most images), index of an image
         places = (torch.device("cpu"), self.device)
         self._tables = {place.type: (self.counts.to(place), self.table.to(place)) for place in places}
-        shape = (1, -1, 1, 1)
-        self._scale = (1 / (255 * torch.tensor(dataset.std))).reshape(shape).to(self.device)
-        self._shift = (torch.tensor(dataset.mean) / torch.tensor(dataset.std)).reshape(shape).to(self.device)
+        self._normalise = Normaliser(dataset.mean, dataset.std, self.device)
 
     @property
     def classes(self) -> int:
@@ -124,8 +139,7 @@ class ImagePool:
 
     def gather(self, index: Tensor) -> Tensor:
         """Normalised float images [M, C, H, W] by their index [M]."""
-        chosen = self.images.index_select(0, index.to(self.device))
-        return chosen.float().mul_(self._scale).sub_(self._shift)
+        return self._normalise(self.images.index_select(0, index.to(self.device)))
 
     def _images(self, dataset: FewShotDataset, members: list[np.ndarray]) -> tuple[Tensor, list[np.ndarray]]:
         if self.device.type == "cpu":

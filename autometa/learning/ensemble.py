@@ -59,15 +59,16 @@ class Ensemble(Learner):
         raise NotImplementedError("members are trained, an ensemble is not")
 
     def query_logits(self, episodes: EpisodeBatch) -> Tensor:
-        logits = []
-        for member in self.members:
-            assert isinstance(member, Learner)
-            logits.append(member.query_logits(episodes))
-        return self.mixture.log_probabilities(logits)
+        return self.mixture.log_probabilities([member.query_logits(episodes) for member in self.learners])
+
+    @property
+    def learners(self) -> list[Learner]:
+        """Its members."""
+        return [member for member in self.members if isinstance(member, Learner)]
 
     @property
     def transductive(self) -> bool:
-        return any(member.transductive for member in self.members if isinstance(member, Learner))
+        return any(member.transductive for member in self.learners)
 
 
 def fit_mixture(logits: Sequence[Tensor], targets: Tensor) -> Mixture:
