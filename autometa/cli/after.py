@@ -14,6 +14,7 @@ from autometa.cli.options import Storage
 
 if TYPE_CHECKING:
     from autometa.records import EpisodeSpec, TrialRecord
+    from autometa.trial.job import DatasetRef
     from autometa.trial.measured import Measured
     from autometa.trial.train import TrainedSeeds
 
@@ -25,6 +26,11 @@ Dataset = Annotated[str | None, Opt(metavar="DIR", help="Where the image folder 
 class _Attack(StrEnum):
     fgsm = "fgsm"
     pgd = "pgd"
+
+
+class _Task(StrEnum):
+    episodes = "episodes"
+    all_classes = "all-classes"
 
 
 class _Kind(StrEnum):
@@ -149,6 +155,9 @@ def evaluate(
     attack: Annotated[_Attack | None, Opt(help="Measure accuracy under attack as well.")] = None,
     epsilon: Annotated[str, Opt(help="Largest change of a pixel, of 1 or as a fraction.")] = "8/255",
     attack_steps: Annotated[int, Opt(min=1, help="Gradient steps of pgd.")] = 10,
+    task: Annotated[
+        _Task, Opt(help="Episodes of new classes, or all classes of the data at once, by up to --shot images each.")
+    ] = _Task.episodes,
     data_root: Annotated[Path | None, Opt(help="Where archives lie. [default: $AUTOMETA_DATA]")] = None,
     dataset: Dataset = None,
     gpu: Annotated[bool | None, Opt("--gpu/--cpu", help="[default: a GPU where there is one]")] = None,
@@ -168,6 +177,10 @@ def evaluate(
         raise ConfigError(f"--split {split}: it may be test, val or train")
     models = models_in(checkpoint)
     job = job_of(models[0])
+    if task is _Task.all_classes:
+        place = at(dataset, job.dataset).model_copy(update={"root": str(data_root)} if data_root else {})
+        _evaluate_all_classes(checkpoint, place, shot, gpu, as_json)
+        return
     changes = {k: v for k, v in {"way": way, "shot": shot, "query": query}.items() if v is not None}
     spec = job.episodes.model_copy(update=changes)
     place = at(dataset, job.dataset).model_copy(update={"root": str(data_root)} if data_root else {})
@@ -206,6 +219,17 @@ def evaluate(
     if robust:
         print(_robust_line(f"under {attack} with ε = {epsilon}, {steps} steps", robust))
     print(f"  {spec.query} queries a class, seed {seed}; chance {100 * spec.chance:.1f} %")
+
+
+def _evaluate_all_classes(folder: Path, place: DatasetRef, shot: int | None, gpu: bool | None, as_json: bool) -> None:
+    from autometa.cli.words import deployed_task
+    from autometa.deployment.all_classes import SHOTS, measure_all_classes
+
+    found = measure_all_classes(folder, dataset=place, shots=shot or SHOTS, use_gpu=gpu)
+    if as_json:
+        print_json({"dataset": place.name, "task": _Task.all_classes.value, **found.model_dump()})
+    else:
+        print(*deployed_task(found), sep="\n")
 
 
 def _evaluated(shown: list[Measured], robust: list[Measured] | None, epsilon: float, steps: int) -> dict[str, Any]:

@@ -92,7 +92,7 @@ def _print_prior_report(result: SearchResult) -> None:
 
 
 def _print_winner(result: SearchResult, storage: str | None) -> None:
-    from autometa.cli.words import size, storage_option, summary
+    from autometa.cli.words import deployed_task, size, storage_option, summary
     from autometa.data import catalog
 
     won, name = result.winner, result.study.name
@@ -110,6 +110,8 @@ def _print_winner(result: SearchResult, storage: str | None) -> None:
         print(f"  {size(trial.facts)}")
     _print_accuracies(won, result)
     _print_baselines(won, result)
+    if result.study.deployed:
+        print(*deployed_task(result.study.deployed), sep="\n")
     print(f"archived in {result.archive}")
     where = storage_option(storage)
     print(f"model in {result.model}\n")

@@ -108,13 +108,19 @@ class Normaliser:
 
 
 class ImagePool:
-    """The images of one split, on the device: mapped from disk on a CPU, uploaded once to a GPU."""
+    """The images of one split, on the device: mapped from disk on a CPU, uploaded once to a GPU.
+
+    Of train classes without those that are kept back.
+    """
 
     def __init__(self, dataset: FewShotDataset, split: str, device: torch.device | str = "cpu") -> None:
         self.dataset = dataset
         self.split = split
         self.device = torch.device(device)
-        members = [np.flatnonzero(dataset.labels == c) for c in dataset.splits[split]]
+        is_free = np.ones(len(dataset.labels), bool)
+        if split == "train" and dataset.kept_back is not None:
+            is_free = ~dataset.kept_back
+        members = [np.flatnonzero((dataset.labels == c) & is_free) for c in dataset.splits[split]]
         self.counts = torch.tensor([len(m) for m in members])  # (classes,)
         self.images, members = self._images(dataset, members)  # uint8 (M, C, H, W)
         self.table = torch.from_numpy(_padded(members))  # (classes, most images), index of an image

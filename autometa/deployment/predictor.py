@@ -12,19 +12,16 @@ import torch
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted
-from torch import Tensor
 
-from autometa.data.episodes import EpisodeBatch, Normaliser
-from autometa.deployment.calibration import Calibration, shots_of
+from autometa.data.episodes import Normaliser
+from autometa.deployment.calibration import Calibration
 from autometa.deployment.likeness import SCORES
 from autometa.deployment.pictures import Reader, queries_in, support_in
-from autometa.deployment.trained import TrainedModel, open_model
+from autometa.deployment.task import Task
+from autometa.deployment.trained import open_model
 from autometa.errors import ConfigError, DataError
-from autometa.learning.device import is_out_of_memory
 
 NONE_OF_THESE = "none of these"
-# Query images that are scored with the support set at once, or as many as that has.
-_AT_ONCE = 256
 
 
 @dataclass(frozen=True)
@@ -107,7 +104,9 @@ class Predictor(ClassifierMixin, BaseEstimator):
         order = np.argsort(indices, kind="stable")
         self.shots_ = np.bincount(indices)
         self.trained_ = opened
-        self.support_ = torch.from_numpy(images[order])  # (M, C, H, W), class by class
+        normalise = Normaliser(opened.taken.mean, opened.taken.std, opened.device)
+        support = torch.from_numpy(images[order])
+        self.task_ = Task(opened.learner, support, self.shots_.tolist(), normalise, opened.device)
         self.unreadable_ = list(reader.unreadable)
         self.calibration_: Calibration | None = None
         self._answered(images[:1])  # what the model cannot do, it says now
@@ -135,7 +134,7 @@ class Predictor(ClassifierMixin, BaseEstimator):
     def answers(self, images: Any) -> Iterator[Answers]:
         """What the model says of the images, some at a time; each is read when its turn comes."""
         check_is_fitted(self)
-        for chunk, first in _chunks(images, max(_AT_ONCE, len(self.support_))):
+        for chunk, first in _chunks(images, self.task_.at_once):
             reader = Reader(self.trained_.taken, skip_unreadable=self.skip_unreadable)
             if _are_files(chunk):
                 pixels, places = reader.files([Path(file) for file in chunk])
@@ -158,43 +157,18 @@ class Predictor(ClassifierMixin, BaseEstimator):
             [reason for part in parts for reason in part.unreadable],
         )
 
-    @torch.no_grad()
     def _answered(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Probabilities [M, N] of uint8 images [M, C, H, W], and whether each is rejected [M]."""
-        opened, found = self.trained_, self.calibration_
-        episode = self._episode(torch.from_numpy(pixels))
-        try:
-            logits = opened.learner.query_logits(episode)
-            rejected = _rejected(opened, episode, logits, found) if found else None
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-            raise ConfigError(
-                f"{len(self.support_)} labelled images do not fit the memory with this model: give fewer per class"
-            ) from None
-        probabilities = (logits[0] / (found.temperature if found else 1.0)).softmax(-1).double().cpu().numpy()
+        found = self.calibration_
+        episode = self.task_.episode(torch.from_numpy(pixels))
+        logits = self.task_.logits(episode)
+        probabilities = (logits / (found.temperature if found else 1.0)).softmax(-1).double().cpu().numpy()
         probabilities /= probabilities.sum(1, keepdims=True)
-        return probabilities, np.zeros(len(pixels), bool) if rejected is None else rejected
-
-    def _episode(self, pixels: Tensor) -> EpisodeBatch:
-        taken, device = self.trained_.taken, self.trained_.device
-        normalise = Normaliser(taken.mean, taken.std, device)
-        counts = torch.from_numpy(self.shots_)
-        return EpisodeBatch(
-            support_x=normalise(self.support_.to(device))[None],
-            support_y=torch.arange(len(counts)).repeat_interleave(counts).to(device)[None],
-            query_x=normalise(pixels.to(device))[None],
-            query_y=torch.zeros(1, len(pixels), dtype=torch.int64, device=device),
-            way=len(counts),
-            shots=shots_of(self.shots_.tolist()),
-        )
-
-
-def _rejected(opened: TrainedModel, episode: EpisodeBatch, logits: Tensor, found: Calibration) -> np.ndarray | None:
-    if found.rejection is None:
-        return None
-    score = SCORES[found.rejection.score](opened.learner, episode, logits)[0]
-    return (score < found.rejection.threshold).cpu().numpy()
+        if found is None or found.rejection is None:
+            return probabilities, np.zeros(len(pixels), bool)
+        with torch.no_grad():
+            score = SCORES[found.rejection.score](self.task_.learner, episode, logits[None])[0]
+        return probabilities, (score < found.rejection.threshold).cpu().numpy()
 
 
 def _labelled(X: Any, y: Any, reader: Reader) -> tuple[np.ndarray, np.ndarray]:  # noqa: N803

@@ -225,6 +225,8 @@ def _run(
         raise StudyError(f"study {plan.name!r}: every trial so far failed, the last one: {ledger.hopeless_reason}")
     trials = tuple(record_of(t) for t in ended(study))
     won = None if interrupted else _won(plan, study, trials, share, on_event)
+    if won:
+        finals.deployed_task(plan, study, share, on_event)
     where = archive.write(Path(asked.archives), study_record.read(study), trials) if won else None
     return SearchResult(
         study_record.read(study),
@@ -247,7 +249,7 @@ def _won(
     if not study_record.read(study).budget.open:
         return finals.run(plan, study, trials, share, on_event)
     rivals = confirm.rivals(trials)
-    left = timed.Schedule.of(plan).seconds_to_measure()
+    left = timed.Schedule.of(plan).seconds_to_measure() - timed.seconds_for_all_classes(plan, trials)
     baseline = confirm.best_baseline(study_record.read(study).baselines)
     together = [] if plan.settings.no_ensemble or plan.settings.confirm_seeds else confirm.to_combine(trials)
     together = together if len(together) > 1 else []

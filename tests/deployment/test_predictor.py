@@ -79,7 +79,7 @@ def test_the_order_of_labelled_images_and_how_many_queries_there_are_do_not_matt
     expected = autometa.Predictor(model).fit(support).predict_proba(files)
     turned = autometa.Predictor(model).fit(known[::-1], truth(known[::-1]))
     np.testing.assert_allclose(turned.predict_proba(files), expected, atol=1e-6)
-    monkeypatch.setattr("autometa.deployment.predictor._AT_ONCE", 5)
+    monkeypatch.setattr("autometa.deployment.task._AT_ONCE", 5)
     np.testing.assert_allclose(turned.predict_proba(files), expected, atol=1e-6)
 
 
