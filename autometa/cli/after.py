@@ -14,6 +14,7 @@ from autometa.cli.options import LARGEST_SEED, DataRoot, Dataset, Gpu, Storage
 
 if TYPE_CHECKING:
     from autometa.records import EpisodeSpec
+    from autometa.trial.job import DatasetRef
     from autometa.trial.measured import Measured
     from autometa.trial.recipe import Recipe
 
@@ -24,6 +25,11 @@ _LONGEST_SUMMARY = 60
 class _Attack(StrEnum):
     fgsm = "fgsm"
     pgd = "pgd"
+
+
+class _Task(StrEnum):
+    episodes = "episodes"
+    all_classes = "all-classes"
 
 
 class _Kind(StrEnum):
@@ -91,6 +97,9 @@ def evaluate(
     attack: Annotated[_Attack | None, Opt(help="Measure accuracy under attack as well.")] = None,
     epsilon: Annotated[str, Opt(help="Largest change of a pixel, of 1 or as a fraction.")] = "8/255",
     attack_steps: Annotated[int, Opt(min=1, help="Gradient steps of pgd.")] = 10,
+    task: Annotated[
+        _Task, Opt(help="Episodes of new classes, or all classes of the data at once, by up to --shot images each.")
+    ] = _Task.episodes,
     data_root: DataRoot = None,
     dataset: Dataset = None,
     gpu: Gpu = None,
@@ -110,6 +119,10 @@ def evaluate(
         raise ConfigError(f"--split {split}: it may be test, val or train")
     models = models_in(checkpoint)
     job = job_of(models[0])
+    if task is _Task.all_classes:
+        place = at(dataset, job.dataset).model_copy(update={"root": str(data_root)} if data_root else {})
+        _evaluate_all_classes(checkpoint, place, shot, gpu, as_json)
+        return
     changes = {k: v for k, v in {"way": way, "shot": shot, "query": query}.items() if v is not None}
     spec = job.episodes.model_copy(update=changes)
     place = at(dataset, job.dataset).model_copy(update={"root": str(data_root)} if data_root else {})
@@ -148,6 +161,17 @@ def evaluate(
     if robust:
         print(_robust_line(f"under {attack} with ε = {epsilon}, {steps} steps", robust))
     print(f"  {spec.query} queries a class, seed {seed}; chance {100 * spec.chance:.1f} %")
+
+
+def _evaluate_all_classes(folder: Path, place: DatasetRef, shot: int | None, gpu: bool | None, as_json: bool) -> None:
+    from autometa.cli.words import deployed_task
+    from autometa.deployment.all_classes import SHOTS, measure_all_classes
+
+    found = measure_all_classes(folder, dataset=place, shots=shot or SHOTS, use_gpu=gpu)
+    if as_json:
+        print_json({"dataset": place.name, "task": _Task.all_classes.value, **found.model_dump()})
+    else:
+        print(*deployed_task(found), sep="\n")
 
 
 def _evaluated(shown: list[Measured], robust: list[Measured] | None, epsilon: float, steps: int) -> dict[str, Any]:

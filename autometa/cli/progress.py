@@ -58,6 +58,14 @@ def episode_progress(episodes: int, *, quiet: bool) -> Iterator[Callable[[int], 
         yield lambda done: bar.advance(task, done)
 
 
+@contextmanager
+def image_progress(images: int, *, quiet: bool) -> Iterator[Callable[[int], None]]:
+    """A bar over query images; call it with how many are done."""
+    with _progress(quiet) as bar:
+        task = bar.add_task("images", total=images)
+        yield lambda done: bar.update(task, completed=done)
+
+
 _FEW = 3
 
 

@@ -25,7 +25,9 @@ Augment = Callable[[Tensor, torch.Generator], Tensor]
 class EpisodeBatch:
     """B episodes of one shape. Class-major: support image i of an episode is of class i // K.
 
-    `classes` says which classes of their split the N are, where the episodes are measured on.
+    `classes` says which classes of their split the N are, where the episodes are measured on. `shots` is the number of
+    support images of each class where it differs between classes: the first `shots[0]` are of class 0, and so on.
+    Query images may then be of any number.
     """
 
     support_x: Tensor  # (B, N·K, C, H, W), normalised
@@ -34,6 +36,7 @@ class EpisodeBatch:
     query_y: Tensor  # (B, N·Q)
     way: int
     classes: Tensor | None = None  # (B, N)
+    shots: tuple[int, ...] | None = None  # N numbers of at least 1
 
     @property
     def batch(self) -> int:
@@ -42,7 +45,8 @@ class EpisodeBatch:
 
     @property
     def shot(self) -> int:
-        """K."""
+        """K, which is the same for all classes."""
+        assert self.shots is None
         return self.support_x.shape[1] // self.way
 
     @property
@@ -70,6 +74,7 @@ class EpisodeBatch:
             self.query_y[part],
             self.way,
             self.classes[part] if self.classes is not None else None,
+            self.shots,
         )
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> EpisodeBatch:
@@ -81,25 +86,47 @@ class EpisodeBatch:
             self.query_y.to(device),
             self.way,
             self.classes,
+            self.shots,
         )
 
 
+class Normaliser:
+    """Images of bytes to floats with mean 0 and spread 1 in each channel.
+
+    Args:
+        mean, std: of each channel, in [0, 1].
+    """
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float], device: torch.device) -> None:
+        shape = (1, -1, 1, 1)
+        self._scale = (1 / (255 * torch.tensor(std))).reshape(shape).to(device)
+        self._shift = (torch.tensor(mean) / torch.tensor(std)).reshape(shape).to(device)
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Of uint8 [M, C, H, W], floats."""
+        return images.float().mul_(self._scale).sub_(self._shift)
+
+
 class ImagePool:
-    """The images of one split, on the device: mapped from disk on a CPU, uploaded once to a GPU."""
+    """The images of one split, on the device: mapped from disk on a CPU, uploaded once to a GPU.
+
+    Of train classes without those that are kept back.
+    """
 
     def __init__(self, dataset: FewShotDataset, split: str, device: torch.device | str = "cpu") -> None:
         self.dataset = dataset
         self.split = split
         self.device = torch.device(device)
-        members = [np.flatnonzero(dataset.labels == c) for c in dataset.splits[split]]
+        is_free = np.ones(len(dataset.labels), bool)
+        if split == "train" and dataset.kept_back is not None:
+            is_free = ~dataset.kept_back
+        members = [np.flatnonzero((dataset.labels == c) & is_free) for c in dataset.splits[split]]
         self.counts = torch.tensor([len(m) for m in members])  # (classes,)
         self.images, members = self._images(dataset, members)  # uint8 (M, C, H, W)
         self.table = torch.from_numpy(_padded(members))  # (classes, most images), index of an image
         places = (torch.device("cpu"), self.device)
         self._tables = {place.type: (self.counts.to(place), self.table.to(place)) for place in places}
-        shape = (1, -1, 1, 1)
-        self._scale = (1 / (255 * torch.tensor(dataset.std))).reshape(shape).to(self.device)
-        self._shift = (torch.tensor(dataset.mean) / torch.tensor(dataset.std)).reshape(shape).to(self.device)
+        self._normalise = Normaliser(dataset.mean, dataset.std, self.device)
 
     @property
     def classes(self) -> int:
@@ -118,8 +145,7 @@ class ImagePool:
 
     def gather(self, index: Tensor) -> Tensor:
         """Normalised float images [M, C, H, W] by their index [M]."""
-        chosen = self.images.index_select(0, index.to(self.device))
-        return chosen.float().mul_(self._scale).sub_(self._shift)
+        return self._normalise(self.images.index_select(0, index.to(self.device)))
 
     def _images(self, dataset: FewShotDataset, members: list[np.ndarray]) -> tuple[Tensor, list[np.ndarray]]:
         if self.device.type == "cpu":

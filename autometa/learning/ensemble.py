@@ -62,15 +62,17 @@ class Ensemble(Learner):
         raise NotImplementedError("members are trained, an ensemble is not")
 
     def query_logits(self, episodes: EpisodeBatch) -> Tensor:
-        logits = []
-        for member, views in zip(self.members, self.views, strict=True):
-            assert isinstance(member, Learner)
-            logits.append(mean_logits(member, episodes, views))
-        return self.mixture.log_probabilities(logits)
+        pairs = zip(self.learners, self.views, strict=True)
+        return self.mixture.log_probabilities([mean_logits(member, episodes, views) for member, views in pairs])
+
+    @property
+    def learners(self) -> list[Learner]:
+        """Its members."""
+        return [member for member in self.members if isinstance(member, Learner)]
 
     @property
     def transductive(self) -> bool:
-        return any(member.transductive for member in self.members if isinstance(member, Learner))
+        return any(member.transductive for member in self.learners)
 
 
 def fit_mixture(logits: Sequence[Tensor], targets: Tensor) -> Mixture:

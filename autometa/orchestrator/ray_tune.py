@@ -27,7 +27,7 @@ from ray.tune.stopper import Stopper
 
 from autometa.errors import AutometaError, StopSearchError, StudyError, write_trouble
 from autometa.orchestrator import ray_private
-from autometa.records import RungReport, TrialRecord
+from autometa.records import DeployedTask, RungReport, TrialRecord
 from autometa.space.space import SearchSpace
 from autometa.trial.abilities import is_stackable
 from autometa.trial.job import Job
@@ -361,6 +361,14 @@ def say_in_worker(**call: Any) -> dict[str, Any]:
 
     keep_to_share(call.get("use_gpu"), 1.0)
     return said_in_views(**call)
+
+
+def measure_all_classes_in_worker(**call: Any) -> DeployedTask:
+    """`deployment.all_classes.measure_all_classes`, in a worker."""
+    from autometa.deployment.all_classes import measure_all_classes
+
+    keep_to_share(call.get("use_gpu"), 1.0)
+    return measure_all_classes(**call)
 
 
 def fit_ensemble_in_worker(**call: Any) -> dict[int, str]:

@@ -18,6 +18,7 @@ import optuna
 from optuna.trial import FrozenTrial
 
 from autometa import trial_attributes as attributes
+from autometa.errors import AutometaError
 from autometa.events import Confirmed, Confirming, OnEvent, Retraining, Warned, ignore
 from autometa.hpo import study_record
 from autometa.hpo.ledger import ended, record_of
@@ -26,12 +27,12 @@ from autometa.learning.checkpoint_facts import FINAL, exists
 from autometa.learning.scores import Scores
 from autometa.learning.symmetries import VIEWS
 from autometa.orchestrator.cluster import Share
-from autometa.records import ENSEMBLE, Accuracy, Confirmation, Look, Retrained, StudyRecord, TrialRecord
+from autometa.records import ENSEMBLE, Accuracy, Confirmation, DeployedTask, Look, Retrained, StudyRecord, TrialRecord
 from autometa.study import confirm
 from autometa.study.export import best_recipes, recipes_of_trials
 from autometa.study.plan import Plan
 from autometa.trial.measured import Measured, together
-from autometa.trial.model_files import RECIPE, copy_model, ensemble_facts
+from autometa.trial.model_files import RECIPE, content_of, copy_model, ensemble_facts
 from autometa.trial.recipe import write_recipes
 
 
@@ -85,6 +86,26 @@ def combine(
         return Together(dict(zip(known.ensemble, views, strict=True)), is_new=False)
     found = finals.fitted(numbers, seconds) if numbers else {}
     return Together(found, is_new=True) if found else None
+
+
+def deployed_task(plan: Plan, study: optuna.Study, share: Share, on_event: OnEvent) -> DeployedTask | None:
+    """What the model that is handed over shows on all classes of an image folder; measured once a model, and kept."""
+    if plan.ref.keep_back is None:
+        return None
+    known = study_record.read(study).deployed
+    if known and known.model == content_of(plan.model_folder):
+        return known
+    from autometa.orchestrator import ray_tune
+
+    call = {"folder": plan.model_folder.resolve(), "dataset": plan.ref, "use_gpu": share.gpus > 0}
+    try:
+        ((_, found),) = ray_tune.run_everywhere(ray_tune.measure_all_classes_in_worker, [call], share)
+    except AutometaError as error:
+        on_event(Warned(f"all classes at once were not measured: {error}"))
+        return None
+    assert isinstance(found, DeployedTask)
+    study_record.add_deployed(study, found)
+    return found
 
 
 def kept_scores(plan: Plan, record: StudyRecord) -> dict[str, Scores]:

@@ -225,6 +225,8 @@ def _run(
         raise StudyError(f"study {plan.name!r}: every trial so far failed, the last one: {ledger.hopeless_reason}")
     trials = tuple(record_of(t) for t in ended(study))
     won = None if interrupted else _won(plan, study, trials, share, on_event)
+    if won:
+        finals.deployed_task(plan, study, share, on_event)
     where = archive.write(Path(asked.archives), study_record.read(study), trials) if won else None
     return SearchResult(
         study_record.read(study),
@@ -253,7 +255,8 @@ def _won(
     seconds = timed.PART_FOR_ENSEMBLE * schedule.seconds_to_measure()
     ensemble = finals.combine(plan, study, to_combine, share, seconds=seconds) if to_combine else None
     together = [(t, ensemble.views_of(t.number)) for t in to_combine if t.number in ensemble.views] if ensemble else []
-    episodes = timed.affordable_episodes(rivals, baseline, together, share, seconds=schedule.seconds_to_measure())
+    left = schedule.seconds_to_measure() - timed.seconds_for_all_classes(plan, trials)
+    episodes = timed.affordable_episodes(rivals, baseline, together, share, seconds=left)
     return finals.run(plan, study, rivals, share, on_event, episodes=episodes, ensemble=ensemble)
 
 

@@ -31,6 +31,8 @@ PART_FOR_ENSEMBLE = 0.3
 _SECONDS_BETWEEN_NOTES = 10.0
 # What the measurements of the end take before the first episode, and episodes that say something at least.
 _MEASURING_STARTS, _FEWEST_EPISODES = 2.0, 50
+# Labelled images of a class where all classes are told apart, and images to name (`deployment/all_classes.py`).
+_MOST_OF_A_CLASS = 20
 
 
 @dataclass(frozen=True)
@@ -94,6 +96,15 @@ def affordable_episodes(
     each = max(sum(costs) / share.workers, longest) + longest / share.threads
     count = confirm.EPISODES if each <= 0 else int(seconds / each)
     return min(confirm.EPISODES, max(_FEWEST_EPISODES, count // 2 * 2))
+
+
+def seconds_for_all_classes(plan: Plan, trials: Sequence[TrialRecord]) -> float:
+    """What naming images of all classes may take at the end, by what an image takes in an episode."""
+    if plan.ref.keep_back is None:
+        return 0.0
+    images = sum(min(2 * _MOST_OF_A_CLASS, int(count)) for count in plan.dataset.class_counts)
+    an_episode = plan.episodes.way * (plan.episodes.shot + plan.episodes.query)
+    return images / an_episode * max(map(_an_episode, trials), default=0.0)
 
 
 def _an_episode(trial: TrialRecord) -> float:

@@ -13,7 +13,9 @@ from autometa.records import LARGEST_SEED, Budget, DataIdentity, EpisodeSpec, Re
 class DatasetRef(Record):
     """How any process finds a data set: its name or folder, where archives may lie, and what is left out of it.
 
-    What is found there must be the data of this `identity`, where one is known; the place may differ.
+    What is found there must be the data of this `identity`, where one is known; the place may differ. Where
+    `keep_back` is given, some images of each class are kept back from training, for the task as it is deployed: each
+    class is left with so many at least.
     """
 
     name: str
@@ -22,6 +24,7 @@ class DatasetRef(Record):
     seed: int = 0
     skip_unreadable: bool = False
     identity: DataIdentity | None = None
+    keep_back: int | None = Field(None, ge=1)
 
 
 class Further(Record):

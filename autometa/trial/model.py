@@ -13,6 +13,7 @@ from torch import Tensor
 from autometa.data.dataset import FewShotDataset
 from autometa.data.episodes import ImagePool, fixed_episodes
 from autometa.learning import checkpoint_files, checkpoints
+from autometa.learning.backbones.backbone import Shape
 from autometa.learning.checkpoint_facts import ENSEMBLE_FACTS, is_ensemble, read_facts
 from autometa.learning.device import pick_device
 from autometa.learning.ensemble import Ensemble, Mixture, best_views, fit_mixture
@@ -31,10 +32,19 @@ _LOST_BY_TURNING = 0.03
 
 def load_model(folder: Path, data: FewShotDataset) -> Learner:
     """The trained learner in a folder, on the CPU; raises `CheckpointError` where there is none, or it is damaged."""
+    return load_learner(folder, data.image_shape, len(data.splits["train"]))
+
+
+def load_learner(folder: Path, image_shape: Shape, train_classes: int = 1) -> Learner:
+    """The same without the data set.
+
+    Args:
+        train_classes: that it was trained on, of earlier checkpoints, which do not say.
+    """
     if not is_ensemble(folder):
-        return _load_one(folder, data)
+        return _load_one(folder, image_shape, train_classes)
     facts = ensemble_facts(folder)
-    members = [_load_one(folder / name, data) for name in facts.members]
+    members = [_load_one(folder / name, image_shape, train_classes) for name in facts.members]
     return Ensemble(members, Mixture(tuple(facts.temperatures), tuple(facts.weights)), facts.views)
 
 
@@ -111,11 +121,11 @@ def _knows_turned(logits: Tensor, targets: Tensor) -> bool:
     return bool(turned > upright - _LOST_BY_TURNING)
 
 
-def _load_one(folder: Path, data: FewShotDataset) -> Learner:
+def _load_one(folder: Path, image_shape: Shape, train_classes: int) -> Learner:
     job = job_of(folder)
-    classes = int(read_facts(folder)["extra"].get("train_classes", len(data.splits["train"])))
+    classes = int(read_facts(folder)["extra"].get("train_classes", train_classes))
     learner = build.candidate(job.config, budget=job.budget).build(
-        image_shape=data.image_shape, way=job.episodes.way, train_classes=classes
+        image_shape=image_shape, way=job.episodes.way, train_classes=classes
     )
     checkpoints.load_weights(folder, learner)
     return learner

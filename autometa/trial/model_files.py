@@ -6,11 +6,15 @@ Beside a checkpoint that was cooled down is the one before, from which training 
 
 from __future__ import annotations
 
+import hashlib
+import json
 from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, model_validator
 
+from autometa.data import catalog
+from autometa.data.dataset import FewShotDataset
 from autometa.errors import CheckpointError
 from autometa.learning import checkpoint_files
 from autometa.learning.checkpoint_facts import BEFORE, ENSEMBLE_FACTS, FINAL, exists, is_ensemble, read_facts
@@ -20,6 +24,38 @@ from autometa.trial.job import Job
 
 FORMAT = "autometa-ensemble/1"
 RECIPE = "recipe.toml"  # in a model's folder: how to train it again
+
+
+class ModelInput(Record):
+    """The images that a model takes: `channels` × `size` × `size`, normalised by the data set it was validated on.
+
+    `mean` and `std` are of each channel, in [0, 1]. `is_inverted` says that dark ink on white paper was made bright.
+    """
+
+    channels: Literal[1, 3]
+    size: int = Field(ge=1, le=4096)
+    mean: list[float] = Field(min_length=1, max_length=3)
+    std: list[float] = Field(min_length=1, max_length=3)
+    is_inverted: bool = False
+
+    @model_validator(mode="after")
+    def _is_of_its_channels(self) -> ModelInput:
+        if not len(self.mean) == len(self.std) == self.channels or min(self.std) <= 0:
+            raise ValueError("give mean and a positive std of each channel")
+        return self
+
+    @classmethod
+    def of(cls, data: FewShotDataset) -> ModelInput:
+        """That of a model of this data set."""
+        channels, size, _ = data.image_shape
+        source = catalog.SOURCES.get(data.name)
+        return cls(
+            channels=1 if channels == 1 else 3,
+            size=size,
+            mean=list(data.mean),
+            std=list(data.std),
+            is_inverted=source is not None and source.is_inverted,
+        )
 
 
 class EnsembleFacts(Record):
@@ -89,6 +125,29 @@ def goes_on_from(folder: Path) -> Path:
     """The state from which a single model's training goes on: before its cool-down, where that is known, or its own."""
     places = [folder / BEFORE, *([folder.parent] if folder.name == FINAL else [])]
     return next((place for place in places if exists(place)), folder)
+
+
+def input_of(folder: Path) -> ModelInput | None:
+    """The images that a model takes, or an ensemble's first member; None of earlier models, which do not say."""
+    if is_ensemble(folder):
+        folder = folder / ensemble_facts(folder).members[0]
+    said = read_facts(folder).get("extra", {}).get("input")
+    return checked(ModelInput, said, where=str(folder)) if isinstance(said, dict) else None
+
+
+def content_of(folder: Path) -> str:
+    """A hash of a model's weights and configuration, by what its files say of them."""
+    state = hashlib.sha256()
+    if is_ensemble(folder):
+        facts = ensemble_facts(folder)
+        state.update(facts.model_dump_json().encode())
+        members = [folder / name for name in facts.members]
+    else:
+        members = [folder]
+    for member in members:
+        said = read_facts(member)
+        state.update(json.dumps([said.get("sha256"), said.get("extra", {}).get("job", {}).get("config")]).encode())
+    return state.hexdigest()[:16]
 
 
 def copy_model(folder: Path, to: Path) -> None:

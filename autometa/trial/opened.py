@@ -35,7 +35,7 @@ def open_dataset(ref: DatasetRef, *, option: str = "--dataset") -> FewShotDatase
     change = ref.identity.change_to(identity_of(data)) if ref.identity else None
     if change:
         raise DataChangedError(f"{ref.name}: not the data that this began with: {change}")
-    return data
+    return data if ref.keep_back is None else data.keeping_back(ref.keep_back)
 
 
 def open_both(job: Job) -> tuple[FewShotDataset, FewShotDataset]:
@@ -92,6 +92,8 @@ def change_between(before: DatasetRef | None, now: DatasetRef | None) -> str | N
     """What is different in the data, in a few words; None where it is the same, or where nobody noted what it was."""
     if before is None or now is None:
         return None if before is now else "its training classes come from another data set"
+    if before.keep_back != now.keep_back:
+        return "other images of it are kept back from training"
     if before.identity and now.identity:
         return before.identity.change_to(now.identity)
     is_moved_at_most = catalog.is_folder(before.name) and catalog.is_folder(now.name)
