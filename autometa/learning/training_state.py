@@ -88,7 +88,8 @@ class TrainingState:
         The end of a cool-down counts as one more.
         """
         if self.cooling is not None and self.is_cooled:
-            return _doublings(self.cooling[0]) + 1
+            reported = [report.rung for report in self.curve if not report.cooled]
+            return max(_doublings(self.cooling[0]), *reported[-1:], 0) + 1
         if self.budget.open:
             return _doublings(self.spent)
         return min(self.budget.rungs, math.floor(self.progress * self.budget.rungs + _TOLERANCE))

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from autometa.errors import CheckpointError, ConfigError
-from autometa.learning.checkpoint_facts import FINAL, exists, read_facts
+from autometa.learning.checkpoint_facts import FINAL, exists, is_ensemble, read_facts
 from autometa.records import Accuracy, Budget, RungReport, TrialRecord
 from autometa.trial.further import further_job, run_further
 from autometa.trial.job import Job
@@ -139,7 +139,7 @@ def _put_together(source: Path, out: Path, jobs: Sequence[Job]) -> None:
     result, draft = (out / _TRAINING / name for name in (_RESULT, f".{_RESULT}"))
     shutil.rmtree(draft, ignore_errors=True)
     finals = [Path(job.folder) / FINAL for job in jobs]
-    if not _fitted(finals, draft, jobs[0]):
+    if not is_ensemble(source) or not _fitted(finals, draft, jobs[0]):
         copy_model(max(finals, key=lambda final: _curve(final)[-1].accuracy.mean), draft)
     write_recipes(draft / RECIPE, recipes_of_further(draft, source), "toml")
     os.replace(draft, result)
