@@ -42,7 +42,8 @@ def further_job(model: Path, folder: Path, budget: Budget) -> Job:
     state = goes_on_from(model)
     facts, before = read_facts(state), job_of(state)
     if before.budget.steps == 0:
-        raise ConfigError(f"{model}: a baseline, which is not trained: train a recipe (autometa export)")
+        what = "a baseline, which is not trained; train a candidate's recipe: autometa export STUDY --top 2"
+        raise ConfigError(f"{model}: {what}")
     steps, seconds, rungs = int(facts["steps"]), float(facts["seconds"]), float(_RUNGS_OF_A_WHOLE)
     if before.budget.open:
         rungs = TrainingState(before.budget, steps, seconds, facts["last_step"]).spent

@@ -127,6 +127,8 @@ def test_a_model_of_a_fixed_budget_warms_up_and_goes_on_at_its_full_rate(
     assert recipe.config["schedule"] == "trapezoid"
     assert recipe.budget.steps == 104
     assert recipe.provenance["trained_further"] == {"steps": 40}
+    assert recipe.dataset_identity.fingerprint == job_of(tmp_path).dataset.identity.fingerprint
+    assert not recipe.dataset_identity.classes, "the name says them"
 
 
 def test_members_share_the_budget_and_are_put_together_again(models: dict[str, Path], tmp_path: Path) -> None:
