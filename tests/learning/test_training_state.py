@@ -16,7 +16,7 @@ def report(rung: int, *, cooled: bool = False) -> RungReport:
 @pytest.mark.parametrize(("reported", "cooled_at"), [(6, 7), (7, 8)])
 def test_the_end_of_a_cool_down_is_a_rung_of_its_own(reported: int, cooled_at: int) -> None:
     """Also where rungs before were counted in another unit, and the last of them is ahead of what is spent."""
-    state = TrainingState(Budget(steps=10, open=True), 500, 1.0, None)
+    state = TrainingState(Budget(steps=10, open=True), 500, 1.0, 10)
     state.curve = [report(reported)]
     state.cooling = (40.0, 50.0)  # of first rungs: the sixth is at 32
     assert state.rung == cooled_at
