@@ -18,7 +18,7 @@ class DatasetRef(Record):
     class is left with so many at least.
     """
 
-    name: str
+    name: str = Field(min_length=1)
     root: str | None = None
     image_size: int | None = None
     seed: int = 0
