@@ -68,7 +68,7 @@ def run_further(model: Path, job: Job, *, on_rung: OnRung | None = None, on_step
 
 
 def _run(model: Path, job: Job, on_rung: OnRung, on_step: OnStep | None) -> TrialRecord:
-    cooling, final = _in(job, _COOLING), _in(job, FINAL)
+    cooling, final = job.inside(_COOLING), job.inside(FINAL)
     if _has_begun(final):
         return ended(begin(final), final, number=0, reason=None)
     if not _has_begun(job):
@@ -154,8 +154,3 @@ class _Clock:
 
 def _has_begun(job: Job) -> bool:
     return exists(Path(job.folder))
-
-
-def _in(job: Job, place: str) -> Job:
-    """The job with its checkpoint in a folder inside its own."""
-    return job.model_copy(update={"folder": str(Path(job.folder) / place)})

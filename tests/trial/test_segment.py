@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from autometa.learning.checkpoint_facts import BEST, FINAL, exists, read_facts
+from autometa.learning.checkpoint_facts import FINAL, exists, read_facts
 from autometa.learning.open_ended import with_known_end
 from autometa.records import Budget, EpisodeSpec, RungReport, TrialConfig
 from autometa.trial.job import DatasetRef, Job
 from autometa.trial.run import begin, evaluate_checkpoint
-from autometa.trial.segment import Segment, models_of, run_segment
+from autometa.trial.segment import Segment, run_segment
 
 VALUES = {"learner": "prototypical", "backbone": "conv", "conv.depth": 2, "conv.width": 4, "episodes_per_step": 1}
 
@@ -105,15 +105,6 @@ def test_a_last_segment_that_starts_too_late_ends_with_the_model_there_is(tmp_pa
     assert record.last.cooled
     assert record.last.rung == 2
     assert record.last.steps == before
-
-
-def test_the_model_that_was_best_is_kept(tmp_path: Path) -> None:
-    # With such a rate the first rung is the best.
-    spoiled = job(tmp_path, Budget(steps=1, open=True), outer_lr=3.0, optimizer="sgd")
-    reports = ran(Segment(job=spoiled, until=6))
-    best = max(reports, key=lambda r: (r.accuracy.mean, r.rung))
-    assert read_facts(tmp_path / BEST)["curve"][-1]["rung"] == best.rung
-    assert models_of(tmp_path) == [tmp_path / BEST, tmp_path]
 
 
 def test_a_model_is_measured_with_averaged_weights(tmp_path: Path) -> None:
