@@ -15,7 +15,8 @@ from autometa.errors import CheckpointError
 from autometa.parsing import parse_json
 from autometa.records import RungReport, explain
 
-FINAL = "final"  # in a candidate's folder: its model after the cool-down
+# Folders in a candidate's own: its model where its accuracy was highest, and the one at the end of its training.
+BEST, FINAL = "best", "final"
 BEFORE = "before-cool-down"  # in a model's folder: the state that it goes on from
 FACTS = "checkpoint.json"
 ENSEMBLE_FACTS = "ensemble.json"  # in its place, of an ensemble: see `trial/model.py`

@@ -14,6 +14,7 @@ from autometa.learning.checkpoint_facts import FINAL, exists
 from autometa.learning.open_ended import COOL_DOWN
 from autometa.learning.training import Training
 from autometa.records import Record, TrialRecord
+from autometa.trial.best import keep_best, take_best
 from autometa.trial.job import Job
 from autometa.trial.run import OnRung, OnStep, begin, diverged, ended, keep, within_memory
 from autometa.trial.validation import seconds_allowed
@@ -58,6 +59,7 @@ def _run(segment: Segment, number: int, on_rung: OnRung, on_step: OnStep | None)
             return ended(training, job, number=number, reason=None)
         for report in training.rungs(on_step, until=segment.until):
             keep(training, job)
+            keep_best(training, job)
             on_rung(report)
     except DivergedError as error:
         return ended(training, job, number=number, reason=diverged(error))
@@ -74,14 +76,16 @@ def _finish(training: Training, job: Job, deadline: float, on_rung: OnRung, on_s
         if training.train(on_step, stop=pace.must_cool):
             report = training.report()
             keep(training, job)
+            keep_best(training, job)
             on_rung(report)
     keep(training, job)
     training.cool_down(pace.part_for_cool_down())
     training.train(on_step, stop=lambda: pace.left <= 0)
     training.end_cool_down()
-    report = training.report()
+    training.report()
+    take_best(training, job)
     keep(training, job.inside(FINAL))
-    on_rung(report)
+    on_rung(training.curve[-1])
 
 
 class _Pace:
@@ -98,7 +102,8 @@ class _Pace:
         curve = self._training.curve
         an_episode = curve[-1].seconds_per_episode if curve else 0.0
         validation = min(an_episode * self._episodes, seconds_allowed(self._training))
-        return self._deadline - time.time() - validation
+        is_falling = bool(curve) and max(r.accuracy.mean for r in curve) > curve[-1].accuracy.mean
+        return self._deadline - time.time() - validation * (2 if is_falling else 1)  # then the best is measured as well
 
     def must_cool(self) -> bool:
         """Whether the time that is left is no more than the cool-down takes."""

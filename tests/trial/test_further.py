@@ -191,6 +191,16 @@ def test_what_cannot_go_on_is_one_line_and_nothing_is_written(
     assert not (tmp_path / "out").exists()
 
 
+def test_a_model_that_gets_worse_stays_as_it_was(tmp_path: Path) -> None:
+    # The rate is small in one step of a warm-up, and then far too large.
+    run(job(tmp_path / "given", Budget(steps=1, rungs=1), outer_lr=30.0, warmup=1000, optimizer="sgd"))
+    (record,) = further(tmp_path / "given", tmp_path / "out", budget=Budget(steps=2000)).records
+    assert record.last.steps == 1
+    assert record.last.best_rung == 1
+    how = {"split": "val", "episodes": 30, "use_gpu": False}
+    assert evaluate_checkpoint(tmp_path / "out", **how) == evaluate_checkpoint(tmp_path / "given", **how)
+
+
 def test_no_model_and_no_training_is_written_over(models: dict[str, Path], tmp_path: Path) -> None:
     copy_model(models["fixed"], tmp_path / "taken")
     with pytest.raises(AutometaError, match="holds another model; choose another folder"):

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import time
 from pathlib import Path
 
 import pytest
 import torch
 
-from autometa.learning.checkpoint_facts import FINAL, exists, read_facts
+from autometa.learning.checkpoint_facts import BEST, FINAL, exists, read_facts
 from autometa.learning.open_ended import with_known_end
 from autometa.records import Budget, EpisodeSpec, RungReport, TrialConfig
 from autometa.trial.job import DatasetRef, Job
@@ -105,6 +106,34 @@ def test_a_last_segment_that_starts_too_late_ends_with_the_model_there_is(tmp_pa
     assert record.last.cooled
     assert record.last.rung == 2
     assert record.last.steps == before
+
+
+def test_the_model_at_the_end_is_the_best_one_where_training_on_has_made_it_clearly_worse(tmp_path: Path) -> None:
+    # With such a rate the first rung is the best.
+    spoiled = job(tmp_path, Budget(steps=1, open=True), outer_lr=3.0, optimizer="sgd")
+    reports = ran(Segment(job=spoiled, until=6))
+    best = max(reports, key=lambda r: (r.accuracy.sure, r.rung))
+    assert read_facts(tmp_path / BEST)["curve"][-1]["rung"] == best.rung
+    *_, last = ran(Segment(job=spoiled, finish_by=time.time() + 0.5))
+    assert last.cooled
+    assert (last.best_rung, last.steps) == (best.rung, best.steps)
+    one, other = bits(tmp_path / BEST), bits(tmp_path / FINAL)
+    assert all(one[name].equal(other[name]) for name in one)
+    found = evaluate_checkpoint(tmp_path / FINAL, split="val", episodes=30, use_gpu=False)
+    assert found.mean == pytest.approx(last.accuracy.mean)
+    assert read_facts(tmp_path / FINAL)["curve"][-1]["best_rung"] == best.rung
+
+
+def test_a_rung_that_was_lucky_on_its_own_episodes_is_not_taken_for_the_best(tmp_path: Path) -> None:
+    open_job = job(tmp_path, Budget(steps=10, open=True))
+    ran(Segment(job=open_job, until=1))
+    facts = read_facts(tmp_path / BEST)
+    facts["curve"][-1]["accuracy"] |= {"mean": 1.0, "half_width": 0.0}
+    (tmp_path / BEST / "checkpoint.json").write_text(json.dumps(facts))
+    *_, last = ran(Segment(job=open_job, finish_by=time.time() + 1.5))
+    assert last.cooled
+    assert last.best_rung is None
+    assert last.steps > 10
 
 
 def test_a_model_is_measured_with_averaged_weights(tmp_path: Path) -> None:
