@@ -193,6 +193,11 @@ class Accuracy(Record):
     def high(self) -> float:
         return self.mean + self.half_width
 
+    @property
+    def sure(self) -> float:
+        """The mean less one standard error: few episodes say little."""
+        return self.mean - self.half_width / 2
+
     def __str__(self) -> str:
         return f"{100 * self.mean:.2f} ± {100 * self.half_width:.2f} % ({self.episodes} episodes)"
 
@@ -205,6 +210,8 @@ class RungReport(Record):
     """What one trial showed at one rung. `seconds` are of training, this trial's own, so far.
 
     `validation_seconds` is what this measurement took; 0 in older records. After a cool-down the model is `cooled`.
+    Where that made it worse than it was at an earlier rung, `best_rung` says which, and accuracy and steps are of that
+    model.
     """
 
     rung: int = Field(ge=1, le=MOST_RUNGS)
@@ -213,6 +220,7 @@ class RungReport(Record):
     seconds: float = Field(ge=0)
     validation_seconds: float = Field(0.0, ge=0)
     cooled: bool = False
+    best_rung: int | None = Field(None, ge=1, le=MOST_RUNGS)
 
     @property
     def seconds_per_episode(self) -> float:

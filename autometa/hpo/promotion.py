@@ -38,12 +38,6 @@ class Standing:
         """Accuracy at a rung; None where it was not measured there."""
         return next((report.accuracy.mean for report in self.curve if report.rung == rung), None)
 
-    @property
-    def sure_of(self) -> float:
-        """The accuracy that it has by its last measurement, less one standard error: few episodes say little."""
-        last = self.curve[-1].accuracy
-        return last.mean - last.half_width / 2
-
 
 @dataclass(frozen=True)
 class New:
@@ -143,7 +137,7 @@ class Promotion:
         if not free:
             return None
         lowest = min(standing.rung for standing in free)
-        best = max((s for s in free if s.rung == lowest), key=lambda s: (s.sure_of, -s.number))
+        best = max((s for s in free if s.rung == lowest), key=lambda s: (s.curve[-1].accuracy.sure, -s.number))
         return GoOn(best.number, lowest + 1)
 
 
@@ -154,7 +148,7 @@ def _expected(standings: Sequence[Standing]) -> dict[int, float]:
     """
     top = max(standing.rung for standing in standings)
     gains = {rung: _gain(standings, rung) for rung in range(1, top)}
-    return {s.number: s.sure_of + sum(gains[rung] for rung in range(s.rung, top)) for s in standings}
+    return {s.number: s.curve[-1].accuracy.sure + sum(gains[rung] for rung in range(s.rung, top)) for s in standings}
 
 
 def _gain(standings: Sequence[Standing], rung: int) -> float:

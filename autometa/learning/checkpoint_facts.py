@@ -15,7 +15,7 @@ from autometa.errors import CheckpointError
 from autometa.parsing import parse_json
 from autometa.records import RungReport, explain
 
-# Folders in a candidate's own: its model where its accuracy was highest, and the one after its cool-down.
+# Folders in a candidate's own: its model where its accuracy was highest, and the one at the end of its training.
 BEST, FINAL = "best", "final"
 BEFORE = "before-cool-down"  # in a model's folder: the state that it goes on from
 FACTS = "checkpoint.json"

@@ -66,7 +66,7 @@ def save(folder: Path, training: Training, *, extra: Mapping[str, Any]) -> None:
 
 
 def load(folder: Path, training: Training) -> None:
-    """Bring a new `Training` of the same job to where a checkpoint was saved.
+    """Bring a `Training` of the same job to where a checkpoint was saved.
 
     Raises:
         CheckpointError: there is none, it is damaged, or it is of another model.
@@ -77,9 +77,11 @@ def load(folder: Path, training: Training) -> None:
         curve = [RungReport.model_validate(report) for report in facts["curve"]]
         cooling = facts.get("cooling")
         _load_learner(folder, tensors, training.learner)
-        if training.average and facts.get("averaged"):
-            _load_learner(folder, tensors, training.average.learner, _AVERAGE)
-            training.average.resume(int(facts["averaged"]))
+        if training.average:
+            averaged = int(facts.get("averaged") or 0)
+            if averaged:
+                _load_learner(folder, tensors, training.average.learner, _AVERAGE)
+            training.average.resume(averaged)
         _load_optimizer(folder, tensors, training.optimizer)
         _load_generators(tensors, training.generator, same_device=facts["device"] == training.generator.device.type)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:

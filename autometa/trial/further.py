@@ -12,11 +12,12 @@ from pathlib import Path
 
 from autometa.errors import ConfigError, DivergedError
 from autometa.learning import checkpoint_files, checkpoints
-from autometa.learning.checkpoint_facts import FINAL, exists, read_facts
+from autometa.learning.checkpoint_facts import BEST, FINAL, exists, read_facts
 from autometa.learning.open_ended import COOL_DOWN
 from autometa.learning.training import Training
 from autometa.learning.training_state import TrainingState
 from autometa.records import Budget, TrialRecord
+from autometa.trial.best import keep_best, take_best
 from autometa.trial.job import Further, Job
 from autometa.trial.model_files import goes_on_from, job_of
 from autometa.trial.run import OnRung, OnStep, begin, diverged, ended, keep, prepare, within_memory
@@ -68,11 +69,11 @@ def run_further(model: Path, job: Job, *, on_rung: OnRung | None = None, on_step
 
 
 def _run(model: Path, job: Job, on_rung: OnRung, on_step: OnStep | None) -> TrialRecord:
-    cooling, final = _in(job, _COOLING), _in(job, FINAL)
+    cooling, final = job.inside(_COOLING), job.inside(FINAL)
     if _has_begun(final):
         return ended(begin(final), final, number=0, reason=None)
     if not _has_begun(job):
-        _start(goes_on_from(model), job)
+        _start(model, job)
     training = begin(cooling if _has_begun(cooling) else job)
     if training.curve:
         on_rung(training.curve[-1])
@@ -83,6 +84,7 @@ def _run(model: Path, job: Job, on_rung: OnRung, on_step: OnStep | None) -> Tria
             report = training.report() if training.train(step, stop=clock.stop_at(1 - COOL_DOWN)) else None
             keep(training, job)
             if report:
+                keep_best(training, job)
                 on_rung(report)
         if training.state.cooling is None:
             training.cool_down(clock.left / clock.ever_spent)
@@ -91,23 +93,24 @@ def _run(model: Path, job: Job, on_rung: OnRung, on_step: OnStep | None) -> Tria
     except DivergedError as error:
         return ended(training, job, number=0, reason=diverged(error))
     training.end_cool_down()
-    report = training.report()
+    training.report()
+    take_best(training, job)
     keep(training, final)
-    on_rung(report)
+    on_rung(training.curve[-1])
     checkpoint_files.remove(Path(cooling.folder))
     return ended(training, final, number=0, reason=None)
 
 
-def _start(state: Path, job: Job) -> None:
-    """Write the first checkpoint of a training that goes on from this state."""
+def _start(model: Path, job: Job) -> None:
+    """Write the first checkpoint of a training that goes on; the model itself is the best one so far."""
+    state = goes_on_from(model)
     training = prepare(job)
     checkpoints.load(state, training)
     found = training.state
     training.state = replace(found, last_step=job.budget.steps, cooling=None)
-    if (
-        not job_of(state).budget.open or found.cooling is not None
-    ):  # its learning rate has fallen, its rungs were others
+    if not job_of(state).budget.open or found.cooling is not None:  # its rate has fallen, and its rungs were others
         training.state = replace(training.state, curve=[], warms_from=found.steps)
+    checkpoint_files.copy(model, Path(job.folder) / BEST)
     keep(training, job)
 
 
@@ -154,8 +157,3 @@ class _Clock:
 
 def _has_begun(job: Job) -> bool:
     return exists(Path(job.folder))
-
-
-def _in(job: Job, place: str) -> Job:
-    """The job with its checkpoint in a folder inside its own."""
-    return job.model_copy(update={"folder": str(Path(job.folder) / place)})

@@ -5,6 +5,8 @@ Knows no torch, so a driver that only hands out jobs starts fast.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from pydantic import Field
 
 from autometa.records import LARGEST_SEED, Budget, DataIdentity, EpisodeSpec, Record, TrialConfig
@@ -54,3 +56,7 @@ class Job(Record):
     validation_seed: int = Field(0, ge=0, le=LARGEST_SEED)
     use_gpu: bool | None = None
     further: Further | None = None
+
+    def inside(self, place: str) -> Job:
+        """The same job with its checkpoint in a folder inside its own."""
+        return self.model_copy(update={"folder": str(Path(self.folder) / place)})

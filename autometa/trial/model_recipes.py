@@ -40,10 +40,12 @@ def recipes_of_further(model: Path, before: Path) -> list[Recipe]:
 
 def _of_checkpoint(folder: Path) -> Recipe:
     facts, job = read_facts(folder), job_of(folder)
+    steps = int(facts.get("steps", 0))
     provenance: dict[str, Any] = {}
     if facts.get("curve"):
         last = RungReport.model_validate(facts["curve"][-1])
+        steps = last.steps
         provenance["validation"] = last.accuracy.model_dump(exclude_none=True)
     if job.further:
         provenance["trained_further"] = job.further.budget.model_dump(include={"steps", "seconds"}, exclude_none=True)
-    return Recipe.of(job, steps=int(facts.get("steps", 0))).model_copy(update={"provenance": provenance})
+    return Recipe.of(job, steps=steps).model_copy(update={"provenance": provenance})

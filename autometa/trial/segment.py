@@ -10,11 +10,11 @@ import time
 from pathlib import Path
 
 from autometa.errors import DivergedError
-from autometa.learning import checkpoint_files
-from autometa.learning.checkpoint_facts import BEST, FINAL, exists
+from autometa.learning.checkpoint_facts import FINAL, exists
 from autometa.learning.open_ended import COOL_DOWN
 from autometa.learning.training import Training
-from autometa.records import Record, RungReport, TrialRecord
+from autometa.records import Record, TrialRecord
+from autometa.trial.best import keep_best, take_best
 from autometa.trial.job import Job
 from autometa.trial.run import OnRung, OnStep, begin, diverged, ended, keep, within_memory
 from autometa.trial.validation import seconds_allowed
@@ -51,16 +51,10 @@ def run_segment(segment: Segment, *, number: int, on_rung: OnRung, on_step: OnSt
     return within_memory(segment.job, number, lambda: _run(segment, number, on_rung, on_step))
 
 
-def models_of(folder: Path) -> list[Path]:
-    """The models that a candidate has on disk: after its cool-down, where it was best, and where it stopped."""
-    final, best = folder / FINAL, folder / BEST
-    return [model for model in (final, best, folder) if exists(model)]
-
-
 def _run(segment: Segment, number: int, on_rung: OnRung, on_step: OnStep | None) -> TrialRecord | None:
     job = segment.job
     if segment.finish_by is not None and exists(Path(job.folder) / FINAL):  # its worker died just after
-        training = begin(_final(job))
+        training = begin(job.inside(FINAL))
         on_rung(training.curve[-1])
         return ended(training, job, number=number, reason=None)
     training = begin(job)
@@ -87,7 +81,8 @@ def _go_on(training: Training, segment: Segment, on_rung: OnRung, on_step: OnSte
             keep(training, segment.job)
             return
         report = training.report()
-        _keep(training, segment.job, report)
+        keep(training, segment.job)
+        keep_best(training, segment.job)
         on_rung(report)
 
 
@@ -100,15 +95,17 @@ def _finish(training: Training, job: Job, deadline: float, on_rung: OnRung, on_s
     while not pace.must_cool():
         if training.train(on_step, stop=pace.must_cool):
             report = training.report()
-            _keep(training, job, report)
+            keep(training, job)
+            keep_best(training, job)
             on_rung(report)
     keep(training, job)
     training.cool_down(pace.part_for_cool_down())
     training.train(on_step, stop=lambda: pace.left <= 0)
     training.end_cool_down()
-    report = training.report()
-    keep(training, _final(job))
-    on_rung(report)
+    training.report()
+    take_best(training, job)
+    keep(training, job.inside(FINAL))
+    on_rung(training.curve[-1])
 
 
 class _Pace:
@@ -125,7 +122,8 @@ class _Pace:
         curve = self._training.curve
         an_episode = curve[-1].seconds_per_episode if curve else 0.0
         validation = min(an_episode * self._episodes, seconds_allowed(self._training))
-        return self._deadline - time.time() - validation
+        is_falling = bool(curve) and max(r.accuracy.mean for r in curve) > curve[-1].accuracy.mean
+        return self._deadline - time.time() - validation * (2 if is_falling else 1)  # then the best is measured as well
 
     def must_cool(self) -> bool:
         """Whether the time that is left is no more than the cool-down takes."""
@@ -134,15 +132,3 @@ class _Pace:
     def part_for_cool_down(self) -> float:
         """What the cool-down may take, as a part of what is spent."""
         return max(self.left, 0.1) / max(self._training.state.seconds, 0.1)
-
-
-def _final(job: Job) -> Job:
-    """The job of the model after the cool-down."""
-    return job.model_copy(update={"folder": str(Path(job.folder) / FINAL)})
-
-
-def _keep(training: Training, job: Job, report: RungReport) -> None:
-    """Write the candidate's checkpoint, and keep a copy of it where no rung before had a higher accuracy."""
-    keep(training, job)
-    if all(report.accuracy.mean >= before.accuracy.mean for before in training.curve[:-1]):
-        checkpoint_files.copy(Path(job.folder), Path(job.folder) / BEST)

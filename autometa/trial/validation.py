@@ -15,6 +15,8 @@ from autometa.data.episodes import EpisodeBatch, ImagePool, fixed_episodes
 from autometa.learning import intervals
 from autometa.learning.evaluation import answers, evaluate
 from autometa.learning.fitting import Fitting
+from autometa.learning.learner import Learner
+from autometa.learning.scores import Scores
 from autometa.learning.training import Training
 from autometa.records import Accuracy, EpisodeSpec
 from autometa.trial.job import Job
@@ -34,6 +36,7 @@ class Validation:
         self.pool = pool
         self._job = job
         self._fitting = Fitting()
+        self._last: Scores | None = None
 
     @property
     def dataset(self) -> FewShotDataset:
@@ -44,20 +47,33 @@ class Validation:
         """Score `training.model` at this rung, 1 and up; at the last one with the interval for new classes."""
         job = self._job
         count = _episodes_at(rung, job) if not training.state.is_cooled else job.validation_episodes
-        batches = fixed_episodes(
-            self.pool,
-            job.episodes,
-            first=count,
-            count=job.validation_episodes,
-            seed=job.validation_seed,
-            batch=episodes_at_once(job.episodes),
-        )
+        batches = self._episodes(count)
         if job.budget.open:
             batches = _for_seconds(batches, seconds_allowed(training))
         if count < job.validation_episodes:
             return evaluate(training.model, batches, seed=job.validation_seed, fitting=self._fitting)
-        scores = answers(training.model, batches, self.pool.families, fitting=self._fitting)
-        return intervals.accuracy(scores, job.validation_seed)
+        self._last = answers(training.model, batches, self.pool.families, fitting=self._fitting)
+        return intervals.accuracy(self._last, job.validation_seed)
+
+    def compared(self, learner: Learner) -> tuple[Accuracy, float, float]:
+        """A learner on the episodes of the last measurement, which was of the last rung.
+
+        Returns its accuracy, by how much it is ahead of the model that was measured then, and the half width of that.
+        """
+        assert self._last is not None
+        scores = answers(learner, self._episodes(len(self._last)), self.pool.families, fitting=self._fitting)
+        return intervals.accuracy(scores, self._job.validation_seed), *intervals.difference(scores, self._last)
+
+    def _episodes(self, first: int) -> Iterator[EpisodeBatch]:
+        job = self._job
+        return fixed_episodes(
+            self.pool,
+            job.episodes,
+            first=first,
+            count=job.validation_episodes,
+            seed=job.validation_seed,
+            batch=episodes_at_once(job.episodes),
+        )
 
 
 def seconds_allowed(training: Training) -> float:

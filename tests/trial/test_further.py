@@ -191,6 +191,22 @@ def test_what_cannot_go_on_is_one_line_and_nothing_is_written(
     assert not (tmp_path / "out").exists()
 
 
+def test_a_model_that_gets_worse_is_given_back_as_it_was_best(tmp_path: Path) -> None:
+    # Some steps of such a weight decay do no harm; many leave nothing of the weights.
+    given = job(
+        tmp_path / "given", Budget(steps=1, rungs=1), outer_lr=0.1, optimizer="sgd", weight_decay=9.0, norm="none"
+    )
+    run(given)
+    (record,) = further(tmp_path / "given", tmp_path / "out", budget=Budget(steps=300)).records
+    assert record.last is not None
+    assert record.last.best_rung is not None
+    assert record.last.steps < 100
+    before, after = (
+        evaluate_checkpoint(tmp_path / name, split="val", episodes=30, use_gpu=False) for name in ("given", "out")
+    )
+    assert after.mean >= before.mean
+
+
 def test_no_model_and_no_training_is_written_over(models: dict[str, Path], tmp_path: Path) -> None:
     copy_model(models["fixed"], tmp_path / "taken")
     with pytest.raises(AutometaError, match="holds another model; choose another folder"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from autometa.learning.open_ended import with_known_end
 from autometa.records import Budget, EpisodeSpec, RungReport, TrialConfig
 from autometa.trial.job import DatasetRef, Job
 from autometa.trial.run import begin, evaluate_checkpoint
-from autometa.trial.segment import Segment, models_of, run_segment
+from autometa.trial.segment import Segment, run_segment
 
 VALUES = {"learner": "prototypical", "backbone": "conv", "conv.depth": 2, "conv.width": 4, "episodes_per_step": 1}
 
@@ -117,13 +118,32 @@ def test_a_last_segment_that_starts_too_late_ends_with_the_model_there_is(tmp_pa
     assert record.last.steps == before
 
 
-def test_the_model_that_was_best_is_kept(tmp_path: Path) -> None:
-    # With such a rate the first rung is the best.
-    spoiled = job(tmp_path, Budget(steps=1, open=True), outer_lr=3.0, optimizer="sgd")
+def test_the_model_at_the_end_is_the_best_one_where_training_on_has_made_it_clearly_worse(tmp_path: Path) -> None:
+    # Such a weight decay leaves nothing of the weights, and with no norm nothing of the features.
+    spoiled = job(tmp_path, Budget(steps=1, open=True), outer_lr=0.1, optimizer="sgd", weight_decay=9.0, norm="none")
     reports = ran(Segment(job=spoiled, until=6))
-    best = max(reports, key=lambda r: (r.accuracy.mean, r.rung))
+    best = max(reports, key=lambda r: (r.accuracy.sure, r.rung))
     assert read_facts(tmp_path / BEST)["curve"][-1]["rung"] == best.rung
-    assert models_of(tmp_path) == [tmp_path / BEST, tmp_path]
+    *_, last = ran(Segment(job=spoiled, finish_by=time.time() + 0.5))
+    assert last.cooled
+    assert (last.best_rung, last.steps) == (best.rung, best.steps)
+    one, other = bits(tmp_path / BEST), bits(tmp_path / FINAL)
+    assert all(one[name].equal(other[name]) for name in one)
+    found = evaluate_checkpoint(tmp_path / FINAL, split="val", episodes=30, use_gpu=False)
+    assert found.mean == pytest.approx(last.accuracy.mean)
+    assert read_facts(tmp_path / FINAL)["curve"][-1]["best_rung"] == best.rung
+
+
+def test_a_rung_that_was_lucky_on_its_own_episodes_is_not_taken_for_the_best(tmp_path: Path) -> None:
+    open_job = job(tmp_path, Budget(steps=10, open=True))
+    ran(Segment(job=open_job, until=1))
+    facts = read_facts(tmp_path / BEST)
+    facts["curve"][-1]["accuracy"] |= {"mean": 1.0, "half_width": 0.0}
+    (tmp_path / BEST / "checkpoint.json").write_text(json.dumps(facts))
+    *_, last = ran(Segment(job=open_job, finish_by=time.time() + 1.5))
+    assert last.cooled
+    assert last.best_rung is None
+    assert last.steps > 10
 
 
 def test_a_model_is_measured_with_averaged_weights(tmp_path: Path) -> None:
