@@ -13,6 +13,7 @@ from autometa.learning.ops.memory_format import channels_last
 from autometa.learning.ops.table import pooled
 
 POOLINGS = ("max", "mean")
+_MOST_CHANNELS = 2**13
 
 
 class Conv(Backbone):
@@ -23,9 +24,11 @@ class Conv(Backbone):
     Args:
         image_shape: (channels, height, width).
         depth: blocks, 1 to 8.
-        width: channels of every block, 1 to 1024.
-        widths: channels of each block in the place of `depth` and `width`, for example "96-192-384-512" (R2-D2,
-            Bertinetto et al. 2019).
+        width: channels of the first block, 1 to 1024.
+        growth: how many times the channels of a block the next one has, 1 to 4; 1 in the papers. A network with 2 does
+            most of its work on small maps, and learns more in the same time (`docs/log.md`).
+        widths: channels of each block in the place of `depth`, `width` and `growth`, for example "96-192-384-512"
+            (R2-D2, Bertinetto et al. 2019).
         pooled_blocks: how many blocks halve, the first ones; 0 is all. Relation networks have 2 (Sung et al. 2018).
         joined_blocks: of how many blocks, the last ones, features are put together; R2-D2 has 2. Maps are those of
             the last.
@@ -40,6 +43,7 @@ class Conv(Backbone):
         *,
         depth: int = 4,
         width: int = 64,
+        growth: float = 1.0,
         widths: str = "",
         pooled_blocks: int = 0,
         joined_blocks: int = 1,
@@ -47,7 +51,7 @@ class Conv(Backbone):
         norm: str = "running",
         readout: str = "flatten",
     ) -> None:
-        channels = _channels(depth, width, widths)
+        channels = _channels(depth, width, growth, widths)
         if not 0 <= pooled_blocks <= len(channels):
             raise ConfigError(
                 f"conv.pooled_blocks = {pooled_blocks}: it may be 0 … {len(channels)}, the blocks there are"
@@ -85,7 +89,7 @@ class Conv(Backbone):
         return read
 
 
-def _channels(depth: int, width: int, widths: str) -> list[int]:
+def _channels(depth: int, width: int, growth: float, widths: str) -> list[int]:
     """Channels of each block.
 
     Raises:
@@ -95,8 +99,13 @@ def _channels(depth: int, width: int, widths: str) -> list[int]:
         raise ConfigError(f"conv.depth = {depth}: it may be 1 … 8")
     if not 1 <= width <= 1024:
         raise ConfigError(f"conv.width = {width}: it may be 1 … 1024")
+    if not 1 <= growth <= 4:
+        raise ConfigError(f"conv.growth = {growth}: it may be 1 … 4")
     if not widths:
-        return [width] * depth
+        channels = [round(width * growth**number) for number in range(depth)]
+        if channels[-1] > _MOST_CHANNELS:
+            raise ConfigError(f"conv.growth = {growth}: the last of {depth} blocks would have {channels[-1]} channels")
+        return channels
     parts = widths.split("-") if isinstance(widths, str) else []
     if not 1 <= len(parts) <= 8 or not all(p.isascii() and p.isdigit() and 1 <= int(p) <= 1024 for p in parts):
         raise ConfigError(f'conv.widths = {widths!r}: 1 … 8 numbers of 1 … 1024 are needed, as in "96-192-384-512"')
