@@ -92,7 +92,7 @@ def _print_prior_report(result: SearchResult) -> None:
 
 
 def _print_winner(result: SearchResult, storage: str | None) -> None:
-    from autometa.cli.words import deployed_task, size, storage_option, summary
+    from autometa.cli.words import deployed_task, outlook, size, storage_option, summary
     from autometa.data import catalog
 
     won, name = result.winner, result.study.name
@@ -110,6 +110,8 @@ def _print_winner(result: SearchResult, storage: str | None) -> None:
         print(f"  {size(trial.facts)}")
     _print_accuracies(won, result)
     _print_baselines(won, result)
+    if result.outlook:
+        print(outlook(result.outlook, won.validation))
     if result.study.deployed:
         print(*deployed_task(result.study.deployed), sep="\n")
     print(f"archived in {result.archive}")
@@ -206,6 +208,7 @@ def _facts(result: SearchResult) -> dict[str, Any]:
         "trials": len(result.trials),
         "missing": result.missing,
         "origins": {origin: vars(worth) for origin, worth in result.origins.items()},
+        "outlook": vars(result.outlook) if result.outlook else None,
         "model": str(result.model) if result.model else None,
         "archive": str(result.archive) if result.archive else None,
     }

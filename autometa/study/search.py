@@ -41,6 +41,7 @@ from autometa.records import (
 from autometa.study import confirm, finals, timed, warm
 from autometa.study.baselines import StudyBaselines
 from autometa.study.documented import with_fields_of
+from autometa.study.outlook import Outlook, outlook
 from autometa.study.plan import (
     PART_FOR_TRIALS,
     Plan,
@@ -66,6 +67,7 @@ class SearchResult:
     configurations was worth, if a prior was asked: how many trials, and the best accuracy of one in full.
     `comparisons` are of the winner with each other confirmed model, on common episodes. `model` is the folder of the
     winner's model. Where the best baseline is better than all trials, it is the winner, and there is no winning trial.
+    `outlook` is there where accuracy still rose when the time was over.
     """
 
     study: StudyRecord
@@ -78,6 +80,7 @@ class SearchResult:
     origins: Mapping[str, warm.Worth]
     comparisons: tuple[Comparison, ...] = ()
     model: Path | None = None
+    outlook: Outlook | None = None
 
     @property
     def winning_trial(self) -> TrialRecord | None:
@@ -239,7 +242,15 @@ def _run(
         warm.worth(study) if prior else {},
         tuple(confirm.compared(won.source, finals.kept_scores(plan, study_record.read(study)))) if won else (),
         plan.model_folder if won else None,
+        _outlook(plan, trials, won) if won and record.budget.open else None,
     )
+
+
+def _outlook(plan: Plan, trials: Sequence[TrialRecord], won: Confirmation) -> Outlook | None:
+    """What more time would give."""
+    assert plan.settings.time_budget is not None
+    won_by = set(won.ensemble or ()) | {won.trial}
+    return outlook([t for t in trials if t.number in won_by], plan.settings.time_budget)
 
 
 def _won(
