@@ -23,7 +23,7 @@ from autometa.deployment.calibration import Calibration, TaskShape, calibrated, 
 from autometa.errors import CheckpointError, ConfigError, DataError
 from autometa.learning import checkpoint_files
 from autometa.learning.device import pick_device
-from autometa.learning.learner import Learner
+from autometa.learning.learner import Learner, each_image_once
 from autometa.records import Record
 from autometa.trial.job import DatasetRef, Job
 from autometa.trial.measured import models_in
@@ -76,7 +76,8 @@ class TrainedModel:
         for known in kept:
             if known.shape == shape and _rate(known) == reject_rate:
                 return known
-        found = calibrated(self.learner, self._pool, shape, seed=_SEED, reject_rate=reject_rate)
+        with each_image_once(self.learner):
+            found = calibrated(self.learner, self._pool, shape, seed=_SEED, reject_rate=reject_rate)
         self._keep([*kept, found][-_MOST_KEPT:])
         return found
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from autometa.data.episodes import EpisodeBatch
 from autometa.learning.fitting import Fitting
 from autometa.learning.intervals import student_t
-from autometa.learning.learner import Learner
+from autometa.learning.learner import Learner, each_image_once
 from autometa.learning.scores import Scores
 from autometa.records import Accuracy
 
@@ -94,10 +94,11 @@ def _of_all(
     learner.eval()
     try:
         found: list[Tensor] = []
-        for episodes in batches:
-            found.extend(fitting.of_each_part(of_part, episodes))
-            if on_batch:
-                on_batch(episodes.batch)
+        with each_image_once(learner):
+            for episodes in batches:
+                found.extend(fitting.of_each_part(of_part, episodes))
+                if on_batch:
+                    on_batch(episodes.batch)
     finally:
         learner.train(was_training)
     return found

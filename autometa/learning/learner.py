@@ -6,7 +6,8 @@ Symbols: B episodes in a batch, N way, K shot, Q query images a class; C, H, W o
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
@@ -18,6 +19,7 @@ from autometa.data.episodes import EpisodeBatch
 from autometa.learning.backbones.backbone import Backbone
 from autometa.learning.losses import cross_entropy
 from autometa.learning.normalization import Film, Layout, Norm
+from autometa.learning.seen_images import SeenImages
 from autometa.records import Scalar
 
 # Of images that go through a backbone at once where no gradient is wanted, height times width: 2,048 of 32 x 32 through
@@ -148,6 +150,19 @@ def embed(backbone: Backbone, episodes: EpisodeBatch, film: Film | None = None) 
     return _one_pass(backbone, backbone, episodes, film)
 
 
+@contextmanager
+def each_image_once(learner: Learner) -> Iterator[None]:
+    """Keep what `embed` finds of an image while this lasts, with weights that nobody changes meanwhile."""
+    backbones = [m for m in learner.modules() if isinstance(m, Backbone) and m.seen is None]
+    for backbone in backbones:
+        backbone.seen = SeenImages(backbone)
+    try:
+        yield
+    finally:
+        for backbone in backbones:
+            backbone.seen = None
+
+
 def embed_maps(backbone: Backbone, episodes: EpisodeBatch) -> tuple[Tensor, Tensor]:
     """Feature maps of support [B, N·K, C, H, W] and query [B, N·Q, C, H, W], in one pass."""
     return _one_pass(backbone, backbone.maps, episodes, None)
@@ -160,13 +175,19 @@ def _one_pass(
     supports = episodes.support_x.shape[1]
     layout = Layout(tasks=episodes.batch, support=supports, film=film)
     flat = images.flatten(0, 1)
-    at_once = max(1, _PIXELS_AT_ONCE // flat[0, 0].numel())
-    if len(flat) > at_once and film is None and _takes_parts(backbone):
-        features = torch.cat([of(part, layout) for part in flat.split(at_once)])
-    else:
+    if film is not None or not _takes_parts(backbone):
         features = of(flat, layout)
+    elif of is backbone and backbone.seen and backbone.seen.serves(backbone, flat):
+        features = backbone.seen.features(flat, lambda unseen: _in_parts(of, unseen, layout))
+    else:
+        features = _in_parts(of, flat, layout)
     features = features.unflatten(0, images.shape[:2])
     return features[:, :supports], features[:, supports:]
+
+
+def _in_parts(of: Callable[[Tensor, Layout], Tensor], images: Tensor, layout: Layout) -> Tensor:
+    at_once = max(1, _PIXELS_AT_ONCE // images[0, 0].numel())
+    return torch.cat([of(part, layout) for part in images.split(at_once)])
 
 
 def _takes_parts(backbone: Backbone) -> bool:

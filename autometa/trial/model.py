@@ -17,7 +17,7 @@ from autometa.learning.backbones.backbone import Shape
 from autometa.learning.checkpoint_facts import ENSEMBLE_FACTS, is_ensemble, read_facts
 from autometa.learning.device import pick_device
 from autometa.learning.ensemble import Ensemble, Mixture, best_views, fit_mixture
-from autometa.learning.learner import Learner
+from autometa.learning.learner import Learner, each_image_once
 from autometa.learning.symmetries import VIEWS
 from autometa.learning.views import mean_of, view_logits
 from autometa.trial import build
@@ -67,7 +67,7 @@ def said_in_views(
     learner = load_model(folder, data).to(pool.device).eval()
     found: list[tuple[Tensor, Tensor]] = []
     views = VIEWS["turned"] if data.image_shape[1] == data.image_shape[2] else VIEWS["mirrored"]
-    with torch.no_grad():
+    with torch.no_grad(), each_image_once(learner):
         for batch in fixed_episodes(pool, spec, count=episodes, seed=seed, batch=episodes_at_once(spec)):
             logits = torch.stack([view_logits(learner, batch, view) for view in views])  # [views, B, Q, N]
             found.append((logits.cpu(), batch.query_y.cpu()))

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from autometa.errors import ConfigError
 from autometa.learning.normalization import Layout
+from autometa.learning.seen_images import SeenImages
 from autometa.records import Scalar
 
 Shape = tuple[int, int, int]
@@ -35,10 +36,12 @@ class Backbone(nn.Module, ABC):
         external: whether its weights were trained elsewhere, perhaps on the test classes.
         own_weights_with: own options, each with the one value that leaves it without such weights.
         stackable_with: as of `Learner`.
+        seen: what is known of images while it is evaluated, where somebody keeps that.
     """
 
     trains_in_bfloat16 = False
     external = False
+    seen: SeenImages | None = None
     own_weights_with: ClassVar[Mapping[str, Scalar]] = {}
     stackable_with: ClassVar[Mapping[str, Scalar] | None] = {"drop_rate": 0.0}
 
