@@ -209,9 +209,9 @@ MOST_RUNGS = 100_000
 class RungReport(Record):
     """What one trial showed at one rung. `seconds` are of training, this trial's own, so far.
 
-    `validation_seconds` is what this measurement took; 0 in older records. After a cool-down the model is `cooled`.
-    Where that made it worse than it was at an earlier rung, `best_rung` says which, and accuracy and steps are of that
-    model.
+    `validation_seconds` is what this measurement took, `pass_seconds` the part of it that an image costs once, however
+    many episodes it is in; 0 in older records. After a cool-down the model is `cooled`. Where that made it worse than it
+    was at an earlier rung, `best_rung` says which, and accuracy and steps are of that model.
     """
 
     rung: int = Field(ge=1, le=MOST_RUNGS)
@@ -219,6 +219,7 @@ class RungReport(Record):
     steps: int = Field(ge=0)
     seconds: float = Field(ge=0)
     validation_seconds: float = Field(0.0, ge=0)
+    pass_seconds: float = Field(0.0, ge=0)
     cooled: bool = False
     best_rung: int | None = Field(None, ge=1, le=MOST_RUNGS)
 

@@ -151,13 +151,17 @@ def embed(backbone: Backbone, episodes: EpisodeBatch, film: Film | None = None) 
 
 
 @contextmanager
-def each_image_once(learner: Learner) -> Iterator[None]:
-    """Keep what `embed` finds of an image while this lasts, with weights that nobody changes meanwhile."""
+def each_image_once(learner: Learner) -> Iterator[list[SeenImages]]:
+    """Keep what `embed` finds of an image while this lasts, with weights that nobody changes meanwhile.
+
+    Inside of another one of the same learner it does nothing.
+    """
     backbones = [m for m in learner.modules() if isinstance(m, Backbone) and m.seen is None]
-    for backbone in backbones:
-        backbone.seen = SeenImages(backbone)
+    memories = [SeenImages(backbone) for backbone in backbones]
+    for backbone, memory in zip(backbones, memories, strict=True):
+        backbone.seen = memory
     try:
-        yield
+        yield memories
     finally:
         for backbone in backbones:
             backbone.seen = None

@@ -8,6 +8,7 @@ without, to rounding: `docs/log.md` has what it saves.
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Callable
 
 import torch
@@ -20,11 +21,15 @@ _BYTES = 2**28
 class SeenImages:
     """Features of images by their content, as long as the weights of a module are these very tensors.
 
+    Attributes:
+        seconds: that were spent on images which were not known.
+
     A backbone whose weights were adapted is none of these, if it was adapted by `torch.func.functional_call` or in a
     copy. Whoever changes weights in place must not evaluate meanwhile.
     """
 
     def __init__(self, module: nn.Module) -> None:
+        self.seconds = 0.0
         self._weights = _identities(module)
         self._places: dict[bytes, int] = {}
         self._rows = torch.empty(0, 0)
@@ -43,7 +48,9 @@ class SeenImages:
         unknown = {digest: index for index, digest in enumerate(digests) if digest not in self._places}
         if not unknown:
             return self._rows[[self._places[digest] for digest in digests]]
+        started = time.perf_counter()
         new = compute(images[list(unknown.values())])
+        self.seconds += time.perf_counter() - started
         places = {digest: len(self._places) + number for number, digest in enumerate(unknown)}
         if (len(self._places) + len(new)) * new[0].nbytes > _BYTES:
             known = self._rows[: len(self._places)]

@@ -19,7 +19,7 @@ from autometa.errors import ConfigError, DivergedError, did_you_mean
 from autometa.learning.averaging import AveragedWeights
 from autometa.learning.device import random_states, replayed
 from autometa.learning.fitting import Fitting
-from autometa.learning.learner import Learner, TrainingSource
+from autometa.learning.learner import Learner, TrainingSource, each_image_once
 from autometa.learning.objective import Objective
 from autometa.learning.open_ended import COOL_DOWN, WARMUP, WINDOW
 from autometa.learning.operations import Phase, affordable_steps, operations_counter
@@ -185,13 +185,15 @@ class Training:
         state = self.state
         rung = state.rung
         started = time.perf_counter()
-        accuracy = self.validate(self, rung)
+        with each_image_once(self.model) as memories:
+            accuracy = self.validate(self, rung)
         report = RungReport(
             rung=rung,
             accuracy=accuracy,
             steps=state.steps,
             seconds=round(state.seconds, 3),
             validation_seconds=round(time.perf_counter() - started, 3),
+            pass_seconds=round(sum(memory.seconds for memory in memories), 3),
             cooled=state.is_cooled,
         )
         state.curve.append(report)

@@ -6,7 +6,9 @@ out the work, and `promotion.py` decides.
 
 from __future__ import annotations
 
+import bisect
 import functools
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,7 +27,7 @@ from autometa.study.desk import SearchDesk
 from autometa.study.plan import Plan
 
 # What is kept back for the end, where nobody knows yet what it takes: a part of the time, and seconds at most.
-_KEPT_BACK, _MOST_KEPT_BACK = 0.15, 120.0
+_KEPT_BACK, _MOST_KEPT_BACK = 0.1, 120.0
 # What is given to fitting an ensemble, of what is left then.
 PART_FOR_ENSEMBLE = 0.3
 _SECONDS_BETWEEN_NOTES = 10.0
@@ -76,6 +78,18 @@ class Clock:
         study_record.note_time(self._study, self._noted - self._began)
 
 
+@dataclass(frozen=True)
+class Drawn:
+    """Episodes and the images that they are drawn from: how many there are, and how many an episode has."""
+
+    images: int
+    of_an_episode: int
+
+    def distinct(self, episodes: int) -> float:
+        """How many different images so many episodes have, as expected."""
+        return self.images * -math.expm1(-episodes * self.of_an_episode / self.images)
+
+
 def affordable_episodes(
     rivals: Sequence[TrialRecord],
     baseline: Baseline | None,
@@ -83,19 +97,36 @@ def affordable_episodes(
     share: Share,
     *,
     seconds: float,
+    drawn: Drawn,
 ) -> int:
     """How many episodes each model is confirmed on, and the winner tested on, in so many seconds; an even number.
 
     Args:
         together: members of an ensemble, and in how many views each sees an episode.
+        drawn: of what they are drawn.
     """
-    costs = [share.threads * _an_episode(trial) for trial in rivals]  # they were validated in so many threads
-    costs += [baseline.seconds / baseline.accuracy.episodes] if baseline else []
-    costs += [share.threads * sum(views * _an_episode(trial) for trial, views in together)] if together else []
-    longest = max(costs, default=0.0)
-    each = max(sum(costs) / share.workers, longest) + longest / share.threads
-    count = confirm.EPISODES if each <= 0 else int(seconds / each)
-    return min(confirm.EPISODES, max(_FEWEST_EPISODES, count // 2 * 2))
+
+    def is_too_long(pairs: int) -> bool:
+        episodes = 2 * pairs
+        costs = [share.threads * _seconds(trial, episodes, drawn) for trial in rivals]  # they had so many threads
+        costs += [episodes * baseline.seconds / baseline.accuracy.episodes] if baseline else []
+        members = [share.threads * views * _seconds(trial, episodes, drawn) for trial, views in together]
+        costs += [sum(members)] if members else []
+        longest = max(costs, default=0.0)
+        return max(sum(costs) / share.workers, longest) + longest / share.threads > seconds
+
+    possible = range(_FEWEST_EPISODES // 2, confirm.EPISODES // 2 + 1)
+    return 2 * max(possible[0], possible[0] + bisect.bisect_left(possible, True, key=is_too_long) - 1)
+
+
+def _seconds(trial: TrialRecord, episodes: int, drawn: Drawn) -> float:
+    """What so many episodes take, by what the last measurement took: images cost once, and all else each time."""
+    last = trial.last
+    if last is None:
+        return 0.0
+    before = last.accuracy.episodes
+    each_time = (last.validation_seconds - last.pass_seconds) / before
+    return each_time * episodes + last.pass_seconds * drawn.distinct(episodes) / drawn.distinct(before)
 
 
 def seconds_for_all_classes(plan: Plan, trials: Sequence[TrialRecord]) -> float:

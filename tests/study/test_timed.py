@@ -23,7 +23,7 @@ from autometa.learning.checkpoint_facts import BEFORE, FINAL, exists, read_facts
 from autometa.orchestrator.cluster import Share
 from autometa.records import Accuracy, RungReport, TrialConfig, TrialRecord
 from autometa.study import confirm
-from autometa.study.timed import affordable_episodes
+from autometa.study.timed import Drawn, affordable_episodes
 from autometa.trial.model_files import members_of
 from autometa.trial.recipe import read_recipes
 from autometa.trial.run import evaluate_checkpoint
@@ -150,13 +150,24 @@ def test_only_those_are_confirmed_whose_interval_overlaps_the_leaders() -> None:
     assert confirm.rivals([]) == []
 
 
-@pytest.mark.parametrize(("seconds", "expected"), [(1000.0, 600), (12.0, 200), (0.1, 50), (-5.0, 50)])
+@pytest.mark.parametrize(("seconds", "expected"), [(1000.0, 600), (12.001, 200), (0.1, 50), (-5.0, 50)])
 def test_the_end_takes_the_episodes_that_its_time_allows(seconds: float, expected: int) -> None:
     both = [rival(0, 0.7, 0.02, seconds=3.0), rival(1, 0.7, 0.02, seconds=3.0)]  # 0.03 s an episode, twice
-    share = Share(workers=2, gpus=0.0, spread=True)
-    assert affordable_episodes(both, None, [], share, seconds=seconds) == expected
+    share, drawn = Share(workers=2, gpus=0.0, spread=True), Drawn(images=12_000, of_an_episode=100)
+    assert affordable_episodes(both, None, [], share, seconds=seconds, drawn=drawn) == expected
     # Together, one of them in two views, they take 0.09 s of a worker, and as long for the test.
-    assert affordable_episodes(both, None, [(both[0], 2), (both[1], 1)], share, seconds=18.0) == 100
+    assert affordable_episodes(both, None, [(both[0], 2), (both[1], 1)], share, seconds=18.001, drawn=drawn) == 100
     # On one machine they took two threads: 0.18 s of a worker now, and half of it in two for the test.
     on_one = Share(workers=2, gpus=0.0)
-    assert affordable_episodes(both, None, [(both[0], 2), (both[1], 1)], on_one, seconds=27.0) == 100
+    assert affordable_episodes(both, None, [(both[0], 2), (both[1], 1)], on_one, seconds=27.001, drawn=drawn) == 100
+
+
+def test_images_that_go_through_a_backbone_once_allow_more_episodes() -> None:
+    share, drawn = Share(workers=1, gpus=0.0, spread=True), Drawn(images=1_000, of_an_episode=100)
+    assert drawn.distinct(1) == pytest.approx(95, abs=1)
+    assert drawn.distinct(600) == pytest.approx(1_000)
+    (last,) = rival(0, 0.7, 0.02, seconds=10.0).curve
+    once = rival(0, 0.7, 0.02).model_copy(update={"curve": [last.model_copy(update={"pass_seconds": 9.0})]})
+    # 9 s for the images and 0.01 s an episode; then the same for the test.
+    assert affordable_episodes([once], None, [], share, seconds=24.001, drawn=drawn) == 300
+    assert affordable_episodes([rival(0, 0.7, 0.02, seconds=10.0)], None, [], share, seconds=24.001, drawn=drawn) == 120
