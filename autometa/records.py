@@ -210,8 +210,8 @@ class RungReport(Record):
     """What one trial showed at one rung. `seconds` are of training, this trial's own, so far.
 
     `validation_seconds` is what this measurement took, `pass_seconds` the part of it that an image costs once, however
-    many episodes it is in; 0 in older records. After a cool-down the model is `cooled`. Where that made it worse than it
-    was at an earlier rung, `best_rung` says which, and accuracy and steps are of that model.
+    many episodes it is in; 0 in older records. After a cool-down the model is `cooled`. Where that made it worse than
+    it was at an earlier rung, `best_rung` says which, and accuracy and steps are of that model.
     """
 
     rung: int = Field(ge=1, le=MOST_RUNGS)

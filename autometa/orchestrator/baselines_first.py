@@ -1,6 +1,8 @@
-"""The baselines of a search are measured on the first worker that is free, as a trial of Tune before all others.
+"""The baselines of a search are measured on the first worker that is free, before its first trial.
 
-It wraps the search's own searcher and scheduler, which never hear of it.
+It wraps the search's own searcher and scheduler, which never hear of it. As a trial of Tune of their own they cost a
+search its second worker for half a minute: Tune ends an actor when it has no trial for it yet, and gives up starting
+the next one whenever a short trial frees another.
 """
 
 from __future__ import annotations
@@ -40,32 +42,33 @@ class Baselines(Protocol):
 
 
 class First(ray_tune.StatelessSearcher):
-    """A searcher whose first trial are the baselines."""
+    """A searcher whose first trial has the baselines before it; where there is no trial, they are one alone."""
 
-    def __init__(self, inner: Searcher, baselines: Baselines, share: Share, stop: ray_tune.StopAll) -> None:
+    def __init__(self, inner: Searcher, baselines: Baselines, stop: ray_tune.StopAll, *, gpus: float) -> None:
         super().__init__(metric="accuracy", mode="max")
         self.baselines, self.stop = baselines, stop
         self._inner = inner
-        self._gpus = share.gpus
-        self.trial: str | None = None
+        self._gpus = gpus
+        self._trial: str | None = None
 
     def suggest(self, trial_id: str) -> Any:
-        if self.trial is not None:
-            return self._inner.suggest(trial_id)
-        self.trial = trial_id
+        found = self._inner.suggest(trial_id)
+        if self._trial is not None or found is None:
+            return found
+        self._trial = trial_id
         jobs = {name: job.model_dump_json() for name, job in self.baselines.jobs.items()}
-        return {"baselines": jobs, "gpus": self._gpus}
+        trial = {"gpus": self._gpus} if found == Searcher.FINISHED else {**found, "trial": True}
+        return {**trial, "baselines": jobs}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        if trial_id != self.trial:
-            self._inner.on_trial_complete(trial_id, result, error)
-        elif error:
+        self._inner.on_trial_complete(trial_id, result, error)
+        if trial_id == self._trial and error:
             with self.stop.on_error():
                 self.baselines.failed(ray_tune.LOST)
 
 
 class TellFirst(ray_tune.StatelessScheduler):
-    """What the first trial reports goes to the baselines, all else to another scheduler."""
+    """What is reported of baselines goes to them, all else to another scheduler."""
 
     def __init__(self, inner: TrialScheduler, first: First) -> None:
         super().__init__()
@@ -73,7 +76,7 @@ class TellFirst(ray_tune.StatelessScheduler):
         self._first = first
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        if trial.trial_id != self._first.trial:
+        if not result.get("of_baselines"):
             return str(self._inner.on_trial_result(tune_controller, trial, result))
         with self._first.stop.on_error():
             self._told(result)
@@ -94,20 +97,22 @@ def before(
 ) -> tuple[Trainable, tune.TuneConfig]:
     """The trainable and the settings of a run of Tune that measures baselines before it does what it did."""
 
-    def either(given: dict[str, Any]) -> None:
-        if "baselines" in given:
-            return _measure(given)
-        return trainable(given)
+    def both(given: dict[str, Any]) -> None:
+        if "baselines" in given and not _measure(given):
+            return
+        if "baselines" not in given or given.get("trial"):
+            trainable(given)
 
-    first = First(config.search_alg, baselines, share, stop)
-    samples = config.num_samples + 1 if config.num_samples > 0 else config.num_samples
-    scheduler = TellFirst(config.scheduler, first)
-    return either, dataclasses.replace(config, search_alg=first, scheduler=scheduler, num_samples=samples)
+    first = First(config.search_alg, baselines, stop, gpus=share.gpus)
+    return both, dataclasses.replace(config, search_alg=first, scheduler=TellFirst(config.scheduler, first))
 
 
-def _measure(config: dict[str, Any]) -> None:
-    """All baselines, one after the other, in a worker."""
+def _measure(config: dict[str, Any]) -> bool:
+    """Measure all baselines, one after the other, in a worker; returns whether the search goes on."""
     from autometa.trial.baselines import measure
+
+    def tell(accuracy: float = 0.0, **what: str) -> None:
+        tune.report({"accuracy": accuracy, "of_baselines": True, **what})
 
     for name, text in config["baselines"].items():
         job = Job.model_validate_json(text)
@@ -116,8 +121,10 @@ def _measure(config: dict[str, Any]) -> None:
             found = measure(name, job)
         except Exception as error:
             stop, reason = ray_tune.why(error)
-            tune.report({"accuracy": 0.0, "stop": stop} if stop else {"accuracy": 0.0, "failed": f"{name}: {reason}"})
             if stop:
-                return
+                tell(stop=stop)
+                return False
+            tell(failed=f"{name}: {reason}")
             continue
-        tune.report({"accuracy": found.accuracy.mean, "baseline": found.model_dump_json()})
+        tell(found.accuracy.mean, baseline=found.model_dump_json())
+    return True

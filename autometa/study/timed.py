@@ -30,6 +30,8 @@ from autometa.study.plan import Plan
 _KEPT_BACK, _MOST_KEPT_BACK = 0.1, 120.0
 # What is given to fitting an ensemble, of what is left then.
 PART_FOR_ENSEMBLE = 0.3
+# The first starts of a space, which have a head start.
+_BELIEVED = 2
 _SECONDS_BETWEEN_NOTES = 10.0
 # What the measurements of the end take before the first episode, and episodes that say something at least.
 _MEASURING_STARTS, _FEWEST_EPISODES = 2.0, 50
@@ -152,7 +154,9 @@ def run_candidates(
     # Ray Tune takes a second to import, and must not while Ray starts in its thread.
     from autometa.orchestrator import ray_tune, segments
 
-    policy = Promotion(finish_from=FINISH * (schedule.training - time.monotonic()), finalists=share.finalists)
+    policy = Promotion(
+        finish_from=FINISH * (schedule.training - time.monotonic()), finalists=share.finalists, believed=_BELIEVED
+    )
     desk = SearchDesk(
         ledger,
         policy,

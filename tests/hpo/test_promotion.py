@@ -40,6 +40,18 @@ def test_the_better_of_two_goes_on_and_the_other_waits() -> None:
     assert decided(standing(0, 0.5), standing(1, 0.6, 0.7)) == New()
 
 
+def test_the_first_candidates_go_on_to_the_third_rung_without_being_compared() -> None:
+    believing = Promotion(finish_from=100.0, finalists=2, believed=2)
+
+    def then(*standings: Standing) -> object:
+        return believing.decide(standings, left=500.0, finishing=0, exploring=0, can_start=True)
+
+    assert then(standing(0, 0.5)) == GoOn(0, until=2)
+    assert then(standing(0, 0.5, busy=True), standing(1, 0.1)) == GoOn(1, until=2)
+    assert then(standing(0, 0.5, 0.6), standing(1, 0.1, 0.1, 0.1), standing(2, 0.4)) == GoOn(0, until=3)
+    assert then(standing(0, 0.5, 0.6, 0.7, busy=True), standing(1, 0.1, 0.1, 0.1), standing(2, 0.4)) == New()
+
+
 def test_the_highest_rung_comes_first() -> None:
     both = standing(0, 0.5, 0.6), standing(1, 0.55, 0.65), standing(2, 0.4), standing(3, 0.9)
     assert decided(*both) == GoOn(1, until=3)
