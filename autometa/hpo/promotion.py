@@ -1,15 +1,16 @@
 """Who gets a free worker of a search in a given time: a new candidate, or which one goes on.
 
 Promotion by halving, asynchronously (Li et al. 2020, ASHA): of the candidates that have reached a rung, the better
-half goes on to the next. The first candidates, which a space believes in most, go on to the third rung at once: good
-ones may be slow at the start, and accuracies of few episodes say little there. When only the time is left that the last training shall have, the best go on to the end
-without a break. It decides from accuracies and clocks, and knows neither Optuna nor workers.
+half goes on to the next. The first candidates, which a space believes in most, go on to the third rung at once, and
+are given up only for one that is clearly better: good ones may be slow at the start, and few episodes say little. When
+only the time is left that the last training shall have, the best go on to the end without a break. It decides from
+accuracies and clocks, and knows neither Optuna nor workers.
 """
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from autometa.records import RungReport
@@ -79,7 +80,7 @@ class Promotion:
     Args:
         finish_from: seconds before the end at which last trainings begin.
         finalists: how many there may be.
-        believed: how many of the first candidates have a head start.
+        believed: how many of the first candidates are believed in most.
     """
 
     finish_from: float
@@ -122,12 +123,22 @@ class Promotion:
         best, first = (
             max(of, key=lambda standing: (expected[standing.number], -standing.number)) for of in (free, shown)
         )
+        if best is first:
+            best = first = self._instead_of(best, [s for s in standings[: self.believed] if s in free], expected)
         near = min(NEAR, NEAR_OF_ERRORS * max(0.0, 1 - expected[first.number]))
         is_near = expected[best.number] >= expected[first.number] - near
         return Finish(best.number) if is_near else Twin(first.number)
 
+    def _instead_of(self, best: Standing, believed: Sequence[Standing], expected: Mapping[int, float]) -> Standing:
+        """The best of those that are believed in, unless the best of all is clearly ahead."""
+        if best in believed or not believed:
+            return best
+        other = max(believed, key=lambda standing: (expected[standing.number], -standing.number))
+        is_clear = expected[best.number] - expected[other.number] > best.curve[-1].accuracy.half_width
+        return best if is_clear else other
+
     def _promoted(self, standings: Sequence[Standing]) -> Standing | None:
-        """One with a head start; or, from the highest rung that has one, the best of its better half that waits there."""
+        """One with a head start; or, from the highest rung that has one, the best that waits of its better half."""
         for standing in standings[: self.believed]:
             if 0 < standing.rung < HEAD_START and not standing.is_busy:
                 return standing

@@ -52,6 +52,17 @@ def test_the_first_candidates_go_on_to_the_third_rung_without_being_compared() -
     assert then(standing(0, 0.5, 0.6, 0.7, busy=True), standing(1, 0.1, 0.1, 0.1), standing(2, 0.4)) == New()
 
 
+def test_a_start_that_is_believed_in_is_given_up_only_for_one_that_is_clearly_better() -> None:
+    believing = Promotion(finish_from=100.0, finalists=1, believed=2)
+    starts = standing(0, 0.3, 0.3, 0.3), standing(1, 0.5, 0.55, 0.6)
+    for mean, expected in ((0.605, Finish(1)), (0.61, Finish(1)), (0.63, Finish(2))):
+        later = standing(2, 0.5, 0.55, mean)
+        assert believing.decide([*starts, later], left=9.0, finishing=0, exploring=0, can_start=True) == expected
+    busy = standing(1, 0.5, 0.55, 0.6, busy=True)
+    later = standing(2, 0.5, 0.55, 0.61)
+    assert believing.decide([starts[0], busy, later], left=9.0, finishing=0, exploring=0, can_start=True) == Finish(2)
+
+
 def test_the_highest_rung_comes_first() -> None:
     both = standing(0, 0.5, 0.6), standing(1, 0.55, 0.65), standing(2, 0.4), standing(3, 0.9)
     assert decided(*both) == GoOn(1, until=3)
