@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 from end_to_end import RESULTS, machine
-from equal_cost import measured, trained
+from equal_cost import trained
 from PIL import Image
 
 import autometa
@@ -32,6 +32,7 @@ from autometa.deployment.likeness import SCORES
 from autometa.deployment.trained import TrainedModel, open_model
 from autometa.learning.evaluation import interval
 from autometa.trial.measured import together
+from autometa.trial.run import measure_checkpoint
 
 FILE = RESULTS / "predict.json"
 RATE = 0.05
@@ -67,7 +68,7 @@ def main() -> None:
 
 
 def from_files(opened: TrainedModel, root: str | None, tasks: int, folder: Path) -> dict[str, Any]:
-    """`Predictor` on folders of image files, and what `evaluate` promises on 2,000 episodes."""
+    """`Predictor` on folders of image files, and what `evaluate` promises on six times as many episodes."""
     assert opened.data is not None
     random, found = np.random.default_rng(SEED), []
     for task in range(tasks):
@@ -77,7 +78,9 @@ def from_files(opened: TrainedModel, root: str | None, tasks: int, folder: Path)
         files = sorted((place / "query").rglob("*.png"))
         found.append(float((predictor.predict(files) == [file.parent.name for file in files]).mean()))
     got = interval(found, SEED)
-    promised = together([measured(opened.folder, root)])
+    place = opened.job.dataset.model_copy(update={"root": root})
+    how: dict[str, Any] = {"episodes": 6 * tasks, "seed": SEED, "use_gpu": False, "dataset": place}
+    promised = together([measure_checkpoint(opened.folder, **how)])
     assert promised.over_classes is not None
     row: dict[str, Any] = {"predict": shown(got.mean, got.half_width)}
     row["evaluate"] = shown(promised.mean, promised.half_width)
