@@ -51,7 +51,7 @@ def main() -> None:
     parser.add_argument("--data-root")
     parser.add_argument("--minutes", type=float, default=4.0)
     parser.add_argument("--model", type=Path, help="one that is trained already")
-    parser.add_argument("--tasks", type=int, default=100, help="of each shape")
+    parser.add_argument("--tasks", type=int, default=200, help="of each shape")
     arguments = parser.parse_args()
     root = str(Path(arguments.data_root).resolve()) if arguments.data_root else None
     with tempfile.TemporaryDirectory() as folder:
@@ -103,9 +103,10 @@ def write_task(data: FewShotDataset, place: Path, random: np.random.Generator) -
 def on_test_classes(opened: TrainedModel, shots: Sequence[int], tasks: int) -> dict[str, Any]:
     """Accuracy, calibration and recognition on episodes of test classes, by what validation classes showed."""
     assert opened.data is not None
-    found = opened.calibration(list(shots), reject_rate=RATE)
+    found, with_unknown = opened.calibration(list(shots)), opened.calibration(list(shots), reject_rate=RATE)
     assert found is not None
-    assert found.rejection is not None
+    assert with_unknown is not None
+    assert with_unknown.rejection is not None
     shape = TaskShape(shots=list(shots), query=QUERY, episodes=tasks, unknown=UNKNOWN)
     logits, right, known, unknown = [], [], {name: [] for name in SCORES}, {name: [] for name in SCORES}
     for episode, others in episodes_of(ImagePool(opened.data, "test"), shape, SEED):
@@ -125,7 +126,7 @@ def on_test_classes(opened: TrainedModel, shots: Sequence[int], tasks: int) -> d
         calibration_error((every / t).softmax(-1).flatten(0, 1).numpy(), targets.flatten().numpy())
         for t in (1.0, found.temperature)
     )
-    chosen, threshold = found.rejection.score, found.rejection.threshold
+    chosen, threshold = with_unknown.rejection.score, with_unknown.rejection.threshold
     return {
         "accuracy": shown(accuracy.mean, accuracy.half_width),
         "in validation": shown(found.accuracy.mean, found.accuracy.half_width),
