@@ -23,6 +23,7 @@ if TYPE_CHECKING:  # the table below once more, for type checkers and editors; a
     from autometa.trial.run import evaluate_checkpoint
     from autometa.trial.train import train as train
     from autometa.trial.train import train_seeds as train_seeds
+    from autometa.trial.train_further import train_further as train_further
 
     evaluate, test_looks = evaluate_checkpoint, looks_at
 
@@ -39,6 +40,7 @@ _PUBLIC = {
     "search": ("autometa.study.search", "search"),
     "test_looks": ("autometa.looks", "looks_at"),
     "train": ("autometa.trial.train", "train"),
+    "train_further": ("autometa.trial.train_further", "train_further"),
     "train_seeds": ("autometa.trial.train", "train_seeds"),
 }
 

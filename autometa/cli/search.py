@@ -119,6 +119,8 @@ def _print_winner(result: SearchResult, storage: str | None) -> None:
     if catalog.is_folder(result.study.dataset):
         print(f"  autometa predict {result.model} --support my_classes/ --query inbox/")
     print(f"  autometa evaluate {result.model} --episodes 2000")
+    if result.study.budget.open and won.baseline is None:
+        print(f"  autometa train {result.model} --budget 1h")
     print(f"  autometa export {name}{where} -o {name}.toml")
     print(f"  autometa train {name}.toml -o runs/models/{name}")
     print(f"  autometa dashboard{where}")

@@ -15,9 +15,9 @@ from autometa.records import RungReport
 
 # The part of a search's time that its last trainings get; docs/log.md has what other parts gave.
 FINISH = 0.6
-# How far a second finalist may be behind the best. One that is further behind adds little to an ensemble; whether the
-# best configuration trained again adds more was not measured yet.
-NEAR = 0.03
+# How far a second finalist may be behind the best, and that as a part of the best one's errors. One that is further
+# behind adds nothing to an ensemble: docs/log.md has how little.
+NEAR, NEAR_OF_ERRORS = 0.03, 0.25
 # One of so many candidates goes on from each rung.
 KEEP_ONE_OF = 2
 
@@ -87,19 +87,22 @@ class Promotion:
     finish_from: float
     finalists: int
 
-    def decide(self, standings: Sequence[Standing], *, left: float, finishing: int, can_start: bool) -> Decision | None:
+    def decide(
+        self, standings: Sequence[Standing], *, left: float, finishing: int, exploring: int, can_start: bool
+    ) -> Decision | None:
         """What a free worker does next; None where it has nothing to do.
 
-        With one worker there is one finalist, so nothing is trained twice.
+        The best are chosen when all that was begun before is over: whoever is on a worker may be the best.
 
         Args:
             standings: of all candidates, in their order.
             left: seconds until all training is over.
             finishing: how many last trainings have begun.
+            exploring: how many other segments are on workers.
             can_start: whether there is a new candidate.
         """
         if left <= self.finish_from:
-            if finishing >= self.finalists:
+            if finishing >= self.finalists or exploring:
                 return None
             # Where nobody has a model yet, a late first one is better than none.
             return self._finalist(standings) or (New() if can_start else None)
@@ -120,7 +123,8 @@ class Promotion:
         best, first = (
             max(of, key=lambda standing: (expected[standing.number], -standing.number)) for of in (free, shown)
         )
-        is_near = expected[best.number] >= expected[first.number] - NEAR
+        near = min(NEAR, NEAR_OF_ERRORS * max(0.0, 1 - expected[first.number]))
+        is_near = expected[best.number] >= expected[first.number] - near
         return Finish(best.number) if is_near else Twin(first.number)
 
     def _promoted(self, standings: Sequence[Standing]) -> Standing | None:

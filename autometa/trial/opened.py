@@ -12,7 +12,7 @@ from autometa.data import catalog
 from autometa.data.dataset import FewShotDataset
 from autometa.data.identity import identity_of
 from autometa.data.load import load_dataset
-from autometa.errors import DataChangedError, DataError
+from autometa.errors import ConfigError, DataChangedError, DataError
 from autometa.trial.job import DatasetRef, Job
 
 
@@ -70,6 +70,22 @@ def at(place: DatasetRef | str | Path | None, known: DatasetRef) -> DatasetRef:
     if not isinstance(place, DatasetRef):
         place = known.model_copy(update={"name": catalog.portable(str(place))})
     return place.model_copy(update={"identity": known.identity or place.identity})
+
+
+def placed(
+    job: Job,
+    *,
+    data_root: str | Path | None = None,
+    dataset: str | Path | None = None,
+    pretrain_dataset: str | Path | None = None,
+) -> Job:
+    """The job with its data where it lies now, if that is somewhere else; raises `ConfigError` for data it has not."""
+    if pretrain_dataset and not job.pretrain:
+        raise ConfigError(f"--pretrain-dataset {pretrain_dataset}: it is trained on classes of its data set")
+    refs = {"dataset": at(dataset, job.dataset), "pretrain": job.pretrain and at(pretrain_dataset, job.pretrain)}
+    if data_root:
+        refs = {name: ref and ref.model_copy(update={"root": str(data_root)}) for name, ref in refs.items()}
+    return job.model_copy(update=refs)
 
 
 def change_between(before: DatasetRef | None, now: DatasetRef | None) -> str | None:

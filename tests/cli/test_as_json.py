@@ -38,7 +38,7 @@ CASES = {
     "export": "export digits-5w1s-tiny",
     "train": "train recipe.toml -o model",
     "evaluate": "evaluate model --episodes 5 --attack fgsm",
-    "predict": "predict model --support classes --query classes",
+    "predict": "predict model --support support --query support/aster",
     "studies": "studies",
     "studies list": "studies list",
     "studies show": "studies show digits-5w1s-tiny",
@@ -71,7 +71,7 @@ def test_stdout_is_json_and_nothing_else(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "tiny.toml").write_text(TINY)
     (tmp_path / "recipe.toml").write_text(RECIPE)
-    write_photos(tmp_path / "classes", {"apple": 2, "brick": 1})
+    write_photos(tmp_path / "support", {"aster": 2, "basil": 2}, size=8)
     said: dict[str, list[dict[str, Any]]] = {}
     for name, arguments in CASES.items():
         code, out, err = run(capsys, monkeypatch, *arguments.split(), "--json")

@@ -19,7 +19,7 @@ import autometa
 from autometa.data import image_folder
 from autometa.deployment.trained import CALIBRATIONS
 from autometa.errors import AutometaError, ConfigError, DataError
-from autometa.trial.model import fit_ensemble
+from autometa.trial.model import fit_ensemble, said_in_views
 from autometa.trial.model_files import job_of
 from tests.deployment.photos import train_model, write_photos
 
@@ -109,8 +109,9 @@ def test_an_ensemble_predicts_like_a_single_model(
     photos: Path, model: Path, support: Path, inbox: Path, tmp_path: Path
 ) -> None:
     other = train_model(photos, tmp_path / "other", seed=4)
-    how = {"dataset": job_of(model).dataset, "episodes": 20, "seed": 0, "use_gpu": False}
-    assert len(fit_ensemble([model, other], tmp_path / "both", **how)) == 2
+    how = {"dataset": job_of(model).dataset, "episodes": 20, "seed": 0, "seconds": 60.0, "use_gpu": False}
+    said = [said_in_views(member, **how) for member in (model, other)]
+    assert len(fit_ensemble([model, other], said, tmp_path / "both")) == 2
     predictor = autometa.Predictor(tmp_path / "both", reject_rate=0.1).fit(support)
     files = files_of(inbox)
     assert (predictor.predict(files) == truth(files)).mean() > 0.75
