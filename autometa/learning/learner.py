@@ -161,7 +161,7 @@ def _one_pass(
     layout = Layout(tasks=episodes.batch, support=supports, film=film)
     flat = images.flatten(0, 1)
     at_once = max(1, _PIXELS_AT_ONCE // flat[0, 0].numel())
-    if len(flat) > at_once and film is None and _takes_parts(backbone):
+    if film is None and _takes_parts(backbone) and len(flat) > at_once:
         features = torch.cat([of(part, layout) for part in flat.split(at_once)])
     else:
         features = of(flat, layout)
@@ -171,9 +171,14 @@ def _one_pass(
 
 def _takes_parts(backbone: Backbone) -> bool:
     """Whether features of an image do not depend on the others of its batch, and no gradient is wanted."""
-    if torch.is_grad_enabled() or backbone.training:
+    if torch.is_grad_enabled() or backbone.training or torch.compiler.is_compiling():
         return False
-    return not any(isinstance(m, Norm) and m.mode in _STATISTICS_OF_OTHERS for m in backbone.modules())
+    return not mixes_images(backbone)
+
+
+def mixes_images(backbone: nn.Module) -> bool:
+    """Whether features of an image depend on others of its batch in evaluation."""
+    return any(isinstance(m, Norm) and m.mode in _STATISTICS_OF_OTHERS for m in backbone.modules())
 
 
 def class_means(support: Tensor, episodes: EpisodeBatch) -> Tensor:
