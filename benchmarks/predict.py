@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 from end_to_end import RESULTS, machine
-from equal_cost import measured, trained
+from equal_cost import trained
 from PIL import Image
 
 import autometa
@@ -32,6 +32,7 @@ from autometa.deployment.likeness import SCORES
 from autometa.deployment.trained import TrainedModel, open_model
 from autometa.learning.evaluation import interval
 from autometa.trial.measured import together
+from autometa.trial.run import measure_checkpoint
 
 FILE = RESULTS / "predict.json"
 RATE = 0.05
@@ -50,7 +51,7 @@ def main() -> None:
     parser.add_argument("--data-root")
     parser.add_argument("--minutes", type=float, default=4.0)
     parser.add_argument("--model", type=Path, help="one that is trained already")
-    parser.add_argument("--tasks", type=int, default=100, help="of each shape")
+    parser.add_argument("--tasks", type=int, default=200, help="of each shape")
     arguments = parser.parse_args()
     root = str(Path(arguments.data_root).resolve()) if arguments.data_root else None
     with tempfile.TemporaryDirectory() as folder:
@@ -67,7 +68,7 @@ def main() -> None:
 
 
 def from_files(opened: TrainedModel, root: str | None, tasks: int, folder: Path) -> dict[str, Any]:
-    """`Predictor` on folders of image files, and what `evaluate` promises on 2,000 episodes."""
+    """`Predictor` on folders of image files, and what `evaluate` promises on six times as many episodes."""
     assert opened.data is not None
     random, found = np.random.default_rng(SEED), []
     for task in range(tasks):
@@ -77,7 +78,9 @@ def from_files(opened: TrainedModel, root: str | None, tasks: int, folder: Path)
         files = sorted((place / "query").rglob("*.png"))
         found.append(float((predictor.predict(files) == [file.parent.name for file in files]).mean()))
     got = interval(found, SEED)
-    promised = together([measured(opened.folder, root)])
+    place = opened.job.dataset.model_copy(update={"root": root})
+    how: dict[str, Any] = {"episodes": 6 * tasks, "seed": SEED, "use_gpu": False, "dataset": place}
+    promised = together([measure_checkpoint(opened.folder, **how)])
     assert promised.over_classes is not None
     row: dict[str, Any] = {"predict": shown(got.mean, got.half_width)}
     row["evaluate"] = shown(promised.mean, promised.half_width)
@@ -100,9 +103,10 @@ def write_task(data: FewShotDataset, place: Path, random: np.random.Generator) -
 def on_test_classes(opened: TrainedModel, shots: Sequence[int], tasks: int) -> dict[str, Any]:
     """Accuracy, calibration and recognition on episodes of test classes, by what validation classes showed."""
     assert opened.data is not None
-    found = opened.calibration(list(shots), reject_rate=RATE)
+    found, with_unknown = opened.calibration(list(shots)), opened.calibration(list(shots), reject_rate=RATE)
     assert found is not None
-    assert found.rejection is not None
+    assert with_unknown is not None
+    assert with_unknown.rejection is not None
     shape = TaskShape(shots=list(shots), query=QUERY, episodes=tasks, unknown=UNKNOWN)
     logits, right, known, unknown = [], [], {name: [] for name in SCORES}, {name: [] for name in SCORES}
     for episode, others in episodes_of(ImagePool(opened.data, "test"), shape, SEED):
@@ -122,7 +126,7 @@ def on_test_classes(opened: TrainedModel, shots: Sequence[int], tasks: int) -> d
         calibration_error((every / t).softmax(-1).flatten(0, 1).numpy(), targets.flatten().numpy())
         for t in (1.0, found.temperature)
     )
-    chosen, threshold = found.rejection.score, found.rejection.threshold
+    chosen, threshold = with_unknown.rejection.score, with_unknown.rejection.threshold
     return {
         "accuracy": shown(accuracy.mean, accuracy.half_width),
         "in validation": shown(found.accuracy.mean, found.accuracy.half_width),

@@ -1,11 +1,11 @@
-"""What comes after a search: `autometa export`, `evaluate` and `dashboard`; `train` is in `train.py`."""
+"""What comes after a search: `autometa evaluate` and `dashboard`; `export` and `train` have files of their own."""
 
 from __future__ import annotations
 
 import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -16,10 +16,8 @@ if TYPE_CHECKING:
     from autometa.records import EpisodeSpec
     from autometa.trial.job import DatasetRef
     from autometa.trial.measured import Measured
-    from autometa.trial.recipe import Recipe
 
 Opt = typer.Option
-_LONGEST_SUMMARY = 60
 
 
 class _Attack(StrEnum):
@@ -30,60 +28,6 @@ class _Attack(StrEnum):
 class _Task(StrEnum):
     episodes = "episodes"
     all_classes = "all-classes"
-
-
-class _Kind(StrEnum):
-    toml = "toml"
-    json = "json"
-
-
-def export(
-    study: Annotated[str, typer.Argument(help="Name of a study, as in `autometa studies`, or a model's folder.")],
-    top: Annotated[
-        int | None, Opt(min=1, help="How many of the best. [default: 1; of a model, one for each member]")
-    ] = None,
-    kind: Annotated[_Kind | None, Opt("--format", help="[default: by the file's ending, else toml]")] = None,
-    output: Annotated[Path | None, Opt("--output", "-o", help="File to write. [default: STUDY.toml]")] = None,
-    storage: Storage = None,
-    as_json: Json = False,
-) -> None:
-    """Write the best configurations of a study, or those of a model, as recipes that `autometa train` takes."""
-    from autometa.archives.folders import safe_name
-    from autometa.cli.words import marked
-    from autometa.trial.measured import models_in
-    from autometa.trial.model_files import is_model, name_of
-    from autometa.trial.model_recipes import recipes_of
-    from autometa.trial.recipe import write_recipes
-
-    model = models_in(Path(study))[0]
-    recipes = recipes_of(model)[:top] if is_model(model) else _best_of_study(study, top or 1, storage)
-    is_json = kind is _Kind.json if kind else output is not None and output.suffix == ".json"
-    chosen: Literal["toml", "json"] = "json" if is_json else "toml"
-    file = output or Path(f"{name_of(Path(study)) if is_model(model) else safe_name(study)}.{chosen}")
-    write_recipes(file, recipes, chosen)
-    if as_json:
-        return print_json({"study": study, "file": file, "recipes": recipes})
-    named = ", ".join(_source(recipe) + marked(recipe.config, recipe.provenance) for recipe in recipes)
-    print(f"wrote {file}: {named} of {study}")
-    return print(f"next: autometa train {file}")
-
-
-def _best_of_study(study: str, top: int, storage: str | None) -> list[Recipe]:
-    from autometa.hpo.storage import damage_told, default_url, load_study, open_storage
-    from autometa.study.export import best_recipes
-
-    url = storage or default_url()
-    with damage_told(url):
-        return best_recipes(load_study(study, open_storage(url, create=False)), top)
-
-
-def _source(recipe: Recipe) -> str:
-    """What a recipe comes from, in a search; of others what it is."""
-    from autometa.cli.words import summary
-    from autometa.records import source_of
-
-    known = recipe.provenance.get("trial", recipe.provenance.get("baseline"))
-    return summary(recipe.config, _LONGEST_SUMMARY) if known is None else source_of(known)
 
 
 def evaluate(

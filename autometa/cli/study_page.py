@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from autometa.cli.words import certain, for_new_classes, percent, summary
+from autometa.cli.words import certain, deployed_task, for_new_classes, percent, summary
 from autometa.records import Scalar, StudyRecord
 from autometa.trial.abilities import marks
 
@@ -77,6 +77,8 @@ def _own_facts(about: StudyRecord, past: PastStudy) -> dict[str, str]:
         facts["winner"] = ", ".join([won.source, *marks(own)])
         facts["validation"] = certain(won.validation, "validation")
         facts |= {"meta-test": certain(won.test, "test")} if won.test else {}
+    if about.deployed:
+        facts["all classes"] = deployed_task(about.deployed)[0].removeprefix("your task: ")
     if about.baselines:
         best = max(about.baselines, key=lambda baseline: baseline.accuracy.mean)
         facts["baseline"] = f"{best.name} {percent(best.accuracy)}, the best of {len(about.baselines)}"

@@ -34,7 +34,7 @@ _QUERY = 15
 _MOST_SHOTS = 100
 # Pixels of one channel of all images together, and bounds of the number of episodes. 2^24 are 160 episodes of 5 classes
 # with 5 + 15 images of 32 × 32; they cost some seconds.
-_PIXELS, _FEWEST, _MOST = 2**24, 6, 100
+_PIXELS, _FEWEST, _MOST = 2**24, 6, 200
 _UNKNOWN_PART = 0.25  # of the validation classes are unknown in an episode, where that is measured
 _BINS = 15
 _LOG_TEMPERATURES = (-6.0, 6.0)

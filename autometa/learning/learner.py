@@ -196,9 +196,14 @@ def _in_parts(of: Callable[[Tensor, Layout], Tensor], images: Tensor, layout: La
 
 def _takes_parts(backbone: Backbone) -> bool:
     """Whether features of an image do not depend on the others of its batch, and no gradient is wanted."""
-    if torch.is_grad_enabled() or backbone.training:
+    if torch.is_grad_enabled() or backbone.training or torch.compiler.is_compiling():
         return False
-    return not any(isinstance(m, Norm) and m.mode in _STATISTICS_OF_OTHERS for m in backbone.modules())
+    return not mixes_images(backbone)
+
+
+def mixes_images(backbone: nn.Module) -> bool:
+    """Whether features of an image depend on others of its batch in evaluation."""
+    return any(isinstance(m, Norm) and m.mode in _STATISTICS_OF_OTHERS for m in backbone.modules())
 
 
 def class_means(support: Tensor, episodes: EpisodeBatch) -> Tensor:

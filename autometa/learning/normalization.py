@@ -70,7 +70,7 @@ class Norm(nn.Module):
 
     def forward(self, x: Tensor, layout: Layout | None = None) -> Tensor:
         """Normalise [M, C, H, W]; without a layout the images are one block that is all support."""
-        y = ops.normalised(x, self.weight, self.bias, self._statistics(len(x), layout))
+        y = ops.normalised(x, self.weight, self.bias, self._statistics(x.shape[0], layout))
         if layout is None or layout.film is None:
             return y
         scale, shift = (part[:, None, :, None, None] for part in layout.film[self])
@@ -80,13 +80,13 @@ class Norm(nn.Module):
         """ReLU of normalised maps and the maximum of `pool` × `pool` pixels, 1 or 2: [M, C, H // pool, W // pool]."""
         if layout and layout.film is not None:
             return ops.rectified(self(x, layout), pool)
-        return ops.normalised_relu(x, self.weight, self.bias, self._statistics(len(x), layout), pool)
+        return ops.normalised_relu(x, self.weight, self.bias, self._statistics(x.shape[0], layout), pool)
 
     def relu_of(self, conv: nn.Conv2d, images: Tensor, layout: Layout | None, *, pool: int = 1) -> Tensor:
         """`then_relu` of what a convolution makes of images [M, C, H, W]."""
         if layout and layout.film is not None:
             return self.then_relu(ops.convolved(images, conv), layout, pool=pool)
-        by = self._statistics(len(images), layout)
+        by = self._statistics(images.shape[0], layout)
         return ops.convolved_relu(images, conv, self.weight, self.bias, by, pool)
 
     def _statistics(self, images: int, layout: Layout | None) -> Normalisation:

@@ -18,7 +18,8 @@ from autometa.learning.augment import Augment, make_augment
 from autometa.learning.backbones.backbone import Backbone
 from autometa.learning.device import global_generator
 from autometa.learning.finetune import tuned_scores
-from autometa.learning.heads import Fit, cosine_classifier, logistic, nearest_mean, ridge
+from autometa.learning.head_learner import HeadLearner
+from autometa.learning.heads import Fit, Head, cosine_classifier, logistic, nearest_mean, ridge
 from autometa.learning.learner import (
     LossLearner,
     Setting,
@@ -40,7 +41,7 @@ _DISTILLATION_TEMPERATURE = 4.0  # Tian et al. 2020
 _COPIES_SEED = 0  # of the augmented support copies
 
 
-class Pretrain(LossLearner):
+class Pretrain(LossLearner, HeadLearner):
     """Chen et al. 2019, A closer look at few-shot classification; Tian et al. 2020, Rethinking few-shot image
     classification: a good embedding is all you need?
 
@@ -159,24 +160,42 @@ class Pretrain(LossLearner):
         return how(images, global_generator(images.device), _MIXING_ALPHA)
 
     def query_logits(self, episodes: EpisodeBatch) -> Tensor:
+        episodes = self.shown(episodes)
+        if self.adapt == "all":
+            return self._fully_tuned(episodes)
+        support, query = (F.normalize(f, dim=-1) for f in embed(self.backbone, episodes))
+        counted = self._counted(support, support_targets(episodes, support), support_weights(episodes))
+        return transductive_scores(self.transduction, self._fit(), *counted, query)
+
+    @property
+    def fits_in_a_graph(self) -> bool:
+        """Not where it solves a linear system, or changes the support images first."""
+        return self.head != "ridge" and not self.flip_support and self.support_copies == 1
+
+    @property
+    def has_fixed_features(self) -> bool:
+        return self.adapt == "head"
+
+    def shown(self, episodes: EpisodeBatch) -> EpisodeBatch:
         augment = make_augment(self.support_augment)
         if self.support_copies > 1 and augment:
             episodes = with_copies(episodes, self.support_copies, augment)
         if self.flip_support:
             episodes = _with_more(episodes, 2, lambda images: torch.cat([images, images.flip(-1)]))
-        if self.adapt == "all":
-            return self._fully_tuned(episodes)
-        support, query = (F.normalize(f, dim=-1) for f in embed(self.backbone, episodes))
-        targets, weights = support_targets(episodes, support), support_weights(episodes)
-        if weights is not None:
-            counts = weights[:, None]
-            # Least squares take the root of what an image counts for, on both sides.
-            support, targets = (
-                (support * counts.sqrt(), targets * counts.sqrt())
-                if self.head == "ridge"
-                else (support, targets * counts)
-            )
-        return transductive_scores(self.transduction, self._fit(), support, targets, query)
+        return episodes
+
+    def fitted(self, support: Tensor, targets: Tensor, weights: Tensor | None) -> Head:
+        head = self._fit()(*self._counted(F.normalize(support, dim=-1), targets, weights))
+        return lambda query: head(F.normalize(query, dim=-1))
+
+    def _counted(self, support: Tensor, targets: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Support features and targets, where each image counts for its weight."""
+        if weights is None:
+            return support, targets
+        counts = weights[:, None]
+        if self.head == "ridge":  # least squares take the root of what an image counts for, on both sides
+            return support * counts.sqrt(), targets * counts.sqrt()
+        return support, targets * counts
 
     def _fit(self) -> Fit:
         if self.head == "cosine":

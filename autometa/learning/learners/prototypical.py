@@ -11,12 +11,13 @@ from torch import Tensor, nn
 from autometa.data.episodes import EpisodeBatch
 from autometa.errors import ConfigError
 from autometa.learning.backbones.backbone import Backbone
-from autometa.learning.heads import nearest_mean
+from autometa.learning.head_learner import HeadLearner
+from autometa.learning.heads import Fit, Head, nearest_mean
 from autometa.learning.learner import EpisodicLearner, Setting, embed, support_targets
 from autometa.learning.transduction import check_kind, transductive_scores
 
 
-class Prototypical(EpisodicLearner):
+class Prototypical(EpisodicLearner, HeadLearner):
     """Snell, Swersky & Zemel 2017, Prototypical networks for few-shot learning.
 
     Args:
@@ -61,6 +62,11 @@ class Prototypical(EpisodicLearner):
 
     def _scores(self, episodes: EpisodeBatch, kind: str) -> Tensor:
         support, query = embed(self.backbone, episodes)
+        return transductive_scores(kind, self._fit(), support, support_targets(episodes, support), query)
+
+    def fitted(self, support: Tensor, targets: Tensor, weights: Tensor | None) -> Head:
+        return self._fit()(support, targets)  # means of classes count alike by themselves
+
+    def _fit(self) -> Fit:
         temperature = self.temperature if self.log_temperature is None else self.log_temperature.exp()
-        fit = functools.partial(nearest_mean, metric=self.metric, temperature=temperature)
-        return transductive_scores(kind, fit, support, support_targets(episodes, support), query)
+        return functools.partial(nearest_mean, metric=self.metric, temperature=temperature)

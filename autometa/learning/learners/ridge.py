@@ -11,11 +11,12 @@ from torch.nn import functional as F
 from autometa.data.episodes import EpisodeBatch
 from autometa.errors import ConfigError
 from autometa.learning.backbones.backbone import Backbone
-from autometa.learning.heads import ridge
+from autometa.learning.head_learner import HeadLearner
+from autometa.learning.heads import Head, ridge
 from autometa.learning.learner import EpisodicLearner, Setting, embed, support_targets, support_weights
 
 
-class Ridge(EpisodicLearner):
+class Ridge(EpisodicLearner, HeadLearner):
     """R2-D2: Bertinetto et al. 2019, Meta-learning with differentiable closed-form solvers.
 
     Scores are a learned scale times the regression on one-hot labels. The paper's learned bias is left out:
@@ -47,17 +48,21 @@ class Ridge(EpisodicLearner):
         self.log_regularization = nn.Parameter(torch.tensor(math.log(regularization)), requires_grad=learned)
         self.log_scale = nn.Parameter(torch.tensor(math.log(scale)), requires_grad=learned)
 
+    @property
+    def fits_in_a_graph(self) -> bool:
+        return False  # it solves a linear system
+
     def scores(self, episodes: EpisodeBatch) -> Tensor:
         support, query = embed(self.backbone, episodes)
-        if self.normalize:
-            support, query = F.normalize(support, dim=-1), F.normalize(query, dim=-1)
-        support, targets = _with_ones(support), support_targets(episodes, support)
-        weights = support_weights(episodes)
+        return self.fitted(support, support_targets(episodes, support), support_weights(episodes))(query)
+
+    def fitted(self, support: Tensor, targets: Tensor, weights: Tensor | None) -> Head:
+        support = self._regressed_on(support)
         if weights is not None:
             support, targets = (part * weights.sqrt()[:, None] for part in (support, targets))
-        penalty, scale = self.log_regularization.exp(), self.log_scale.exp()
-        return ridge(support, targets, penalty=penalty, scale=scale)(_with_ones(query))
+        head = ridge(support, targets, penalty=self.log_regularization.exp(), scale=self.log_scale.exp())
+        return lambda query: head(self._regressed_on(query))
 
-
-def _with_ones(features: Tensor) -> Tensor:
-    return F.pad(features, (0, 1), value=1.0)
+    def _regressed_on(self, features: Tensor) -> Tensor:
+        """Features [B, M, D] and a one, [B, M, D + 1]."""
+        return F.pad(F.normalize(features, dim=-1) if self.normalize else features, (0, 1), value=1.0)

@@ -10,10 +10,12 @@ from torch import Tensor, nn
 from autometa.data.episodes import EpisodeBatch
 from autometa.errors import ConfigError
 from autometa.learning.backbones.backbone import Backbone
+from autometa.learning.head_learner import HeadLearner
+from autometa.learning.heads import Head
 from autometa.learning.learner import EpisodicLearner, Setting, embed, support_targets, support_weights
 
 
-class Svm(EpisodicLearner):
+class Svm(EpisodicLearner, HeadLearner):
     """MetaOptNet: Lee et al. 2019, Meta-learning with differentiable convex optimization.
 
     The SVM is Crammer & Singer's (2001), linear and without bias, in its dual. The paper's interior-point
@@ -49,11 +51,12 @@ class Svm(EpisodicLearner):
 
     def scores(self, episodes: EpisodeBatch) -> Tensor:
         support, query = embed(self.backbone, episodes)
-        target = support_targets(episodes, support)
-        weights, penalty = support_weights(episodes), self.penalty
-        costs = penalty if weights is None else penalty * weights[:, None]
-        dual = dual_solution(support @ support.mT, target, penalty=costs, steps=self.solver_steps)
-        return self.log_scale.exp() * (query @ support.mT @ dual)
+        return self.fitted(support, support_targets(episodes, support), support_weights(episodes))(query)
+
+    def fitted(self, support: Tensor, targets: Tensor, weights: Tensor | None) -> Head:
+        costs = self.penalty if weights is None else self.penalty * weights[:, None]
+        dual = dual_solution(support @ support.mT, targets, penalty=costs, steps=self.solver_steps)
+        return lambda query: self.log_scale.exp() * (query @ support.mT @ dual)
 
 
 def dual_solution(kernel: Tensor, target: Tensor, *, penalty: float | Tensor, steps: int) -> Tensor:
