@@ -18,6 +18,7 @@ from autometa.errors import ConfigError, did_you_mean
 from autometa.learning.backbones.backbone import Backbone, Shape
 from autometa.learning.backbones.blocks import Blocks
 from autometa.learning.backbones.conv import Conv
+from autometa.learning.backbones.lite import Lite
 from autometa.learning.backbones.mlp import Mlp
 from autometa.learning.backbones.pixels import Pixels
 from autometa.learning.backbones.resnet12 import ResNet12
@@ -75,6 +76,7 @@ BACKBONES: dict[str, type[Backbone]] = {
     "vit": ViT,
     "mlp": Mlp,
     "blocks": Blocks,
+    "lite": Lite,
     "timm": TimmModel,
     "pixels": Pixels,
 }

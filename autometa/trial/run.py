@@ -150,6 +150,7 @@ def prepare(job: Job) -> Training:
     generator = torch.Generator(device).manual_seed(job.seed)
     source = _training_source(candidate.sampling, job.episodes, train_on, device, generator)
     learner = candidate.build(image_shape=dataset.image_shape, way=job.episodes.way, train_classes=source.classes)
+    learner.backbone.normalised_by(dataset.mean, dataset.std)
     return Training(
         learner.to(device),
         source,
