@@ -18,6 +18,8 @@ FINISH = 0.6
 # How far a second finalist may be behind the best. One that is further behind adds little to an ensemble; whether the
 # best configuration trained again adds more was not measured yet.
 NEAR = 0.03
+# Where the leader is not trained, others are tried until this part of the time for last trainings is left.
+LAST_CALL = 0.1
 # One of so many candidates goes on from each rung.
 KEEP_ONE_OF = 2
 
@@ -37,6 +39,11 @@ class Standing:
     def at(self, rung: int) -> float | None:
         """Accuracy at a rung; None where it was not measured there."""
         return next((report.accuracy.mean for report in self.curve if report.rung == rung), None)
+
+    @property
+    def is_fixed(self) -> bool:
+        """Whether it is not trained, so that more time gives it nothing."""
+        return bool(self.curve) and self.curve[-1].steps == 0
 
     @property
     def sure_of(self) -> float:
@@ -98,7 +105,7 @@ class Promotion:
             finishing: how many last trainings have begun.
             can_start: whether there is a new candidate.
         """
-        if left <= self.finish_from:
+        if left <= self.finish_from * (LAST_CALL if _is_led_by_fixed(standings) else 1):
             if finishing >= self.finalists:
                 return None
             # Where nobody has a model yet, a late first one is better than none.
@@ -121,7 +128,7 @@ class Promotion:
             max(of, key=lambda standing: (expected[standing.number], -standing.number)) for of in (free, shown)
         )
         is_near = expected[best.number] >= expected[first.number] - NEAR
-        return Finish(best.number) if is_near else Twin(first.number)
+        return Finish(best.number) if is_near or first.is_fixed else Twin(first.number)
 
     def _promoted(self, standings: Sequence[Standing]) -> Standing | None:
         """From the highest rung that has one: the best of its better half that has not gone on."""
@@ -141,6 +148,11 @@ class Promotion:
         lowest = min(standing.rung for standing in free)
         best = max((s for s in free if s.rung == lowest), key=lambda s: (s.sure_of, -s.number))
         return GoOn(best.number, lowest + 1)
+
+
+def _is_led_by_fixed(standings: Sequence[Standing]) -> bool:
+    shown = [standing for standing in standings if standing.curve]
+    return bool(shown) and max(shown, key=lambda standing: standing.sure_of).is_fixed
 
 
 def _expected(standings: Sequence[Standing]) -> dict[int, float]:

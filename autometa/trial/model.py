@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 
 from autometa.data.dataset import FewShotDataset
-from autometa.data.episodes import ImagePool, fixed_episodes
+from autometa.data.episodes import fixed_episodes
 from autometa.learning import checkpoint_files, checkpoints
 from autometa.learning.checkpoint_facts import ENSEMBLE_FACTS, is_ensemble, read_facts
 from autometa.learning.device import pick_device
 from autometa.learning.ensemble import Ensemble, Mixture, fit_mixture
+from autometa.learning.features import pool_for
 from autometa.learning.learner import Learner
 from autometa.trial import build
 from autometa.trial.job import DatasetRef
@@ -44,11 +45,12 @@ def fit_ensemble(
     """
     data = open_dataset(dataset)
     spec = job_of(folders[0]).episodes
-    pool = ImagePool(data, "val", pick_device(use_gpu))
+    device = pick_device(use_gpu)
 
     def said(folder: Path) -> tuple[Tensor, Tensor]:
+        learner = load_model(folder, data).to(device).eval()
+        pool = pool_for(learner, data, "val", device)
         batches = fixed_episodes(pool, spec, count=episodes, seed=seed, batch=episodes_at_once(spec))
-        learner = load_model(folder, data).to(pool.device).eval()
         with torch.no_grad():
             found = [(learner.query_logits(batch).cpu(), batch.query_y.cpu()) for batch in batches]
         return torch.cat([logits for logits, _ in found]), torch.cat([targets for _, targets in found])

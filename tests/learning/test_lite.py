@@ -83,11 +83,12 @@ def test_a_grey_image_becomes_three_equal_channels() -> None:
 def test_layers_are_parts_of_one_description() -> None:
     torch.manual_seed(1)
     head = Lite((3, 32, 32), weights="none", image_size=40)
-    blocks = Lite((3, 32, 32), weights="none", image_size=40, layer="blocks")
-    blocks.network = head.network
+    blocks, both = (Lite((3, 32, 32), weights="none", image_size=40, layer=layer) for layer in ("blocks", "both"))
+    blocks.network = both.network = head.network
     images = torch.randn(2, 3, 32, 32)
     assert (head.features, head.map_shape, blocks.map_shape) == (1280, (1280, 2, 2), (320, 2, 2))
-    for backbone in (head, blocks):
+    assert both.features == 1600
+    for backbone in (head, blocks, both):
         torch.testing.assert_close(backbone.read(head.described(head.prepared(images))), backbone(images))
         torch.testing.assert_close(backbone.maps(images).mean((2, 3)), backbone(images))
 
@@ -140,7 +141,7 @@ def test_a_damaged_or_missing_weights_file_is_one_line(tmp_path: Path, monkeypat
     [
         ({"model": "lite9"}, r"lite.model = 'lite9': it may be lite0 \| lite1 \| lite2"),
         ({"image_size": 8}, "lite.image_size = 8: it may be 16 … 1024"),
-        ({"layer": "last"}, "lite.layer = 'last': it may be head"),
+        ({"layer": "last"}, "lite.layer = 'last': it may be head "),
         ({"weights": "none", "image_shape": (2, 8, 8)}, "1 or 3 channels, but these have 2"),
     ],
 )

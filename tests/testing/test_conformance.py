@@ -45,6 +45,11 @@ LEARNERS: list[tuple[str, dict[str, Any]]] = [
     ("pretrain", {"head": "finetune", "support_copies": 3}),
     ("pretrain", {"head": "ridge", "rotation_weight": 0.5, "distillation_weight": 0.1}),
     ("pretrain", {"transduction": "pseudo_label"}),
+    ("frozen", {}),
+    ("frozen", {"head": "mahalanobis", "power": 0.5}),
+    ("frozen", {"head": "svm", "centre": "support"}),
+    ("frozen", {"head": "logistic", "centre": "none", "whiten": 0.5, "dims": 3}),
+    ("frozen", {"head": "ridge"}),
 ]
 
 BACKBONES: list[tuple[str, dict[str, Any]]] = [

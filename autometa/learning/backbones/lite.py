@@ -44,7 +44,7 @@ _STEM, _HEAD, _DIVISOR = 32, 1280, 8
 _EPSILON = 1e-3  # of the batch norms
 # Of the weights' training: (x - 127) / 128 for x in 0 … 255.
 _MEAN, _STD = 127 / 255, 128 / 255
-LAYERS = ("head", "blocks")
+LAYERS = ("head", "blocks", "both")
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ class Lite(Pretrained):
         model: "lite0" (4.7 million weights, 0.8 GFLOP an image of 224 pixels), "lite1" or "lite2".
         weights: "imagenet" (ImageNet-1k, Apache-2.0), or "none" (random, for tests).
         image_size: pixels per side to which images are resized. The weights are of 224 to 260; fewer cost less.
-        layer: features are the means of the maps of the "head" (1280) or of the last of the "blocks" (320).
+        layer: features are means of the maps of the "head" (1280), the last of the "blocks" (320 in lite0) or "both".
         frozen: keep the weights as they come.
     """
 
@@ -119,20 +119,25 @@ class Lite(Pretrained):
         is_packaged = weights == "imagenet"
         network, digest = _packaged(model, frozen) if is_packaged and not is_sketch() else _random(model, frozen)
         self.layer = layer
+        deepest = _channels(SIZES[model], _STAGES[-1][-1])
         super().__init__(
             image_shape,
-            (_HEAD if layer == "head" else _channels(SIZES[model], _STAGES[-1][-1]), side, side),
+            ({"head": _HEAD, "blocks": deepest, "both": _HEAD + deepest}[layer], side, side),
             network,
             given,
             frozen=frozen,
             source=f"EfficientNet-{model.capitalize()} (ImageNet-1k, Apache-2.0)" if is_packaged else "",
             digest=digest,
+            width=_HEAD + deepest,
         )
 
     def maps_by(self, network: nn.Module, prepared: Tensor) -> Tensor:
         assert isinstance(network, Network)
         blocks = network.blocks(network.stem(prepared))
-        return network.head(blocks) if self.layer == "head" else blocks
+        if self.layer == "blocks":
+            return blocks
+        head = network.head(blocks)
+        return head if self.layer == "head" else torch.cat([head, blocks], 1)
 
     def described_by(self, network: nn.Module, prepared: Tensor) -> Tensor:
         assert isinstance(network, Network)
@@ -140,7 +145,7 @@ class Lite(Pretrained):
         return torch.cat([network.head(blocks).mean((2, 3)), blocks.mean((2, 3))], 1)
 
     def chosen(self, described: Tensor) -> Tensor:
-        return described[:, :_HEAD] if self.layer == "head" else described[:, _HEAD:]
+        return {"head": described[:, :_HEAD], "blocks": described[:, _HEAD:], "both": described}[self.layer]
 
 
 class Network(nn.Module):
@@ -182,13 +187,21 @@ class Convolution(nn.Module):
         self.rectified = rectified
 
     def forward(self, x: Tensor) -> Tensor:
-        conv = self.conv
-        down, right = (self._padding(side) for side in x.shape[-2:])
-        if down % 2 or right % 2:
-            y = conv(F.pad(x, (right // 2, right - right // 2, down // 2, down - down // 2)))
-        else:
-            y = F.conv2d(x, conv.weight, conv.bias, conv.stride, (down // 2, right // 2), groups=conv.groups)
+        y = self._filtered(x) if self.conv.kernel_size[0] > 1 else self._mixed(x)
         return F.relu6(y) if self.rectified else y
+
+    def _mixed(self, x: Tensor) -> Tensor:
+        """A 1 x 1 convolution as one matrix product: torch's own is slow for few images on one thread."""
+        rows = F.linear(x.permute(0, 2, 3, 1), self.conv.weight.flatten(1), self.conv.bias)
+        return rows.permute(0, 3, 1, 2)
+
+    def _filtered(self, x: Tensor) -> Tensor:
+        conv, weight = self.conv, self.conv.weight
+        down, right = (self._padding(side) for side in x.shape[-2:])
+        # A zero row above and a zero column to the left take the place of an odd pixel, without a copy of the maps.
+        weight = F.pad(weight, (right % 2, 0, down % 2, 0))
+        padding = ((down + 1) // 2, (right + 1) // 2)
+        return F.conv2d(x, weight, conv.bias, conv.stride, padding, groups=conv.groups)
 
     def _padding(self, side: int) -> int:
         kernel, stride = self.conv.kernel_size[0], self.conv.stride[0]

@@ -66,9 +66,11 @@ class Pretrained(Backbone):
         frozen: keep the weights as they come.
         source: where the weights are from, their data and licence, for people; empty for random weights.
         digest: of the weights.
+        width: as below; by default the channels of the map.
 
     Attributes:
         key: the same for two backbones that describe every image alike; empty where the network may change.
+        width: W, numbers of an image's description.
     """
 
     stackable_with = None
@@ -83,6 +85,7 @@ class Pretrained(Backbone):
         frozen: bool,
         source: str,
         digest: str,
+        width: int | None = None,
     ) -> None:
         if image_shape[0] not in (1, COLOURS):
             raise ConfigError(f"pretrained weights take images of 1 or 3 channels, but these have {image_shape[0]}")
@@ -90,6 +93,7 @@ class Pretrained(Backbone):
         self.given, self.frozen, self.source = given, frozen, source
         self.external = bool(source)
         self.key = f"{digest[:16]}-{given.size}" if frozen else ""
+        self.width = width or map_shape[0]
         self.network = network
         self.scale = Norm(self.features, "none")
         self.register_buffer("data_mean", torch.zeros(image_shape[0], 1, 1))

@@ -1,0 +1,48 @@
+"""Features of frozen networks: looked up where they were computed before, by whichever candidate or process.
+
+A pool of images that has these tables gives its episodes the rows beside the images (`EpisodeBatch.rows_of`).
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+
+from autometa.data.dataset import FewShotDataset
+from autometa.data.episodes import ImagePool, in_order
+from autometa.data.feature_table import FeatureTable
+from autometa.learning.backbones.pretrained import Pretrained
+from autometa.learning.learner import Learner
+
+
+def pool_for(learner: Learner, dataset: FewShotDataset, split: str, device: torch.device | str = "cpu") -> ImagePool:
+    """The images of a split, with the features of each frozen network in the learner."""
+    return ImagePool(dataset, split, device, tables=tables_for(learner, dataset, split, torch.device(device)))
+
+
+def tables_for(
+    learner: Learner, dataset: FewShotDataset, split: str, device: torch.device
+) -> Mapping[str, FeatureTable]:
+    """A table for each frozen network in the learner, by its key."""
+    networks = {m.key: m for m in learner.modules() if isinstance(m, Pretrained) and m.key and m.external}
+    return {key: _table(network, dataset, split, device) for key, network in networks.items()}
+
+
+def _table(network: Pretrained, dataset: FewShotDataset, split: str, device: torch.device) -> FeatureTable:
+    return FeatureTable(
+        f"{dataset.name}-{dataset.fingerprint}-{split}-{network.key}",
+        dataset.images,
+        in_order(dataset, split),
+        network.width,
+        functools.partial(_rows, network, device),
+    )
+
+
+@torch.inference_mode()
+def _rows(network: Pretrained, device: torch.device, images: np.ndarray) -> np.ndarray:
+    """What a network says of images, uint8 [M, C, H, W]: [M, width]."""
+    pixels = torch.from_numpy(images).to(device).float() / 255
+    return network.described(network.prepared_pixels(pixels)).cpu().numpy()
