@@ -27,11 +27,14 @@ _SMALLEST, _LARGEST = 16, 1024
 
 @dataclass(frozen=True)
 class Input:
-    """The images that weights expect: mean and spread of the three colours in [0, 1], and pixels per side."""
+    """The images that weights expect: mean and spread of the three colours in [0, 1], pixels per side, and how images
+    are resized to that: "bicubic" or "bilinear".
+    """
 
     mean: Sequence[float]
     std: Sequence[float]
     size: int
+    interpolation: str = "bicubic"
 
 
 class Fixed:
@@ -118,8 +121,8 @@ class Pretrained(Backbone):
         size = self.given.size
         pixels = pixels.expand(-1, COLOURS, -1, -1)
         if pixels.shape[-2:] != (size, size):
-            # With antialiasing this is Pillow's bicubic resampling, also of images that become larger.
-            pixels = F.interpolate(pixels, (size, size), mode="bicubic", antialias=True).clamp(0, 1)
+            # With antialiasing this is Pillow's resampling, also of images that become larger.
+            pixels = F.interpolate(pixels, (size, size), mode=self.given.interpolation, antialias=True).clamp(0, 1)
         mean, std = (pixels.new_tensor(values)[:, None, None] for values in (self.given.mean, self.given.std))
         return ((pixels - mean) / std).contiguous(memory_format=torch.channels_last)
 
