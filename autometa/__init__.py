@@ -14,6 +14,7 @@ if TYPE_CHECKING:  # the table below once more, for type checkers and editors; a
     from autometa.archives.optuna_study import from_optuna as from_optuna
     from autometa.archives.read import past_studies as past_studies
     from autometa.data.load import load_dataset as load_dataset
+    from autometa.deployment.predictor import Predictor as Predictor
     from autometa.looks import looks_at
     from autometa.pruning.pruner import PriorPruner as PriorPruner
     from autometa.sampling.sampler import PriorSampler as PriorSampler
@@ -22,11 +23,13 @@ if TYPE_CHECKING:  # the table below once more, for type checkers and editors; a
     from autometa.trial.run import evaluate_checkpoint
     from autometa.trial.train import train as train
     from autometa.trial.train import train_seeds as train_seeds
+    from autometa.trial.train_further import train_further as train_further
 
     evaluate, test_looks = evaluate_checkpoint, looks_at
 
 # The public names, and where each is: read by `__getattr__` and `__all__`.
 _PUBLIC = {
+    "Predictor": ("autometa.deployment.predictor", "Predictor"),
     "PriorPruner": ("autometa.pruning.pruner", "PriorPruner"),
     "PriorSampler": ("autometa.sampling.sampler", "PriorSampler"),
     "evaluate": ("autometa.trial.run", "evaluate_checkpoint"),
@@ -37,6 +40,7 @@ _PUBLIC = {
     "search": ("autometa.study.search", "search"),
     "test_looks": ("autometa.looks", "looks_at"),
     "train": ("autometa.trial.train", "train"),
+    "train_further": ("autometa.trial.train_further", "train_further"),
     "train_seeds": ("autometa.trial.train", "train_seeds"),
 }
 

@@ -369,6 +369,33 @@ def source_of(model: int | str) -> str:
     return f"trial {model}" if isinstance(model, int) else f"baseline {model}"
 
 
+class Right(Record):
+    """Part of some images that got the right class, with its 95 % interval over images."""
+
+    mean: float = Field(ge=0, le=1)
+    low: float = Field(ge=0, le=1)
+    high: float = Field(ge=0, le=1)
+    images: int = Field(ge=0)
+
+
+class DeployedTask(Record):
+    """What a model shows on all classes of a data set at once, on images kept back from every class.
+
+    Classes have from `fewest_shots` to `most_shots` labelled images. `of_trained` are images of classes whose other
+    images were trained on, `of_new` of the others. `model` is a hash of the weights; `seconds` is what naming took.
+    """
+
+    model: str
+    classes: int = Field(ge=2)
+    fewest_shots: int = Field(ge=1)
+    most_shots: int = Field(ge=1)
+    of_all: Right
+    of_trained: Right | None = None
+    of_new: Right | None = None
+    baselines: dict[str, Right] = {}
+    seconds: float = Field(0.0, ge=0)
+
+
 class Comparison(Record):
     """Two models on common fresh episodes: by how much the first is ahead, in accuracy, and its 95 % half width.
 
@@ -391,7 +418,8 @@ class StudyRecord(Record):
     `features` are of its data set, as in `tasks.features`; empty where nobody computed them. `past` are the archives
     it learned from: the digest of each (`past.py`), or several where an archive changed in between; None where
     nobody noted it. `search_seconds` is the time that an open search has had so far. The identities say more of the
-    data than its fingerprint; older studies have none, and no `baselines`.
+    data than its fingerprint; older studies have none, and no `baselines`. `deployed` is of the model that was handed
+    over last, where the data is an image folder.
     """
 
     name: str
@@ -416,6 +444,7 @@ class StudyRecord(Record):
     baselines: list[Baseline] = []
     confirmed: list[Confirmation] = []
     looks: list[Look] = []
+    deployed: DeployedTask | None = None
 
 
 def explain(error: ValidationError) -> str:

@@ -155,7 +155,7 @@ def test_no_budget_is_endless(read: Callable[[str], object], text: str) -> None:
 
 def test_a_seed_from_python_is_checked_too(tmp_path: Path) -> None:
     (tmp_path / "recipe.toml").write_text(RECIPE)
-    with pytest.raises(ConfigError, match="seed"):
+    with pytest.raises(ConfigError, match=r"recipe.toml: recipe 1: seed"):
         train(tmp_path / "recipe.toml", tmp_path / "model", seed=BIG)
     assert not (tmp_path / "model").exists()
 

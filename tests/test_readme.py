@@ -48,7 +48,7 @@ COMMANDS = {
     "autometa export omniglot-5w1s -o omniglot-5w1s.toml": AS_IT_IS,
     "autometa train omniglot-5w1s.toml -o runs/models/omniglot-5w1s": AS_IT_IS,
     "autometa dashboard": How("--port 0", serves=True),
-    "autometa search --dataset path/to/photos --shot 5 --time-budget 1h": How(PHOTOS),
+    "autometa search --dataset path/to/photos --shot 5 --time-budget 1h": How(f"{PHOTOS} --study photos-5w5s"),
     "autometa datasets": AS_IT_IS,
     "autometa search --dataset cifar-fs --data-root ~/data --shot 5 --trials 12 --time-budget 15m": How(PHOTOS),
     "autometa spaces few_shot": AS_IT_IS,
@@ -68,6 +68,11 @@ COMMANDS = {
     "autometa search --dataset cifar-fs --prior my/studies": How(FOUND),
     "autometa search --dataset cifar-fs --cold": How(FOUND),
     "autometa priors map --dataset digits --shot 5": AS_IT_IS,
+    "autometa predict runs/photos-5w5s/model --support my_classes/ --query inbox/": AS_IT_IS,
+    (
+        "autometa predict runs/photos-5w5s/model --support my_classes/ --query inbox/ --reject-rate 0.05 "
+        "--copy-to sorted/"
+    ): AS_IT_IS,
 }
 
 # What stands in a snippet, and what is run in its place.
@@ -113,6 +118,11 @@ def what_the_readme_takes_for_granted(folder: Path) -> None:
             for image in range(8):
                 pixels = generator.integers(0, 256, (8, 8, 3), dtype=np.uint8)
                 Image.fromarray(pixels).save(place / f"{image}.png")
+    for name, count in (("my_classes", 3), ("inbox", 2)):
+        for photo in sorted((folder / "path" / "to" / "photos").iterdir())[:4]:
+            (folder / name / photo.name).mkdir(parents=True)
+            for image in range(count):
+                shutil.copy(photo / f"{image}.png", folder / name / photo.name)
     (folder / "one.toml").write_text(ONE)
     shutil.copytree(shipped.folder("studies") / "digits-5w1s", folder / "my" / "studies" / "digits-5w1s")
     for name in ("one", "two", "old-search"):

@@ -20,7 +20,6 @@ PACKAGE = Path(autometa.__file__).parent
 MOST = 10
 # torch decides what this is called with, which is what aten's `convolution_backward` takes.
 CALLED_BY_TORCH = {"_convolution_backward"}
-NOT_YET = {"train"}  # autometa.train has eleven
 
 
 def signatures(node: ast.AST, inside: str = "") -> Iterator[tuple[str, int]]:
@@ -70,5 +69,5 @@ def test_no_signature_has_more_than_ten_arguments() -> None:
         module, name = where.split(":")
         if not (name in options or (module.startswith("cli/") and name in commands(app))):
             by_name.setdefault(name, []).append(where)
-    assert set(by_name) == CALLED_BY_TORCH | NOT_YET, by_name
+    assert set(by_name) == CALLED_BY_TORCH, by_name
     assert all(len(places) == 1 for places in by_name.values()), by_name

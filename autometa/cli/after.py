@@ -1,4 +1,4 @@
-"""What comes after a search: `autometa export`, `train`, `evaluate` and `dashboard`."""
+"""What comes after a search: `autometa export`, `evaluate` and `dashboard`; `train` is in `train.py`."""
 
 from __future__ import annotations
 
@@ -10,21 +10,26 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from autometa.cli.as_json import Json, print_json
-from autometa.cli.options import Storage
+from autometa.cli.options import LARGEST_SEED, DataRoot, Dataset, Gpu, Storage
 
 if TYPE_CHECKING:
-    from autometa.records import EpisodeSpec, TrialRecord
+    from autometa.records import EpisodeSpec
+    from autometa.trial.job import DatasetRef
     from autometa.trial.measured import Measured
-    from autometa.trial.train import TrainedSeeds
+    from autometa.trial.recipe import Recipe
 
 Opt = typer.Option
-_LARGEST_SEED = 2**62  # as in `records`, which would make `--help` slow
-Dataset = Annotated[str | None, Opt(metavar="DIR", help="Where the image folder is now, if it was moved.")]
+_LONGEST_SUMMARY = 60
 
 
 class _Attack(StrEnum):
     fgsm = "fgsm"
     pgd = "pgd"
+
+
+class _Task(StrEnum):
+    episodes = "episodes"
+    all_classes = "all-classes"
 
 
 class _Kind(StrEnum):
@@ -33,109 +38,52 @@ class _Kind(StrEnum):
 
 
 def export(
-    study: Annotated[str, typer.Argument(help="Name of the study, as in `autometa studies`.")],
-    top: Annotated[int, Opt(min=1, help="How many of the best.")] = 1,
+    study: Annotated[str, typer.Argument(help="Name of a study, as in `autometa studies`, or a model's folder.")],
+    top: Annotated[
+        int | None, Opt(min=1, help="How many of the best. [default: 1; of a model, one for each member]")
+    ] = None,
     kind: Annotated[_Kind | None, Opt("--format", help="[default: by the file's ending, else toml]")] = None,
     output: Annotated[Path | None, Opt("--output", "-o", help="File to write. [default: STUDY.toml]")] = None,
     storage: Storage = None,
     as_json: Json = False,
 ) -> None:
-    """Write the best configurations of a study as recipes that `autometa train` takes."""
+    """Write the best configurations of a study, or those of a model, as recipes that `autometa train` takes."""
     from autometa.archives.folders import safe_name
     from autometa.cli.words import marked
-    from autometa.hpo.storage import damage_told, default_url, load_study, open_storage
-    from autometa.records import source_of
-    from autometa.study.export import best_recipes
+    from autometa.trial.measured import models_in
+    from autometa.trial.model_files import is_model, name_of
+    from autometa.trial.model_recipes import recipes_of
     from autometa.trial.recipe import write_recipes
 
-    url = storage or default_url()
-    with damage_told(url):
-        recipes = best_recipes(load_study(study, open_storage(url, create=False)), top)
+    model = models_in(Path(study))[0]
+    recipes = recipes_of(model)[:top] if is_model(model) else _best_of_study(study, top or 1, storage)
     is_json = kind is _Kind.json if kind else output is not None and output.suffix == ".json"
     chosen: Literal["toml", "json"] = "json" if is_json else "toml"
-    file = output or Path(f"{safe_name(study)}.{chosen}")
+    file = output or Path(f"{name_of(Path(study)) if is_model(model) else safe_name(study)}.{chosen}")
     write_recipes(file, recipes, chosen)
     if as_json:
         return print_json({"study": study, "file": file, "recipes": recipes})
-    provenances = [recipe.provenance for recipe in recipes]
-    sources = [source_of(known["trial"] if "trial" in known else known["baseline"]) for known in provenances]
-    marks = [marked(recipe.config, recipe.provenance) for recipe in recipes]
-    named = ", ".join(source + mark for source, mark in zip(sources, marks, strict=True))
+    named = ", ".join(_source(recipe) + marked(recipe.config, recipe.provenance) for recipe in recipes)
     print(f"wrote {file}: {named} of {study}")
     return print(f"next: autometa train {file}")
 
 
-def train(
-    recipe: Annotated[Path, typer.Argument(help="A recipe file, from `autometa export`.")],
-    output: Annotated[Path | None, Opt("--output", "-o", help="Folder. [default: runs/models/RECIPE]")] = None,
-    rank: Annotated[int, Opt(min=1, help="Which recipe in the file, the first is the best.")] = 1,
-    budget: Annotated[str | None, Opt(help="Steps (4000) or time (30m). [default: the recipe's]")] = None,
-    seed: Annotated[int | None, Opt(min=0, max=_LARGEST_SEED, help="[default: the recipe's]")] = None,
-    seeds: Annotated[int, Opt(min=1, help="Train this many models, with seeds from --seed on.")] = 1,
-    data_root: Annotated[Path | None, Opt(help="Where archives lie. [default: $AUTOMETA_DATA]")] = None,
-    dataset: Dataset = None,
-    pretrain_dataset: Annotated[
-        str | None, Opt(metavar="DIR", help="The same for the recipe's --pretrain-dataset.")
-    ] = None,
-    gpu: Annotated[bool | None, Opt("--gpu/--cpu", help="[default: a GPU where there is one]")] = None,
-    as_json: Json = False,
-) -> None:
-    """Train a recipe in full; the same command again goes on from its last checkpoint."""
-    from autometa.cli.progress import training_progress
-    from autometa.errors import ConfigError
-    from autometa.records import parse_budget
-    from autometa.trial.recipe import read_recipes
-    from autometa.trial.train import train as run_training
-    from autometa.trial.train import train_seeds
+def _best_of_study(study: str, top: int, storage: str | None) -> list[Recipe]:
+    from autometa.hpo.storage import damage_told, default_url, load_study, open_storage
+    from autometa.study.export import best_recipes
 
-    recipes = read_recipes(recipe)
-    if rank > len(recipes):
-        raise ConfigError(f"--rank {rank}: {recipe} has {len(recipes)}")
-    folder = output or Path("runs/models") / (recipe.stem if seeds == 1 else f"{recipe.stem}-seeds")
-    chosen = recipes[rank - 1]
-    how: dict[str, Any] = {"budget": parse_budget(budget) if budget else None, "seed": seed}
-    with training_progress(quiet=as_json) as progress:
-        how |= {"data_root": data_root, "dataset": dataset, "pretrain_dataset": pretrain_dataset, "use_gpu": gpu}
-        how |= {"where": f"{recipe}: recipe {rank}", "on_rung": progress.on_rung, "on_step": progress.on_step}
-        if seeds == 1:
-            record = run_training(chosen, folder, **how)
-        else:
-            trained = train_seeds(chosen, folder, seeds, on_seed=progress.on_seed, **how)
-    if seeds == 1:
-        _print_trained(record, folder, as_json)
-    else:
-        _print_trained_seeds(trained, folder, as_json)
+    url = storage or default_url()
+    with damage_told(url):
+        return best_recipes(load_study(study, open_storage(url, create=False)), top)
 
 
-def _print_trained(record: TrialRecord, folder: Path, as_json: bool) -> None:
-    from autometa.cli.words import certain, marked, size
-    from autometa.errors import ConfigError
+def _source(recipe: Recipe) -> str:
+    """What a recipe comes from, in a search; of others what it is."""
+    from autometa.cli.words import summary
+    from autometa.records import source_of
 
-    if as_json:
-        print_json(record.model_dump(mode="json"))
-    if record.state == "fail":
-        raise ConfigError(f"training failed: {record.reason}")
-    if not as_json:
-        assert record.last is not None
-        mark = marked(record.config.values, record.facts)
-        print(f"trained {record.last.steps} steps in {record.last.seconds:.0f} s, saved in {folder}")
-        print(f"  validation{mark} {certain(record.last.accuracy, 'validation')}")
-        print(f"  {size(record.facts)}")
-        print(f"next: autometa evaluate {folder}")
-
-
-def _print_trained_seeds(trained: TrainedSeeds, folder: Path, as_json: bool) -> None:
-    from autometa.cli.words import certain
-
-    if as_json:
-        print_json({"seeds": trained.records, "validation": trained.validation})
-        return
-    print(f"trained {len(trained.records)} models, validated, saved in {folder}")
-    for seed, record in trained.records.items():
-        assert record.last is not None
-        print(f"  seed {seed}: {certain(record.last.accuracy, 'validation')}")
-    print(f"  together: {certain(trained.validation, 'validation')}")
-    print(f"next: autometa evaluate {folder}")
+    known = recipe.provenance.get("trial", recipe.provenance.get("baseline"))
+    return summary(recipe.config, _LONGEST_SUMMARY) if known is None else source_of(known)
 
 
 def evaluate(
@@ -145,13 +93,16 @@ def evaluate(
     way: Annotated[int | None, Opt(min=2, help="[default: as trained]")] = None,
     shot: Annotated[int | None, Opt(min=1, help="[default: as trained]")] = None,
     query: Annotated[int | None, Opt(min=1, help="[default: as trained]")] = None,
-    seed: Annotated[int, Opt(min=0, max=_LARGEST_SEED, help="Seed of the episodes.")] = 0,
+    seed: Annotated[int, Opt(min=0, max=LARGEST_SEED, help="Seed of the episodes.")] = 0,
     attack: Annotated[_Attack | None, Opt(help="Measure accuracy under attack as well.")] = None,
     epsilon: Annotated[str, Opt(help="Largest change of a pixel, of 1 or as a fraction.")] = "8/255",
     attack_steps: Annotated[int, Opt(min=1, help="Gradient steps of pgd.")] = 10,
-    data_root: Annotated[Path | None, Opt(help="Where archives lie. [default: $AUTOMETA_DATA]")] = None,
+    task: Annotated[
+        _Task, Opt(help="Episodes of new classes, or all classes of the data at once, by up to --shot images each.")
+    ] = _Task.episodes,
+    data_root: DataRoot = None,
     dataset: Dataset = None,
-    gpu: Annotated[bool | None, Opt("--gpu/--cpu", help="[default: a GPU where there is one]")] = None,
+    gpu: Gpu = None,
     as_json: Json = False,
 ) -> None:
     """Measure a trained model on episodes of classes it has never seen: accuracy, its 95 % interval, and the look."""
@@ -168,6 +119,10 @@ def evaluate(
         raise ConfigError(f"--split {split}: it may be test, val or train")
     models = models_in(checkpoint)
     job = job_of(models[0])
+    if task is _Task.all_classes:
+        place = at(dataset, job.dataset).model_copy(update={"root": str(data_root)} if data_root else {})
+        _evaluate_all_classes(checkpoint, place, shot, gpu, as_json)
+        return
     changes = {k: v for k, v in {"way": way, "shot": shot, "query": query}.items() if v is not None}
     spec = job.episodes.model_copy(update=changes)
     place = at(dataset, job.dataset).model_copy(update={"root": str(data_root)} if data_root else {})
@@ -206,6 +161,17 @@ def evaluate(
     if robust:
         print(_robust_line(f"under {attack} with ε = {epsilon}, {steps} steps", robust))
     print(f"  {spec.query} queries a class, seed {seed}; chance {100 * spec.chance:.1f} %")
+
+
+def _evaluate_all_classes(folder: Path, place: DatasetRef, shot: int | None, gpu: bool | None, as_json: bool) -> None:
+    from autometa.cli.words import deployed_task
+    from autometa.deployment.all_classes import SHOTS, measure_all_classes
+
+    found = measure_all_classes(folder, dataset=place, shots=shot or SHOTS, use_gpu=gpu)
+    if as_json:
+        print_json({"dataset": place.name, "task": _Task.all_classes.value, **found.model_dump()})
+    else:
+        print(*deployed_task(found), sep="\n")
 
 
 def _evaluated(shown: list[Measured], robust: list[Measured] | None, epsilon: float, steps: int) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from autometa.cli import after, priors, search, show, studies
+from autometa.cli import after, predict, priors, search, show, studies, train
 
 app = typer.Typer(
     name="autometa",
@@ -38,6 +38,9 @@ app.command("spaces", epilog="Example: autometa spaces few_shot")(show.spaces)
 app.add_typer(studies.app, name="studies", epilog="Example: autometa studies show digits-5w1s")
 app.add_typer(priors.app, name="priors", epilog="Example: autometa priors map --dataset digits")
 app.command("export", epilog="Example: autometa export digits-5w1s --top 3 -o best.toml")(after.export)
-app.command("train", epilog="Example: autometa train best.toml -o model")(after.train)
+app.command("train", epilog="Example: autometa train runs/omniglot-5w1s/model --budget 2h")(train.train)
 app.command("evaluate", epilog="Example: autometa evaluate model --episodes 2000")(after.evaluate)
+app.command("predict", epilog="Example: autometa predict runs/STUDY/model --support my_classes/ --query inbox/")(
+    predict.predict
+)
 app.command("dashboard", epilog="Example: autometa dashboard --port 8080")(after.dashboard)

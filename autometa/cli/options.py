@@ -6,6 +6,7 @@ import functools
 import inspect
 from collections.abc import Callable
 from dataclasses import fields
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -13,7 +14,12 @@ import typer
 from autometa.study.documented import About, documented
 from autometa.study.search_settings import SearchSettings
 
+LARGEST_SEED = 2**62  # as in `records`, which would make `--help` slow
+
 Storage = Annotated[str | None, typer.Option(help=documented(SearchSettings)["storage"][1].help)]
+DataRoot = Annotated[Path | None, typer.Option(help="Where archives lie. [default: $AUTOMETA_DATA]")]
+Dataset = Annotated[str | None, typer.Option(metavar="DIR", help="Where the image folder is now, if it was moved.")]
+Gpu = Annotated[bool | None, typer.Option("--gpu/--cpu", help="[default: a GPU where there is one]")]
 
 
 def options_from(record: type[Any]) -> Callable[[Callable[..., None]], Callable[..., None]]:

@@ -17,11 +17,12 @@ from autometa.records import RungReport
 
 @dataclass(frozen=True)
 class TrainingProgress:
-    """The callbacks of a training; `on_seed` of one that is one of several."""
+    """The callbacks of a training; `on_seed` and `on_member` of one that is one of several."""
 
     on_step: Callable[[int, float, dict[str, Any]], None]
     on_rung: Callable[[RungReport], None]
     on_seed: Callable[[int], None]
+    on_member: Callable[[int, int], None]
 
 
 @contextmanager
@@ -42,7 +43,11 @@ def training_progress(*, quiet: bool) -> Iterator[TrainingProgress]:
             if not quiet:
                 bar.console.print(f"seed {seed}", highlight=False)
 
-        yield TrainingProgress(on_step, on_rung, on_seed)
+        def on_member(number: int, count: int) -> None:
+            if not quiet and count > 1:
+                bar.console.print(f"member {number} of {count}", highlight=False)
+
+        yield TrainingProgress(on_step, on_rung, on_seed, on_member)
 
 
 @contextmanager
@@ -51,6 +56,14 @@ def episode_progress(episodes: int, *, quiet: bool) -> Iterator[Callable[[int], 
     with _progress(quiet) as bar:
         task = bar.add_task("episodes", total=episodes)
         yield lambda done: bar.advance(task, done)
+
+
+@contextmanager
+def image_progress(images: int, *, quiet: bool) -> Iterator[Callable[[int], None]]:
+    """A bar over query images; call it with how many are done."""
+    with _progress(quiet) as bar:
+        task = bar.add_task("images", total=images)
+        yield lambda done: bar.update(task, completed=done)
 
 
 _FEW = 3

@@ -92,7 +92,8 @@ def _print_prior_report(result: SearchResult) -> None:
 
 
 def _print_winner(result: SearchResult, storage: str | None) -> None:
-    from autometa.cli.words import size, storage_option, summary
+    from autometa.cli.words import deployed_task, size, storage_option, summary
+    from autometa.data import catalog
 
     won, name = result.winner, result.study.name
     assert won is not None
@@ -109,11 +110,17 @@ def _print_winner(result: SearchResult, storage: str | None) -> None:
         print(f"  {size(trial.facts)}")
     _print_accuracies(won, result)
     _print_baselines(won, result)
+    if result.study.deployed:
+        print(*deployed_task(result.study.deployed), sep="\n")
     print(f"archived in {result.archive}")
     where = storage_option(storage)
     print(f"model in {result.model}\n")
     print("next:")
+    if catalog.is_folder(result.study.dataset):
+        print(f"  autometa predict {result.model} --support my_classes/ --query inbox/")
     print(f"  autometa evaluate {result.model} --episodes 2000")
+    if result.study.budget.open and won.baseline is None:
+        print(f"  autometa train {result.model} --budget 1h")
     print(f"  autometa export {name}{where} -o {name}.toml")
     print(f"  autometa train {name}.toml -o runs/models/{name}")
     print(f"  autometa dashboard{where}")

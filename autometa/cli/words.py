@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Mapping
 
-from autometa.records import Accuracy, Comparison, Scalar
+from autometa.records import Accuracy, Comparison, DeployedTask, Right, Scalar
 from autometa.trial.abilities import marks
 
 
@@ -55,6 +55,28 @@ def comparison(found: Comparison) -> str:
         return f"{found.source} and {found.other} are not distinguishable ({by})"
     first, second = (found.source, found.other) if found.ahead > 0 else (found.other, found.source)
     return f"{first} is ahead of {second} by {by}"
+
+
+def deployed_task(found: DeployedTask) -> list[str]:
+    """`your task: all 40 classes, 20 labelled images each: 45.2 % [42.1, 48.3] of 480 images kept back`, and more."""
+    least, most = found.fewest_shots, found.most_shots
+    shots = f"{most} labelled images each" if least == most else f"{least} to {most} labelled images each"
+    kept = f"of {found.of_all.images:,} images kept back"
+    lines = [f"your task: all {found.classes} classes, {shots}: {_part_right(found.of_all)} {kept}"]
+    parts = [("of classes trained on", found.of_trained), ("of new classes", found.of_new)]
+    said = [f"{what} {_part_right(part)}" for what, part in parts if part and part.images]
+    if found.of_trained:
+        lines.append(f"  {'; '.join(said)}")
+    else:
+        lines.append("  only classes that it was not trained on: no images of the others were kept back")
+    best = max(found.baselines, key=lambda name: found.baselines[name].mean, default=None)
+    chance = f"chance {100 / found.classes:.1f} %"
+    lines.append(f"  best baseline {best} {_part_right(found.baselines[best])}; {chance}" if best else f"  {chance}")
+    return lines
+
+
+def _part_right(part: Right) -> str:
+    return f"{100 * part.mean:.1f} % [{100 * part.low:.1f}, {100 * part.high:.1f}]"
 
 
 def marked(values: Mapping[str, Scalar], facts: Mapping[str, Scalar] | None = None) -> str:

@@ -33,6 +33,7 @@ class Source:
     """One data set. `content` is the SHA-256 of its decoded images and labels, which survives re-packing.
 
     It is given where decoding is exact; resizing differs between versions of Pillow in the last bit.
+    The reader of one that `is_inverted` makes dark ink on white paper bright on black.
     One that `is_embedded` comes with autometa: its reader needs no archives, and takes those that are on disk.
     """
 
@@ -46,6 +47,7 @@ class Source:
     image_size: int
     archives: tuple[Archive, ...] = ()
     is_embedded: bool = False
+    is_inverted: bool = False
     content: str | None = None
     episodes: tuple[int, int, int] = (5, 1, 15)
     budget: Budget = _BUDGET
@@ -139,6 +141,7 @@ SOURCES: dict[str, Source] = {
         image_size=28,
         archives=_OMNIGLOT,
         is_embedded=True,
+        is_inverted=True,
         episodes=(5, 1, 5),
         search_seconds=120.0,
     ),
@@ -153,6 +156,7 @@ SOURCES: dict[str, Source] = {
         image_size=28,
         archives=_OMNIGLOT,
         is_embedded=True,
+        is_inverted=True,
         episodes=(5, 1, 5),
         search_seconds=120.0,
     ),

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -15,6 +15,7 @@ from autometa.errors import DataError
 from autometa.records import EpisodeSpec, Scalar
 
 SPLITS = ("train", "val", "test")
+_PART_KEPT_BACK, _MOST_KEPT_BACK = 0.2, 20
 _ROTATED = re.compile(r"(.+)@(?:0|90|180|270)")  # a class under a quarter turn, as the readers name it
 
 
@@ -30,6 +31,7 @@ class FewShotDataset:
         fingerprint: changes with any image, label or split.
         unreadable: how many files of a folder were left out.
         notes: what a user should know about the images, each in a line.
+        kept_back: bool [N], images that are not trained on, of every class; None where none are.
     """
 
     name: str
@@ -45,6 +47,7 @@ class FewShotDataset:
     citation: str = ""
     unreadable: int = 0
     notes: tuple[str, ...] = ()
+    kept_back: np.ndarray | None = field(default=None, repr=False)
     class_counts: np.ndarray = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -56,6 +59,20 @@ class FewShotDataset:
         """(channels, height, width)."""
         _, channels, height, width = self.images.shape
         return channels, height, width
+
+    def keeping_back(self, least: int) -> FewShotDataset:
+        """The same data with a fifth of each class, at most 20 images, kept back from training.
+
+        They are the last of the class by file name: photographs of one series have neighbouring names.
+
+        Args:
+            least: images that a class is left with at least.
+        """
+        kept = np.zeros(len(self.labels), bool)
+        for members in (np.flatnonzero(self.labels == label) for label in range(len(self.class_names))):
+            count = min(_MOST_KEPT_BACK, round(_PART_KEPT_BACK * len(members)), len(members) - least)
+            kept[members[len(members) - max(0, count) :]] = True
+        return replace(self, kept_back=kept)
 
     def facts(self) -> dict[str, Scalar]:
         """Size and splits in plain words, for a study's record."""

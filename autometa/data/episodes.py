@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -42,7 +43,9 @@ class KnownRows:
 class EpisodeBatch:
     """B episodes of one shape. Class-major: support image i of an episode is of class i // K.
 
-    `classes` says which classes of their split the N are, where the episodes are measured on.
+    `classes` says which classes of their split the N are, where the episodes are measured on. `shots` is the number of
+    support images of each class where it differs between classes: the first `shots[0]` are of class 0, and so on.
+    Query images may then be of any number.
     """
 
     support_x: Tensor  # (B, N·K, C, H, W), normalised
@@ -51,6 +54,7 @@ class EpisodeBatch:
     query_y: Tensor  # (B, N·Q)
     way: int
     classes: Tensor | None = None  # (B, N)
+    shots: tuple[int, ...] | None = None  # N numbers of at least 1
     known: KnownRows | None = None
 
     def rows_of(self, network: str) -> tuple[Tensor, Tensor] | None:
@@ -73,7 +77,8 @@ class EpisodeBatch:
 
     @property
     def shot(self) -> int:
-        """K."""
+        """K, which is the same for all classes."""
+        assert self.shots is None
         return self.support_x.shape[1] // self.way
 
     @property
@@ -104,8 +109,21 @@ class EpisodeBatch:
             self.query_y[part],
             self.way,
             self.classes[part] if self.classes is not None else None,
+            self.shots,
             KnownRows(support_x, query_x, {n: (s[part], q[part]) for n, (s, q) in known.items()}) if known else None,
         )
+
+    def of_images(self, support: Tensor, query: Tensor, **changes: Any) -> EpisodeBatch:
+        """Episodes of some of the images, with what is known of them.
+
+        Args:
+            support, query: places of the images in this batch's episodes, [N·K] and [N·Q] of the new one.
+            changes: its other fields that differ.
+        """
+        chosen = replace(self, support_x=self.support_x[:, support], query_x=self.query_x[:, query], **changes)
+        names = self.known.rows if self.known else ()
+        rows = {name: (of[0][:, support], of[1][:, query]) for name in names if (of := self.rows_of(name))}
+        return replace(chosen, known=KnownRows(chosen.support_x, chosen.query_x, rows) if rows else None)
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> EpisodeBatch:
         """The same episodes elsewhere, images in `dtype` if given."""
@@ -116,11 +134,31 @@ class EpisodeBatch:
             self.query_y.to(device),
             self.way,
             self.classes,
+            self.shots,
         )
+
+
+class Normaliser:
+    """Images of bytes to floats with mean 0 and spread 1 in each channel.
+
+    Args:
+        mean, std: of each channel, in [0, 1].
+    """
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float], device: torch.device) -> None:
+        shape = (1, -1, 1, 1)
+        self._scale = (1 / (255 * torch.tensor(std))).reshape(shape).to(device)
+        self._shift = (torch.tensor(mean) / torch.tensor(std)).reshape(shape).to(device)
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Of uint8 [M, C, H, W], floats."""
+        return images.float().mul_(self._scale).sub_(self._shift)
 
 
 class ImagePool:
     """The images of one split, on the device: mapped from disk on a CPU, uploaded once to a GPU.
+
+    Of train classes without those that are kept back.
 
     Args:
         tables: what frozen networks say of the images, by a network's key; rows are as `in_order` says.
@@ -139,15 +177,15 @@ class ImagePool:
         self.device = torch.device(device)
         self.features = dict(tables or {})
         members = _members(dataset, split)
+        if split == "train" and dataset.kept_back is not None:
+            members = [of_class[~dataset.kept_back[of_class]] for of_class in members]
         self._order = np.concatenate(members)
         self.counts = torch.tensor([len(m) for m in members])  # (classes,)
         self.images, members = self._images(dataset, members)  # uint8 (M, C, H, W)
         self.table = torch.from_numpy(_padded(members))  # (classes, most images), index of an image
         places = (torch.device("cpu"), self.device)
         self._tables = {place.type: (self.counts.to(place), self.table.to(place)) for place in places}
-        shape = (1, -1, 1, 1)
-        self._scale = (1 / (255 * torch.tensor(dataset.std))).reshape(shape).to(self.device)
-        self._shift = (torch.tensor(dataset.mean) / torch.tensor(dataset.std)).reshape(shape).to(self.device)
+        self._normalise = Normaliser(dataset.mean, dataset.std, self.device)
 
     @property
     def classes(self) -> int:
@@ -166,8 +204,7 @@ class ImagePool:
 
     def gather(self, index: Tensor) -> Tensor:
         """Normalised float images [M, C, H, W] by their index [M]."""
-        chosen = self.images.index_select(0, index.to(self.device))
-        return chosen.float().mul_(self._scale).sub_(self._shift)
+        return self._normalise(self.images.index_select(0, index.to(self.device)))
 
     @property
     def feature_seconds(self) -> float:
@@ -178,16 +215,17 @@ class ImagePool:
         """What each frozen network says of images [M], by their index: [M, W] by its key."""
         if not self.features:
             return {}
-        numbers = index.cpu().numpy()
-        if self.device.type == "cpu":  # images are where the data set has them, rows in the order of classes
-            numbers = self._row_of_image[numbers]
+        numbers = self._row_of_image[index.cpu().numpy()]
         return {key: torch.from_numpy(table[numbers]).to(self.device).float() for key, table in self.features.items()}
 
     @cached_property
     def _row_of_image(self) -> np.ndarray:
+        """The row of each image in the tables, which have those that are kept back, too."""
         rows = np.zeros(len(self.dataset.labels), np.int64)
-        rows[self._order] = np.arange(len(self._order))
-        return rows
+        order = in_order(self.dataset, self.split)
+        rows[order] = np.arange(len(order))
+        # On a CPU images are where the data set has them, on a GPU those of the pool alone.
+        return rows if self.device.type == "cpu" else rows[self._order]
 
     def _images(self, dataset: FewShotDataset, members: list[np.ndarray]) -> tuple[Tensor, list[np.ndarray]]:
         if self.device.type == "cpu":

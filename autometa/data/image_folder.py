@@ -76,6 +76,18 @@ def find(root: Path) -> ImageFolder:
         raise DataError(f"{shown(str(error.filename))}: cannot be read: {error.strerror}") from None
 
 
+def images_in(folder: Path) -> tuple[Path, ...]:
+    """Image files in a folder and those below it, in the order of their names; links are followed.
+
+    Raises:
+        DataError: no such folder, or one that cannot be read.
+    """
+    try:
+        return tuple(_images(folder, set()))
+    except OSError as error:
+        raise DataError(f"{shown(str(error.filename or folder))}: cannot be read: {error.strerror}") from None
+
+
 def _found(root: Path) -> ImageFolder:
     has_splits = all((root / split).is_dir() for split in SPLITS)
     parts = {split: _classes(root / split) for split in SPLITS} if has_splits else {"": _classes(root)}

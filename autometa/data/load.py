@@ -15,6 +15,8 @@ from autometa.data import cache, catalog, class_splits, download, folder_images,
 from autometa.data.dataset import SPLITS, FewShotDataset
 from autometa.errors import DataError
 
+_NOT_THERE = "no"
+
 
 @dataclass(frozen=True)
 class DatasetStatus:
@@ -63,6 +65,13 @@ def load_dataset(
         expected=cache.Expected(source.images, content),
     )
     return _open(folder, name, source.title, source.licence, source.citation)
+
+
+def is_at_hand(name: str, data_root: str | Path | None = None) -> bool:
+    """Whether a data set can be loaded without a download."""
+    if catalog.is_folder(name):
+        return Path(name).is_dir()
+    return not _on_disk(name, catalog.source(name), data_root).startswith(_NOT_THERE)
 
 
 def describe_datasets(data_root: str | Path | None = None) -> list[DatasetStatus]:
@@ -151,7 +160,7 @@ def _on_disk(name: str, source: catalog.Source, data_root: str | Path | None) ->
     paths = [download.find(archive, _roots(data_root), name) for archive in source.archives]
     found = [path for path in paths if path]
     if len(found) < len(paths):
-        return "no, fetched on first use"
+        return f"{_NOT_THERE}, fetched on first use"
     return f"archive, {_megabytes(found)}"
 
 

@@ -44,11 +44,21 @@ def header(file: Path) -> Header:
 
 def square(file: Path, size: int, *, grey: bool) -> np.ndarray:
     """The image as uint8 [1 if grey else 3, size, size]; raises `UnreadableError`."""
-    mode = "L" if grey else "RGB"
     with _complaints(), Image.open(file) as image:
-        upright = ImageOps.exif_transpose(image)
-        fitted = ImageOps.fit(_opaque(_shallow(upright)).convert(mode), (size, size), Image.Resampling.LANCZOS)
-    pixels = np.asarray(fitted)
+        return _fitted(image, size, grey)
+
+
+def square_of(pixels: np.ndarray, size: int, *, grey: bool) -> np.ndarray:
+    """The same of pixels [height, width] or [height, width, channels], of 1, 3 or 4 channels: uint8, or in [0, 1]."""
+    if pixels.dtype != np.uint8:
+        pixels = np.round(255 * pixels.astype(np.float64)).astype(np.uint8)
+    return _fitted(Image.fromarray(pixels[..., 0] if pixels.shape[2:] == (1,) else pixels), size, grey)
+
+
+def _fitted(image: Image.Image, size: int, grey: bool) -> np.ndarray:
+    upright = ImageOps.exif_transpose(image)
+    opaque = _opaque(_shallow(upright)).convert("L" if grey else "RGB")
+    pixels = np.asarray(ImageOps.fit(opaque, (size, size), Image.Resampling.LANCZOS))
     return pixels[None] if grey else pixels.transpose(2, 0, 1)
 
 

@@ -15,9 +15,9 @@ from autometa.records import RungReport
 
 # The part of a search's time that its last trainings get; docs/log.md has what other parts gave.
 FINISH = 0.6
-# How far a second finalist may be behind the best. One that is further behind adds little to an ensemble; whether the
-# best configuration trained again adds more was not measured yet.
-NEAR = 0.03
+# How far a second finalist may be behind the best, and that as a part of the best one's errors. One that is further
+# behind adds nothing to an ensemble: docs/log.md has how little.
+NEAR, NEAR_OF_ERRORS = 0.03, 0.25
 # Where the leader is not trained, others are tried until this part of the time for last trainings is left.
 LAST_CALL = 0.1
 # One of so many candidates goes on from each rung.
@@ -94,19 +94,22 @@ class Promotion:
     finish_from: float
     finalists: int
 
-    def decide(self, standings: Sequence[Standing], *, left: float, finishing: int, can_start: bool) -> Decision | None:
+    def decide(
+        self, standings: Sequence[Standing], *, left: float, finishing: int, exploring: int, can_start: bool
+    ) -> Decision | None:
         """What a free worker does next; None where it has nothing to do.
 
-        With one worker there is one finalist, so nothing is trained twice.
+        The best are chosen when all that was begun before is over: whoever is on a worker may be the best.
 
         Args:
             standings: of all candidates, in their order.
             left: seconds until all training is over.
             finishing: how many last trainings have begun.
+            exploring: how many other segments are on workers.
             can_start: whether there is a new candidate.
         """
-        if left <= self.finish_from * (LAST_CALL if _is_led_by_fixed(standings) else 1):
-            if finishing >= self.finalists:
+        if left <= self.last_from(standings):
+            if finishing >= self.finalists or exploring:
                 return None
             # Where nobody has a model yet, a late first one is better than none.
             return self._finalist(standings) or (New() if can_start else None)
@@ -116,6 +119,13 @@ class Promotion:
         if can_start:
             return New()
         return self._longest_waiting(standings)
+
+    def last_from(self, standings: Sequence[Standing]) -> float:
+        """Seconds before the end at which last trainings begin: late where the leader is not trained.
+
+        It gains nothing by more time, and others may overtake it on their way up the rungs.
+        """
+        return self.finish_from * (LAST_CALL if _is_led_by_fixed(standings) else 1)
 
     def _finalist(self, standings: Sequence[Standing]) -> Finish | Twin | None:
         """The best that is free; or again the best of all, where that is far ahead of it."""
@@ -127,7 +137,8 @@ class Promotion:
         best, first = (
             max(of, key=lambda standing: (expected[standing.number], -standing.number)) for of in (free, shown)
         )
-        is_near = expected[best.number] >= expected[first.number] - NEAR
+        near = min(NEAR, NEAR_OF_ERRORS * max(0.0, 1 - expected[first.number]))
+        is_near = expected[best.number] >= expected[first.number] - near
         return Finish(best.number) if is_near or first.is_fixed else Twin(first.number)
 
     def _promoted(self, standings: Sequence[Standing]) -> Standing | None:
@@ -158,15 +169,19 @@ def _is_led_by_fixed(standings: Sequence[Standing]) -> bool:
 def _expected(standings: Sequence[Standing]) -> dict[int, float]:
     """What each candidate would show at the highest rung that any has reached, by number.
 
-    That is what it is sure of, and for each rung that it has not reached the median of what others gained there.
+    That is what it is sure of, and for each rung that it has not reached the median of what others gained there. Who is
+    not trained gains nothing.
     """
     top = max(standing.rung for standing in standings)
     gains = {rung: _gain(standings, rung) for rung in range(1, top)}
-    return {s.number: s.sure_of + sum(gains[rung] for rung in range(s.rung, top)) for s in standings}
+    return {
+        s.number: s.sure_of + (0.0 if s.is_fixed else sum(gains[rung] for rung in range(s.rung, top)))
+        for s in standings
+    }
 
 
 def _gain(standings: Sequence[Standing], rung: int) -> float:
-    """The median gain from this rung to the next, 0 at least; and 0 where nobody was measured at both."""
-    both = [(standing.at(rung), standing.at(rung + 1)) for standing in standings]
+    """The median gain of training from this rung to the next, 0 at least; and 0 where nobody was measured at both."""
+    both = [(standing.at(rung), standing.at(rung + 1)) for standing in standings if not standing.is_fixed]
     found = [after - before for before, after in both if before is not None and after is not None]
     return max(0.0, statistics.median(found)) if found else 0.0

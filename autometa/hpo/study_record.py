@@ -18,7 +18,7 @@ import optuna
 import autometa
 from autometa.data import catalog
 from autometa.errors import StudyError
-from autometa.records import Baseline, Confirmation, DataIdentity, Look, Scalar, StudyRecord, checked
+from autometa.records import Baseline, Confirmation, DataIdentity, DeployedTask, Look, Scalar, StudyRecord, checked
 
 _KEY = "autometa"
 _MUST_AGREE = (
@@ -100,6 +100,11 @@ def add_baseline(study: optuna.Study, baseline: Baseline) -> None:
     record = read(study)
     others = [known for known in record.baselines if known.name != baseline.name]
     write(study, record.model_copy(update={"baselines": [*others, baseline]}))
+
+
+def add_deployed(study: optuna.Study, found: DeployedTask) -> None:
+    """Keep what the model that is handed over shows on all classes at once."""
+    write(study, read(study).model_copy(update={"deployed": found}))
 
 
 def add_kernels(study: optuna.Study, said: str) -> None:

@@ -17,6 +17,7 @@ from autometa.records import RungReport, explain
 
 # Folders in a candidate's own: its model where its accuracy was highest, and the one after its cool-down.
 BEST, FINAL = "best", "final"
+BEFORE = "before-cool-down"  # in a model's folder: the state that it goes on from
 FACTS = "checkpoint.json"
 ENSEMBLE_FACTS = "ensemble.json"  # in its place, of an ensemble: see `trial/model.py`
 FORMAT = "autometa-checkpoint/1"
@@ -37,6 +38,7 @@ class _Facts(BaseModel):
     steps: int = Field(0, ge=0)
     seconds: float = Field(0, ge=0)
     last_step: int | None = None
+    warms_from: int = Field(0, ge=0)
     curve: list[RungReport] = []
     extra: dict[str, Any] = {}
 

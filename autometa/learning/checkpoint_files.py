@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 from autometa.errors import CheckpointError, StopSearchError, write_trouble
@@ -13,16 +14,25 @@ _DRAFT = ".draft"
 
 
 def copy(folder: Path, to: Path) -> None:
-    """Write a checkpoint's copy into another folder, in place of one that is there; raises as `save` and `load` do."""
+    """Write a checkpoint's copy into another folder, in place of one that is there; raises as `save` and `load` do.
+
+    On one disk the tensors are there once, under both names: they are never written over.
+    """
     facts = read_facts(folder)
     tensors = str(facts["tensors"])
     try:
         to.mkdir(parents=True, exist_ok=True)
-        write(to / tensors, (folder / tensors).read_bytes())
+        _link(folder / tensors, to / tensors)
         write(to / FACTS, json.dumps(facts).encode())
         tidy(to, tensors)
     except OSError as error:
         raise unwritable(to, error) from None
+
+
+def remove(folder: Path) -> None:
+    """Remove a checkpoint; at no moment is there a part of one."""
+    (folder / FACTS).unlink(missing_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def unwritable(folder: Path, error: OSError) -> StopSearchError | CheckpointError:
@@ -30,6 +40,16 @@ def unwritable(folder: Path, error: OSError) -> StopSearchError | CheckpointErro
     if trouble := write_trouble(error):
         return StopSearchError(f"no checkpoint can be written to {folder}: {trouble}")
     return CheckpointError(f"{folder}: cannot be written: {error.strerror or error}")
+
+
+def _link(file: Path, to: Path) -> None:
+    """Give a file a second name, or copy it where its disk or the other one cannot do that."""
+    if to.exists():  # a name of the same content
+        return
+    try:
+        to.hardlink_to(file)
+    except OSError:
+        write(to, file.read_bytes())
 
 
 def write(file: Path, data: bytes) -> None:

@@ -52,6 +52,7 @@ def save(folder: Path, training: Training, *, extra: Mapping[str, Any]) -> None:
         "last_step": state.last_step,
         "averaged": training.average.steps if training.average else 0,
         "cooling": state.cooling,
+        "warms_from": state.warms_from,
         "curve": [report.model_dump() for report in state.curve],
         "extra": dict(extra),
     }
@@ -86,7 +87,8 @@ def load(folder: Path, training: Training) -> None:
             raise
         raise CheckpointError(f"{folder}: damaged: {(str(error).splitlines() or [type(error).__name__])[0]}") from None
     cooling = None if cooling is None else (float(cooling[0]), float(cooling[1]))
-    training.state = TrainingState(training.state.budget, steps, seconds, last_step, curve, cooling)
+    warms_from = int(facts.get("warms_from", 0))
+    training.state = TrainingState(training.state.budget, steps, seconds, last_step, curve, cooling, warms_from)
 
 
 def load_weights(folder: Path, learner: Learner) -> None:

@@ -9,7 +9,7 @@ Symbols: M members, E episodes, Q query images of an episode, N classes.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from autometa.data.episodes import EpisodeBatch
 from autometa.learning.learner import Learner, TrainingSource
+from autometa.learning.views import mean_logits
 
 # Picks of the greedy selection, with repetition; each is 1/20 of the weight.
 _PICKS = 20
@@ -48,26 +49,30 @@ class Ensemble(Learner):
     Args:
         members: of one setting and image shape.
         mixture: of as many members.
+        views: of each member, a name in `VIEWS`: it answers with the mean over these.
     """
 
-    def __init__(self, members: Sequence[Learner], mixture: Mixture) -> None:
+    def __init__(self, members: Sequence[Learner], mixture: Mixture, views: Sequence[str] | None = None) -> None:
         super().__init__(members[0].backbone, members[0].setting)
         self.members = nn.ModuleList(members)
         self.mixture = mixture
+        self.views = tuple(views or ["plain"] * len(members))
 
     def outer_step(self, source: TrainingSource) -> dict[str, Tensor]:
         raise NotImplementedError("members are trained, an ensemble is not")
 
     def query_logits(self, episodes: EpisodeBatch) -> Tensor:
-        logits = []
-        for member in self.members:
-            assert isinstance(member, Learner)
-            logits.append(member.query_logits(episodes))
-        return self.mixture.log_probabilities(logits)
+        pairs = zip(self.learners, self.views, strict=True)
+        return self.mixture.log_probabilities([mean_logits(member, episodes, views) for member, views in pairs])
+
+    @property
+    def learners(self) -> list[Learner]:
+        """Its members."""
+        return [member for member in self.members if isinstance(member, Learner)]
 
     @property
     def transductive(self) -> bool:
-        return any(member.transductive for member in self.members if isinstance(member, Learner))
+        return any(member.transductive for member in self.learners)
 
 
 def fit_mixture(logits: Sequence[Tensor], targets: Tensor) -> Mixture:
@@ -96,6 +101,15 @@ def fit_mixture(logits: Sequence[Tensor], targets: Tensor) -> Mixture:
     return Mixture(temperatures, tuple((chosen / chosen.sum()).tolist()))
 
 
+def best_views(logits: Mapping[str, Tensor], targets: Tensor) -> str:
+    """The name of the views whose logits [E, Q, N], each with its temperature, have the lowest cross-entropy."""
+    return min(logits, key=lambda views: float(_losses(logits[views], targets).min()))
+
+
 def _temperature(logits: Tensor, targets: Tensor) -> float:
-    losses = [F.cross_entropy((logits / t).flatten(0, -2), targets.flatten()) for t in _TEMPERATURES]
-    return float(_TEMPERATURES[int(torch.stack(losses).argmin())])
+    return float(_TEMPERATURES[int(_losses(logits, targets).argmin())])
+
+
+def _losses(logits: Tensor, targets: Tensor) -> Tensor:
+    """Cross-entropies at all temperatures."""
+    return torch.stack([F.cross_entropy((logits / t).flatten(0, -2), targets.flatten()) for t in _TEMPERATURES])

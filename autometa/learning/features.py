@@ -10,12 +10,15 @@ from collections.abc import Mapping
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from autometa.data.dataset import FewShotDataset
 from autometa.data.episodes import ImagePool, in_order
 from autometa.data.feature_table import FeatureTable
 from autometa.learning.backbones.pretrained import Pretrained
 from autometa.learning.learner import Learner
+
+_AT_ONCE = 8  # images; see `feature_table.py`
 
 
 def pool_for(learner: Learner, dataset: FewShotDataset, split: str, device: torch.device | str = "cpu") -> ImagePool:
@@ -27,8 +30,20 @@ def tables_for(
     learner: Learner, dataset: FewShotDataset, split: str, device: torch.device
 ) -> Mapping[str, FeatureTable]:
     """A table for each frozen network in the learner, by its key."""
-    networks = {m.key: m for m in learner.modules() if isinstance(m, Pretrained) and m.key and m.external}
-    return {key: _table(network, dataset, split, device) for key, network in networks.items()}
+    return {key: _table(network, dataset, split, device) for key, network in _networks(learner).items()}
+
+
+@torch.no_grad()
+def rows_of_images(learner: Learner, images: Tensor) -> dict[str, Tensor]:
+    """What each frozen network in the learner says of normalised images [M, C, H, W] without a table: [M, W] by key."""
+    return {
+        key: torch.cat([network.described(network.prepared(part)) for part in images.split(_AT_ONCE)])
+        for key, network in _networks(learner).items()
+    }
+
+
+def _networks(learner: Learner) -> dict[str, Pretrained]:
+    return {m.key: m for m in learner.modules() if isinstance(m, Pretrained) and m.key and m.external}
 
 
 def _table(network: Pretrained, dataset: FewShotDataset, split: str, device: torch.device) -> FeatureTable:

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from autometa.data.episodes import EpisodeBatch
 from autometa.learning.backbones.backbone import Backbone
 from autometa.learning.heads import Fit
-from autometa.learning.learner import support_targets
+from autometa.learning.learner import class_weights, support_targets, support_weights
 from autometa.learning.normalization import Layout
 
 
@@ -37,14 +37,15 @@ def _stepped(
     variables = [part.detach().requires_grad_() for part in (*weights.values(), *head)]
     moving = dict(zip(weights, variables, strict=False))
     features = _features(backbone, moving, task.support_x[0], task.support_x.shape[1])
-    loss = F.cross_entropy(F.linear(features, *variables[-2:]), task.support_y[0])
+    loss = F.cross_entropy(F.linear(features, *variables[-2:]), task.support_y[0], class_weights(task))
     moved = [v - rate * g for v, g in zip(variables, torch.autograd.grad(loss, variables), strict=True)]
     return dict(zip(weights, moved, strict=False)), (moved[-2], moved[-1])
 
 
 def _initial_head(fit: Fit, features: Tensor, task: EpisodeBatch) -> tuple[Tensor, Tensor]:
     """Weight [N, D] and bias [N] of a fitted linear head, read off its scores of zero and of each axis."""
-    head = fit(features.detach()[None], support_targets(task, features))
+    targets, weights = support_targets(task, features), support_weights(task)
+    head = fit(features.detach()[None], targets if weights is None else targets * weights[:, None])
     width = features.shape[-1]
     bias = head(features.new_zeros(1, 1, width))[0, 0]
     weight = head(torch.eye(width, dtype=features.dtype, device=features.device)[None])[0].mT - bias[:, None]

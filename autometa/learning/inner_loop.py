@@ -26,7 +26,7 @@ from autometa.data.episodes import EpisodeBatch
 from autometa.learning.backbones.backbone import Backbone
 from autometa.learning.device import is_out_of_memory
 from autometa.learning.fitting import Fitting
-from autometa.learning.learner import Learner, Setting, TrainingSource, query_loss
+from autometa.learning.learner import Learner, Setting, TrainingSource, class_weights, query_loss
 from autometa.learning.normalization import Layout, Norm
 from autometa.learning.task_averages import averages_by_task, averages_of
 
@@ -107,7 +107,8 @@ class TaskLearner(Learner):
         """
         layout = Layout(tasks=1, support=tasks.support_x.shape[1], step=step)
         scores = self._scores_of_tasks(weights, tasks.support_x, layout)
-        return F.cross_entropy(scores.flatten(0, 1), tasks.support_y.flatten()) * tasks.batch
+        loss = F.cross_entropy(scores.flatten(0, 1), tasks.support_y.flatten(), class_weights(tasks))
+        return loss * tasks.batch
 
     def query_scores(self, weights: Weights, tasks: EpisodeBatch, step: int | None = None) -> Tensor:
         """[B, N·Q, N] after `step` inner steps; where the support gives the statistics it passes along once more."""

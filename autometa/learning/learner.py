@@ -21,6 +21,11 @@ from autometa.learning.losses import cross_entropy
 from autometa.learning.normalization import Film, Layout, Norm
 from autometa.records import Scalar
 
+# Of images that go through a backbone at once where no gradient is wanted, height times width: 2,048 of 32 x 32 through
+# 64 channels take half a gigabyte. An episode of all images that somebody has would otherwise take any amount.
+_PIXELS_AT_ONCE = 2**21
+_STATISTICS_OF_OTHERS = ("support", "transductive")
+
 
 class TrainingSource(Protocol):
     """Where a learner gets its training data: drawn from the train classes, augmented, on the device."""
@@ -151,7 +156,7 @@ def embed(backbone: Backbone, episodes: EpisodeBatch, film: Film | None = None) 
     """
     known = episodes.rows_of(backbone.key) if isinstance(backbone, Pretrained) and backbone.key else None
     if known is None:
-        return _one_pass(backbone, episodes, film)
+        return _one_pass(backbone, backbone, episodes, film)
     assert isinstance(backbone, Pretrained)
     rows = torch.cat(known, 1)  # (B, N·(K+Q), W)
     layout = Layout(tasks=episodes.batch, support=known[0].shape[1], film=film)
@@ -161,22 +166,61 @@ def embed(backbone: Backbone, episodes: EpisodeBatch, film: Film | None = None) 
 
 def embed_maps(backbone: Backbone, episodes: EpisodeBatch) -> tuple[Tensor, Tensor]:
     """Feature maps of support [B, N·K, C, H, W] and query [B, N·Q, C, H, W], in one pass."""
-    return _one_pass(backbone.maps, episodes, None)
+    return _one_pass(backbone, backbone.maps, episodes, None)
 
 
 def _one_pass(
-    of: Callable[[Tensor, Layout], Tensor], episodes: EpisodeBatch, film: Film | None
+    backbone: Backbone, of: Callable[[Tensor, Layout], Tensor], episodes: EpisodeBatch, film: Film | None
 ) -> tuple[Tensor, Tensor]:
     images = torch.cat([episodes.support_x, episodes.query_x], dim=1)  # (B, N·(K+Q), C, H, W)
     supports = episodes.support_x.shape[1]
     layout = Layout(tasks=episodes.batch, support=supports, film=film)
-    features = of(images.flatten(0, 1), layout).unflatten(0, images.shape[:2])
+    flat = images.flatten(0, 1)
+    at_once = max(1, _PIXELS_AT_ONCE // backbone.pixels((flat.shape[-2], flat.shape[-1])))
+    if len(flat) > at_once and film is None and _takes_parts(backbone):
+        features = torch.cat([of(part, layout) for part in flat.split(at_once)])
+    else:
+        features = of(flat, layout)
+    features = features.unflatten(0, images.shape[:2])
     return features[:, :supports], features[:, supports:]
 
 
-def class_means(features: Tensor, way: int) -> Tensor:
-    """Mean over the shots of class-major support features: [B, N·K, D] to [B, N, D]."""
-    return features.unflatten(1, (way, -1)).mean(2)
+def _takes_parts(backbone: Backbone) -> bool:
+    """Whether features of an image do not depend on the others of its batch, and no gradient is wanted."""
+    if torch.is_grad_enabled() or backbone.training:
+        return False
+    return not any(isinstance(m, Norm) and m.mode in _STATISTICS_OF_OTHERS for m in backbone.modules())
+
+
+def class_means(support: Tensor, episodes: EpisodeBatch) -> Tensor:
+    """Mean over each class's shots of what the support images have: [B, N·K, …] to [B, N, …]."""
+    if episodes.shots is None:
+        return support.unflatten(1, (episodes.way, -1)).mean(2)
+    return torch.stack([part.mean(1) for part in by_class(support, episodes)], 1)
+
+
+def by_class(support: Tensor, episodes: EpisodeBatch, dim: int = 1) -> tuple[Tensor, ...]:
+    """What the support images have, along an axis of N·K, in N parts of each class's K; shots may differ."""
+    images = episodes.support_x.shape[1]
+    return support.split(list(episodes.shots) if episodes.shots else images // episodes.way, dim)
+
+
+def support_weights(episodes: EpisodeBatch) -> Tensor | None:
+    """What each support image counts for, [N·K] with mean 1, so that classes count alike; None where shots are even.
+
+    Otherwise a fitted head takes most images for the class that has most: of 5 classes with 1, 1, 1, 50 and 200
+    support images, logistic regression tells the first three from nothing.
+    """
+    weights = class_weights(episodes)
+    return None if weights is None else weights[episodes.support_y[0]]
+
+
+def class_weights(episodes: EpisodeBatch) -> Tensor | None:
+    """The same of an image of each class, [N]."""
+    if episodes.shots is None:
+        return None
+    shots = torch.tensor(episodes.shots, device=episodes.support_x.device, dtype=episodes.support_x.dtype)
+    return shots.mean() / shots
 
 
 def support_targets(episodes: EpisodeBatch, like: Tensor) -> Tensor:

@@ -54,7 +54,7 @@ class TrainingOptions:
     averaging: float = 0.0
 
     def rate(self, annealed: float, steps: int) -> float:
-        """The outer rate where `annealed` in [0, 1] of the schedule is behind it, after so many outer steps."""
+        """The outer rate where `annealed` in [0, 1] of the schedule is behind it, so many steps after it began."""
         warm = min(1.0, (steps + 1) / (self.warmup + 1))
         return self.outer_lr * warm * rate_factor(self.schedule, annealed)
 
@@ -130,7 +130,7 @@ class Training:
         Raises:
             DivergedError: the loss or its gradient is not finite.
         """
-        while not self.is_over and (until is None or self._reported < until):
+        while not self.is_over and (until is None or self.rung < until):
             self.train(on_step)
             yield self.report()
 
@@ -161,10 +161,11 @@ class Training:
     @property
     def rate(self) -> float:
         """The outer rate of the next step."""
-        return self.options.rate(self.state.annealed, self.state.steps)
+        return self.options.rate(self.state.annealed, self.state.steps - self.state.warms_from)
 
     @property
-    def _reported(self) -> int:
+    def rung(self) -> int:
+        """The last one that was reported; 0 for none."""
         return self.curve[-1].rung if self.curve else 0
 
     @property

@@ -23,6 +23,7 @@ class TrainingState:
             pay for is counted before the first step.
         curve: a report for each rung so far.
         cooling: of an open budget, from which part of it to which the learning rate falls to zero; None before.
+        warms_from: the step from which the learning rate rises.
     """
 
     budget: Budget
@@ -31,6 +32,7 @@ class TrainingState:
     last_step: int | None = None
     curve: list[RungReport] = field(default_factory=list)
     cooling: tuple[float, float] | None = None
+    warms_from: int = 0
 
     @property
     def spent(self) -> float:
@@ -91,7 +93,8 @@ class TrainingState:
         The end of a cool-down counts as one more.
         """
         if self.cooling is not None and self.is_cooled:
-            return _doublings(self.cooling[0]) + 1
+            reported = [report.rung for report in self.curve if not report.cooled]
+            return max(_doublings(self.cooling[0]), *reported[-1:], 0) + 1
         if self.budget.open:
             return _doublings(self.spent)
         return min(self.budget.rungs, math.floor(self.progress * self.budget.rungs + _TOLERANCE))

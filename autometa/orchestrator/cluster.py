@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import _thread
 import logging
+import math
 import os
 import signal
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,16 +61,34 @@ _OBJECT_STORE_BYTES = 256 * 2**20  # workers map the data set from disk; Ray's d
 
 @dataclass(frozen=True)
 class Share:
-    """How many workers at once, the part of a GPU each has, and how many trials each may train together."""
+    """How many workers at once, the part of a GPU each has, and how many trials each may train together.
+
+    `spread` says whether workers are on several machines.
+    """
 
     workers: int
     gpus: float
     together: int = 1
+    spread: bool = False
 
     @property
     def trials(self) -> int:
         """How many trials run at once, at most."""
         return self.workers * self.together
+
+    @property
+    def threads(self) -> int:
+        """Of a CPU, for each of the last trainings of an open search, which then has two workers' cores.
+
+        One model trained in two threads was better than two together that were trained in one each; `docs/log.md` has
+        by how much. Two workers of several machines need not have their cores on one.
+        """
+        return 1 if self.gpus or self.spread or self.workers == 1 else 2
+
+    @property
+    def finalists(self) -> int:
+        """How many last trainings there are at once."""
+        return math.ceil(self.workers / self.threads)
 
     @property
     def resources(self) -> dict[str, float]:
@@ -152,7 +171,7 @@ class Cluster:
         if not self._address:
             return None
         has = ray.cluster_resources()
-        nodes = sum(name.startswith("node:") and "internal" not in name for name in has)
+        nodes = _machines(has)
         size = f"{nodes} nodes" if nodes > 1 else "one node"
         return (
             f"{ray.get_runtime_context().gcs_address}: {size}, {has.get('CPU', 0):g} CPUs, {has.get('GPU', 0):g} GPUs"
@@ -178,7 +197,8 @@ class Cluster:
             # Exactly 1/k of a GPU: other fractions strand the rest of it.
             gpus_per_trial = 1 / _on_one_gpu(workers, gpus, cpus, lambda: trials_at_once() // together) if gpus else 0.0
         most = int(gpus / gpus_per_trial + 1e-9) if gpus_per_trial else cpus
-        return Share(workers=min(workers or most, max(1, most)), gpus=gpus_per_trial, together=together)
+        workers = min(workers or most, max(1, most))
+        return Share(workers=workers, gpus=gpus_per_trial, together=together, spread=_machines(total) > 1)
 
     def _live(self) -> None:
         try:
@@ -228,6 +248,11 @@ def require_local_gpus(gpus_per_trial: float) -> None:
 def _on_one_gpu(workers: int | None, gpus: int, cpus: int, trials_at_once: Callable[[], int]) -> int:
     """As many as the workers need, or, without a number of workers, as fit and have a core each."""
     return max(1, -(-workers // gpus) if workers else min(trials_at_once(), cpus // gpus))
+
+
+def _machines(has: Mapping[str, float]) -> int:
+    """Of a cluster with these resources."""
+    return sum(name.startswith("node:") and "internal" not in name for name in has)
 
 
 def _check_gpus(gpus_per_trial: float, gpus: int) -> None:

@@ -27,7 +27,7 @@ from ray.tune.stopper import Stopper
 
 from autometa.errors import AutometaError, StopSearchError, StudyError, write_trouble
 from autometa.orchestrator import ray_private
-from autometa.records import RungReport, TrialRecord
+from autometa.records import DeployedTask, RungReport, TrialRecord
 from autometa.space.space import SearchSpace
 from autometa.trial.abilities import is_stackable
 from autometa.trial.job import Job
@@ -347,19 +347,35 @@ def why(error: Exception) -> tuple[str | None, str]:
     return None, f"{type(error).__name__}: {error}"
 
 
-def measure_in_worker(**call: Any) -> Measured:
-    """`trial.run.measure_checkpoint`, in a worker."""
+def measure_in_worker(*, threads: int, **call: Any) -> Measured:
+    """`trial.run.measure_checkpoint`, in a worker, with so many threads of a CPU."""
     from autometa.trial.run import measure_checkpoint
 
-    keep_to_share(call.get("use_gpu"), 1.0)
+    keep_to_share(call.get("use_gpu"), 1.0, threads)
     return measure_checkpoint(**call)
 
 
-def fit_ensemble_in_worker(**call: Any) -> list[int]:
+def say_in_worker(**call: Any) -> dict[str, Any]:
+    """`trial.model.said_in_views`, in a worker."""
+    from autometa.trial.model import said_in_views
+
+    keep_to_share(call.get("use_gpu"), 1.0)
+    return said_in_views(**call)
+
+
+def measure_all_classes_in_worker(**call: Any) -> DeployedTask:
+    """`deployment.all_classes.measure_all_classes`, in a worker."""
+    from autometa.deployment.all_classes import measure_all_classes
+
+    keep_to_share(call.get("use_gpu"), 1.0)
+    return measure_all_classes(**call)
+
+
+def fit_ensemble_in_worker(**call: Any) -> dict[int, str]:
     """`trial.model.fit_ensemble`, in a worker."""
     from autometa.trial.model import fit_ensemble
 
-    keep_to_share(call.get("use_gpu"), 1.0)
+    keep_to_share(False, 1.0)
     return fit_ensemble(**call)
 
 
@@ -372,11 +388,11 @@ def train_in_worker(job: str, gpus: float) -> TrialRecord:
     return run(asked)
 
 
-def keep_to_share(use_gpu: bool | None, gpus: float) -> None:
-    """One thread on a CPU, where two spinning OpenMP pools slow each other about sevenfold; on a GPU its memory."""
+def keep_to_share(use_gpu: bool | None, gpus: float, threads: int = 1) -> None:
+    """Threads on a CPU, where two spinning OpenMP pools slow each other about sevenfold; on a GPU its memory."""
     from autometa.learning.device import limit_gpu_memory, limit_threads, pick_device
 
     if not use_gpu:
-        limit_threads(1)
+        limit_threads(threads)
     elif gpus < 1 and pick_device(True).type == "cuda":
         limit_gpu_memory(gpus)

@@ -122,6 +122,8 @@ class _Tell(StatelessScheduler):
         desk.ran_with(result.get("kernels"))
         if result.get("is_training"):
             desk.started(number)
+        elif result.get("is_cut"):
+            return
         elif result.get("record"):
             desk.ended(number, TrialRecord.model_validate_json(result["record"]))
         else:
@@ -136,8 +138,11 @@ def _trainable(config: dict[str, Any]) -> None:
 
     segment, number = Segment.model_validate_json(config["segment"]), int(config["number"])
     starts = iter([number] if segment.until == 1 else [])
+    told = False
 
     def tell(**what: Any) -> None:
+        nonlocal told
+        told = True
         tune.report({"accuracy": 0.0, "number": number, **what})
 
     def on_step(*_: object) -> None:
@@ -148,7 +153,7 @@ def _trainable(config: dict[str, Any]) -> None:
         tell(accuracy=report.accuracy.mean, report=report.model_dump_json(), kernels=native.use())
 
     try:
-        keep_to_share(segment.job.use_gpu, config["gpus"])
+        keep_to_share(segment.job.use_gpu, config["gpus"], threads=segment.threads)
         record = run_segment(segment, number=number, on_rung=on_rung, on_step=on_step)
     except Exception as error:
         stop, reason = why(error)
@@ -157,4 +162,6 @@ def _trainable(config: dict[str, Any]) -> None:
         record = failed(number, segment.job, reason)
     if record:
         tell(record=record.model_dump_json())
+    if not told:  # its time was over before the first step, and Tune takes no trial without a result
+        tell(is_cut=True)
     return None

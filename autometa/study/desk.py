@@ -21,6 +21,7 @@ class SearchDesk:
 
     Args:
         end: `time.monotonic()` at which all training is over.
+        threads: of a CPU for each of the last trainings.
         make_job: the open job of a candidate.
         on_last: called when the last training has begun.
         on_end: called when a segment has ended.
@@ -32,6 +33,7 @@ class SearchDesk:
         policy: Promotion,
         *,
         end: float,
+        threads: int = 1,
         make_job: Callable[[Asked], Job],
         on_last: Callable[[], None],
         on_end: Callable[[], None],
@@ -41,19 +43,22 @@ class SearchDesk:
         self._end = end
         self._make_job = make_job
         self._on_last, self._on_end = on_last, on_end
-        self._finishing = 0
+        self._threads = threads
+        self._finishing: set[int] = set()
+        self._exploring: set[int] = set()
 
     @property
     def is_over(self) -> bool:
         """Whether all last trainings have begun, the time is over, or there is no hope."""
-        return self._left <= 0 or self._finishing >= self._policy.finalists or bool(self._ledger.hopeless_reason)
+        return self._left <= 0 or len(self._finishing) >= self._policy.finalists or bool(self._ledger.hopeless_reason)
 
     def next(self) -> tuple[int, Segment] | None:
         """The segment that the policy wants next; None while there is nothing to do."""
         decision = self._policy.decide(
             self._ledger.standings(),
             left=self._left,
-            finishing=self._finishing,
+            finishing=len(self._finishing),
+            exploring=len(self._exploring),
             can_start=not self._ledger.is_exhausted,
         )
         if decision is None:
@@ -70,10 +75,12 @@ class SearchDesk:
     def ended(self, number: int, record: TrialRecord | None, error: str | None = None) -> None:
         if error:
             self._ledger.end(number, record=None, error=error)
+            self._finishing.discard(number)
         elif record:
             self._ledger.finish(number, record)
         else:
             self._ledger.pause(number)
+        self._exploring.discard(number)
         self._on_end()
 
     def ran_with(self, kernels: str | None) -> None:
@@ -92,9 +99,12 @@ class SearchDesk:
 
     def _segment(self, decision: Decision, asked: Asked) -> Segment:
         job = self._make_job(asked)
-        if isinstance(decision, Finish | Twin):
-            self._finishing += 1
+        last_from = self._policy.last_from(self._ledger.standings())
+        if isinstance(decision, Finish | Twin) or self._left <= last_from:
+            self._finishing.add(asked.number)
             if self.is_over:
                 self._on_last()
-            return Segment(job=job, finish_by=time.time() + self._left)
-        return Segment(job=job, until=decision.until if isinstance(decision, GoOn) else 1)
+            return Segment(job=job, finish_by=time.time() + self._left, threads=self._threads)
+        self._exploring.add(asked.number)
+        until = decision.until if isinstance(decision, GoOn) else 1
+        return Segment(job=job, until=until, not_after=time.time() + self._left - last_from)

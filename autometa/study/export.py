@@ -5,6 +5,7 @@ It reads the study; it does not train.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import optuna
@@ -41,6 +42,13 @@ def best_recipes(study: optuna.Study, top: int) -> list[Recipe]:
     first = [_of_baseline(about, baseline)] if baseline else []
     others = (_recipe(about, trial, attributes.SEED.required_of(frozen[trial.number])) for trial in ranked)
     return [*first, *others][:top]
+
+
+def recipes_of_trials(study: optuna.Study, numbers: Sequence[int]) -> list[Recipe]:
+    """The recipes of these trials, in this order."""
+    about, frozen = study_record.read(study), {t.number: t for t in ended(study)}
+    seeds = (attributes.SEED.required_of(frozen[number]) for number in numbers)
+    return [_recipe(about, record_of(frozen[number]), seed) for number, seed in zip(numbers, seeds, strict=True)]
 
 
 def _ranked(trials: list[TrialRecord], about: StudyRecord) -> list[TrialRecord]:

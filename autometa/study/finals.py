@@ -7,8 +7,10 @@ says who is measured and who won; this file has it done, writes it into the stud
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+import math
+import operator
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,19 +18,21 @@ import optuna
 from optuna.trial import FrozenTrial
 
 from autometa import trial_attributes as attributes
-from autometa.events import Confirmed, Confirming, OnEvent, Retraining, Warned
+from autometa.errors import AutometaError
+from autometa.events import Confirmed, Confirming, OnEvent, Retraining, Warned, ignore
 from autometa.hpo import study_record
 from autometa.hpo.ledger import ended, record_of
 from autometa.learning import intervals, scores
 from autometa.learning.checkpoint_facts import FINAL, exists
 from autometa.learning.scores import Scores
+from autometa.learning.symmetries import VIEWS
 from autometa.orchestrator.cluster import Share
-from autometa.records import ENSEMBLE, Accuracy, Confirmation, Look, Retrained, StudyRecord, TrialRecord
+from autometa.records import ENSEMBLE, Accuracy, Confirmation, DeployedTask, Look, Retrained, StudyRecord, TrialRecord
 from autometa.study import confirm
-from autometa.study.export import best_recipes
+from autometa.study.export import best_recipes, recipes_of_trials
 from autometa.study.plan import Plan
 from autometa.trial.measured import Measured, together
-from autometa.trial.model_files import copy_model
+from autometa.trial.model_files import RECIPE, content_of, copy_model, ensemble_facts
 from autometa.trial.recipe import write_recipes
 
 
@@ -40,7 +44,7 @@ def run(
     on_event: OnEvent,
     *,
     episodes: int = confirm.EPISODES,
-    together: Sequence[TrialRecord] = (),
+    ensemble: Together | None = None,
 ) -> Confirmation | None:
     """Confirm the best trials and the best baseline, and return the winner.
 
@@ -49,11 +53,11 @@ def run(
     Args:
         trials: of which to confirm the best.
         episodes: to measure each on.
-        together: trials whose models may be better together.
+        ensemble: of trials, if there is one.
     """
-    finals = _Finals(plan, study, share, on_event, episodes)
+    finals = _Finals(plan, study, share, on_event, episodes, ensemble)
     best = [trial.number for trial in confirm.best(trials) if exists(finals.folder(trial.number))]
-    finals.validate(best, [*finals.best_baseline(), *finals.ensemble([trial.number for trial in together])])
+    finals.validate(best, [*finals.best_baseline(), *([ENSEMBLE] if ensemble else [])])
     if plan.settings.confirm_seeds:
         finals.train_again(best, plan.settings.confirm_seeds)
     won = confirm.winner(finals.confirmed_now)
@@ -62,8 +66,46 @@ def run(
         return None
     won = finals.tested(won)
     on_event(Confirmed(won))
-    finals.hand_over(won.model)
+    finals.hand_over(won)
     return won
+
+
+def combine(
+    plan: Plan, study: optuna.Study, trials: Sequence[TrialRecord], share: Share, *, seconds: float
+) -> Together | None:
+    """Make an ensemble of these trials' models where they are better together, or in several views, in validation.
+
+    Args:
+        seconds: that it may take, as far as it does not need a few episodes.
+    """
+    finals = _Finals(plan, study, share, ignore, 0)
+    numbers = [trial.number for trial in trials if exists(finals.folder(trial.number))]
+    known = finals.of(ENSEMBLE)
+    if known and known.ensemble and set(known.ensemble) <= set(numbers):
+        views = ensemble_facts(plan.ensemble_folder).views or ["plain"] * len(known.ensemble)
+        return Together(dict(zip(known.ensemble, views, strict=True)), is_new=False)
+    found = finals.fitted(numbers, seconds) if numbers else {}
+    return Together(found, is_new=True) if found else None
+
+
+def deployed_task(plan: Plan, study: optuna.Study, share: Share, on_event: OnEvent) -> DeployedTask | None:
+    """What the model that is handed over shows on all classes of an image folder; measured once a model, and kept."""
+    if plan.ref.keep_back is None:
+        return None
+    known = study_record.read(study).deployed
+    if known and known.model == content_of(plan.model_folder):
+        return known
+    from autometa.orchestrator import ray_tune
+
+    call = {"folder": plan.model_folder.resolve(), "dataset": plan.ref, "use_gpu": share.gpus > 0}
+    try:
+        ((_, found),) = ray_tune.run_everywhere(ray_tune.measure_all_classes_in_worker, [call], share)
+    except AutometaError as error:
+        on_event(Warned(f"all classes at once were not measured: {error}"))
+        return None
+    assert isinstance(found, DeployedTask)
+    study_record.add_deployed(study, found)
+    return found
 
 
 def kept_scores(plan: Plan, record: StudyRecord) -> dict[str, Scores]:
@@ -73,13 +115,25 @@ def kept_scores(plan: Plan, record: StudyRecord) -> dict[str, Scores]:
 
 
 @dataclass(frozen=True)
+class Together:
+    """An ensemble: its trials, each with the name of its views (`learning/views.py`); and whether it was just made."""
+
+    views: Mapping[int, str]
+    is_new: bool
+
+    def views_of(self, trial: int) -> int:
+        """In how many views a member sees an episode."""
+        return len(VIEWS[self.views[trial]])
+
+
+@dataclass(frozen=True)
 class _Finals:
     plan: Plan
     study: optuna.Study
     share: Share
     on_event: OnEvent
     episodes: int
-    members: list[int] = field(default_factory=list)  # of the ensemble
+    together: Together | None = None
 
     @property
     def confirmed(self) -> list[Confirmation]:
@@ -111,25 +165,24 @@ class _Finals:
         """Where the checkpoint of a trial's configuration with another seed is."""
         return (self.plan.folder / "seeds" / f"trial-{trial}" / f"seed-{seed}").resolve()
 
-    def ensemble(self, trials: Sequence[int]) -> list[str]:
-        """`ENSEMBLE`, if there is one: where models of several of these trials are better together, in validation."""
-        known = self.of(ENSEMBLE)
-        if known and known.ensemble and set(known.ensemble) <= set(trials):
-            return [ENSEMBLE]
-        if len(trials) < 2:
-            return []
+    def fitted(self, trials: Sequence[int], seconds: float) -> dict[int, str]:
+        """The views of the ensemble's members, written to its folder; empty where a single model is as good."""
         from autometa.orchestrator import ray_tune
 
-        call = {"folders": [self.folder(trial) for trial in trials], "to": self.plan.ensemble_folder}
-        call |= {"dataset": self.plan.ref, "episodes": self.plan.validation_episodes, "seed": self.plan.settings.seed}
-        call |= {"use_gpu": self.share.gpus > 0}
-        ((_, chosen),) = ray_tune.run_everywhere(ray_tune.fit_ensemble_in_worker, [call], self.share)
-        self.members.extend(trials[index] for index in chosen)
-        return [ENSEMBLE] if chosen else []
+        folders = [self.folder(trial) for trial in trials]
+        how: dict[str, Any] = {"dataset": self.plan.ref, "episodes": self.plan.validation_episodes}
+        how |= {"seed": self.plan.settings.seed, "use_gpu": self.share.gpus > 0}
+        how |= {"seconds": seconds / math.ceil(len(folders) / self.share.workers)}
+        each = ray_tune.run_everywhere(ray_tune.say_in_worker, [{"folder": f, **how} for f in folders], self.share)
+        said = [answers for _, answers in sorted(each, key=operator.itemgetter(0))]
+        call = {"folders": folders, "said": said, "to": self.plan.ensemble_folder}
+        ((_, views),) = ray_tune.run_everywhere(ray_tune.fit_ensemble_in_worker, [call], self.share)
+        return {trials[index]: name for index, name in views.items()}
 
     def unmeasured(self, models: Sequence[int | str]) -> list[int | str]:
         """Those of which nothing is known; an ensemble that was just fitted is another one than any that is known."""
-        return [model for model in models if self.of(model) is None or (model == ENSEMBLE and self.members)]
+        is_new = self.together is not None and self.together.is_new
+        return [model for model in models if self.of(model) is None or (model == ENSEMBLE and is_new)]
 
     def validate(self, best: Sequence[int], others: Sequence[str]) -> None:
         """Measure trials, baselines and an ensemble that were not yet, on fresh validation episodes."""
@@ -143,7 +196,7 @@ class _Finals:
         for index, found in self._measured([self.folder(model) for model in todo], "val"):
             model = todo[index]
             whose: dict[str, Any] = {"trial": model} if isinstance(model, int) else {"baseline": model}
-            whose = {"ensemble": self.members} if model == ENSEMBLE else whose
+            whose = {"ensemble": list(self.together.views)} if model == ENSEMBLE and self.together else whose
             selection, validation = _both_halves([found])
             result = Confirmation(**whose, selection=selection, validation=validation)
             scores.write(_file(self.plan, result.source), found.scores)
@@ -188,11 +241,11 @@ class _Finals:
             study_record.add_confirmation(self.study, won, looks)
         return won
 
-    def hand_over(self, model: int | str) -> None:
-        """Put the winner's model, and the recipe to train it again, in the study's folder."""
-        copy_model(self.folder(model), self.plan.model_folder)
-        recipes = best_recipes(self.study, 1)
-        write_recipes(self.plan.model_folder / "recipe.toml", recipes, "toml")
+    def hand_over(self, won: Confirmation) -> None:
+        """Put the winner's model, and the recipe to train it again, or those of its members, in the study's folder."""
+        copy_model(self.folder(won.model), self.plan.model_folder)
+        recipes = recipes_of_trials(self.study, won.ensemble) if won.ensemble else best_recipes(self.study, 1)
+        write_recipes(self.plan.model_folder / RECIPE, recipes, "toml")
 
     def _has_seeds(self, trial: int, seeds: Sequence[int]) -> bool:
         known = self.of(trial)
@@ -224,6 +277,7 @@ class _Finals:
         seed = (confirm.test_seed if split == "test" else confirm.confirm_seed)(self.plan.settings.seed)
         how: dict[str, Any] = {"split": split, "episodes": self.episodes, "seed": seed}
         how |= {"use_gpu": self.share.gpus > 0, "dataset": self.plan.ref}
+        how |= {"threads": self.share.threads if len(models) == 1 else 1}
         from autometa.orchestrator import ray_tune
 
         return ray_tune.run_everywhere(ray_tune.measure_in_worker, [{"folder": m, **how} for m in models], self.share)

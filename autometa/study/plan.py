@@ -152,6 +152,8 @@ def make_plan(settings: SearchSettings, *, runs: Path, validation_episodes: int,
     for split in ("val", "test") if settings.pretrain_dataset else ("train", "val", "test"):
         data.require(split, spec)
     ref = _identified(asked, data)
+    if catalog.is_folder(ref.name) and not settings.pretrain_dataset:
+        ref = ref.model_copy(update={"keep_back": _images_needed(space, spec)})
     pretrain, pretrain_data = (
         _pretrain(settings.pretrain_dataset, asked, data) if settings.pretrain_dataset else (None, None)
     )
@@ -254,11 +256,24 @@ def _check_rotations(space: SearchSpace, train_on: FewShotDataset) -> None:
 
 def _check_train_shots(space: SearchSpace, data: FewShotDataset, spec: EpisodeSpec) -> None:
     """Refuse a space of training shots for which train classes have too few images."""
+    most = _most_train_shots(space)
+    if most:
+        data.require_train_shot(most, spec.query)
+
+
+def _most_train_shots(space: SearchSpace) -> int:
+    """The largest `train_shot` that the space has; 0 where it has none but that of the evaluation."""
     for parameter in space:
         if parameter.name == "train_shot":
             assert isinstance(parameter, Choice | Range)
             values = parameter.choices if isinstance(parameter, Choice) else (parameter.high,)
-            data.require_train_shot(max(int(value) for value in values), spec.query)
+            return max(int(value) for value in values)
+    return 0
+
+
+def _images_needed(space: SearchSpace, spec: EpisodeSpec) -> int:
+    """Images of a class that an episode of the search takes at most."""
+    return max(spec.shot, _most_train_shots(space)) + spec.query
 
 
 def require_comparable(space: SearchSpace, *, transductive: bool, external: bool) -> None:

@@ -225,6 +225,8 @@ def _run(
         raise StudyError(f"study {plan.name!r}: every trial so far failed, the last one: {ledger.hopeless_reason}")
     trials = tuple(record_of(t) for t in ended(study))
     won = None if interrupted else _won(plan, study, trials, share, on_event)
+    if won:
+        finals.deployed_task(plan, study, share, on_event)
     where = archive.write(Path(asked.archives), study_record.read(study), trials) if won else None
     return SearchResult(
         study_record.read(study),
@@ -246,13 +248,16 @@ def _won(
     """The winner, confirmed and tested; of an open search in the time that is left."""
     if not study_record.read(study).budget.open:
         return finals.run(plan, study, trials, share, on_event)
-    rivals = confirm.rivals(trials)
-    left = timed.Schedule.of(plan).seconds_to_measure()
+    rivals, schedule = confirm.rivals(trials), timed.Schedule.of(plan)
     baseline = confirm.best_baseline(study_record.read(study).baselines)
-    together = [] if plan.settings.no_ensemble or plan.settings.confirm_seeds else confirm.to_combine(trials)
-    together = together if len(together) > 1 else []
+    is_single = plan.settings.no_ensemble or plan.settings.confirm_seeds
+    to_combine = [] if is_single else confirm.to_combine(trials)
+    seconds = timed.PART_FOR_ENSEMBLE * schedule.seconds_to_measure()
+    ensemble = finals.combine(plan, study, to_combine, share, seconds=seconds) if to_combine else None
+    together = [(t, ensemble.views_of(t.number)) for t in to_combine if t.number in ensemble.views] if ensemble else []
+    left = schedule.seconds_to_measure() - timed.seconds_for_all_classes(plan, trials)
     episodes = timed.affordable_episodes(rivals, baseline, together, share, seconds=left)
-    return finals.run(plan, study, rivals, share, on_event, episodes=episodes, together=together)
+    return finals.run(plan, study, rivals, share, on_event, episodes=episodes, ensemble=ensemble)
 
 
 def _missing(plan: Plan, ledger: Ledger) -> int:

@@ -26,9 +26,13 @@ from autometa.study.plan import Plan
 
 # What is kept back for the end, where nobody knows yet what it takes: a part of the time, and seconds at most.
 _KEPT_BACK, _MOST_KEPT_BACK = 0.15, 120.0
+# What is given to fitting an ensemble, of what is left then.
+PART_FOR_ENSEMBLE = 0.3
 _SECONDS_BETWEEN_NOTES = 10.0
 # What the measurements of the end take before the first episode, and episodes that say something at least.
 _MEASURING_STARTS, _FEWEST_EPISODES = 2.0, 50
+# Labelled images of a class where all classes are told apart, and images to name (`deployment/all_classes.py`).
+_MOST_OF_A_CLASS = 20
 
 
 @dataclass(frozen=True)
@@ -75,7 +79,7 @@ class Clock:
 def affordable_episodes(
     rivals: Sequence[TrialRecord],
     baseline: Baseline | None,
-    together: Sequence[TrialRecord],
+    together: Sequence[tuple[TrialRecord, int]],
     share: Share,
     *,
     seconds: float,
@@ -83,20 +87,28 @@ def affordable_episodes(
     """How many episodes each model is confirmed on, and the winner tested on, in so many seconds; an even number.
 
     Args:
-        together: members of an ensemble, which is fitted on as many episodes as they were validated on.
+        together: members of an ensemble, and in how many views each sees an episode.
     """
-    costs = [_an_episode(trial) for trial in rivals]
+    costs = [share.threads * _an_episode(trial) for trial in rivals]  # they were validated in so many threads
     costs += [baseline.seconds / baseline.accuracy.episodes] if baseline else []
-    costs += [sum(map(_an_episode, together))] if together else []
-    fitting = sum(trial.last.validation_seconds for trial in together if trial.last)
+    costs += [share.threads * sum(views * _an_episode(trial) for trial, views in together)] if together else []
     longest = max(costs, default=0.0)
-    each = max(sum(costs) / share.workers, longest) + longest
-    count = confirm.EPISODES if each <= 0 else int((seconds - fitting) / each)
+    each = max(sum(costs) / share.workers, longest) + longest / share.threads
+    count = confirm.EPISODES if each <= 0 else int(seconds / each)
     return min(confirm.EPISODES, max(_FEWEST_EPISODES, count // 2 * 2))
 
 
+def seconds_for_all_classes(plan: Plan, trials: Sequence[TrialRecord]) -> float:
+    """What naming images of all classes may take at the end, by what an image takes in an episode."""
+    if plan.ref.keep_back is None:
+        return 0.0
+    images = sum(min(2 * _MOST_OF_A_CLASS, int(count)) for count in plan.dataset.class_counts)
+    an_episode = plan.episodes.way * (plan.episodes.shot + plan.episodes.query)
+    return images / an_episode * max(map(_an_episode, trials), default=0.0)
+
+
 def _an_episode(trial: TrialRecord) -> float:
-    """Seconds of one core that an episode takes."""
+    """Seconds that an episode took."""
     return trial.last.seconds_per_episode if trial.last else 0.0
 
 
@@ -109,11 +121,12 @@ def run_candidates(
     # Ray Tune takes a second to import, and must not while Ray starts in its thread.
     from autometa.orchestrator import ray_tune, segments
 
-    policy = Promotion(finish_from=FINISH * (schedule.training - time.monotonic()), finalists=share.workers)
+    policy = Promotion(finish_from=FINISH * (schedule.training - time.monotonic()), finalists=share.finalists)
     desk = SearchDesk(
         ledger,
         policy,
         end=schedule.training,
+        threads=share.threads,
         make_job=functools.partial(plan.job_of, budget=record.budget, use_gpu=share.gpus > 0),
         on_last=lambda: ray_tune.warm_up(share),
         on_end=clock.tick,

@@ -42,6 +42,7 @@ def check_learner(kind: type[Learner], /, *, backbone: MakeBackbone = small_conv
     - `inductive`: scores of a query image do not change with the other query images, under every mode of
       normalisation but "transductive". Left out where `inductive_with` is not met; then `transductive` must be true.
     - `batch_size`: an episode has the same scores alone as in a batch.
+    - `uneven_shots`: classes may have different numbers of support images, and are told apart by `shots`.
     - `class_order`: permuted class labels give permuted scores exactly where `class_order_invariant_with` is met.
     - `resumes`: 2 steps, a checkpoint and 2 more steps give the weights of 4 steps to the bit.
     - `bfloat16`: training with the backbone in bfloat16 stays finite.
@@ -68,6 +69,7 @@ def check_learner(kind: type[Learner], /, *, backbone: MakeBackbone = small_conv
             _check_scores(trained(make(norm)), f"{who}, norm = {norm!r},", is_inductive and norm != "transductive")
         invariant = says.meets(says.class_order_invariant_with, options)
         _check_class_order(trained(make("group")), who, declared=invariant)
+        _check_uneven_shots(trained(make("group")), who, invariant)
         _check_outer_step(make("support"), who)
         check_resumes(make("running"), who)
         check_bfloat16(make("support"), who)
@@ -118,6 +120,39 @@ def _check_class_order(learner: Learner, who: str, *, declared: bool) -> None:
     else:
         sentence = f"{who} declares that scores depend on the order of class labels, but they do not"
         require(not alike(found, expected), "class_order", sentence)
+
+
+@torch.no_grad()
+def _check_uneven_shots(learner: Learner, who: str, invariant: bool) -> None:
+    """Equal shots that are written out change nothing; others are taken in any order of classes."""
+    episodes = validation_episodes(learner.backbone.image_shape).to("cpu", torch.float64)
+    way, shot = episodes.way, episodes.shot
+    written_out = learner.query_logits(replace(episodes, shots=(shot,) * way))
+    sentence = f"scores of {who} change where equal shots are written out"
+    require(alike(written_out, learner.query_logits(episodes)), "uneven_shots", sentence)
+    shots, order = tuple(range(1, way + 1)), list(range(way))[::-1]
+    found = learner.query_logits(_uneven(episodes, shots, list(range(way))))
+    require(bool(found.isfinite().all()), "uneven_shots", f"scores of {who} are not finite with shots {shots}")
+    if invariant:
+        turned = learner.query_logits(_uneven(episodes, shots[::-1], order))
+        change = largest_change(turned, found[..., order])
+        sentence = f"scores of {who} with shots {shots} change by {change} with permuted classes"
+        require(alike(turned, found[..., order]), "uneven_shots", sentence)
+
+
+def _uneven(episodes: EpisodeBatch, shots: tuple[int, ...], order: list[int]) -> EpisodeBatch:
+    """The first so many query images of these classes as their support, and the old support as queries."""
+    classes = episodes.query_x.unflatten(1, (episodes.way, -1))
+    chosen = [classes[:, number, :shot] for number, shot in zip(order, shots, strict=True)]
+    labels = torch.arange(len(shots)).repeat_interleave(torch.tensor(shots))
+    return EpisodeBatch(
+        support_x=torch.cat(chosen, 1),
+        support_y=labels.expand(episodes.batch, -1),
+        query_x=episodes.support_x,
+        query_y=episodes.support_y,
+        way=episodes.way,
+        shots=shots,
+    )
 
 
 def _check_outer_step(make: MakeLearner, who: str) -> None:

@@ -12,7 +12,7 @@ from autometa.data import catalog
 from autometa.data.dataset import FewShotDataset
 from autometa.data.identity import identity_of
 from autometa.data.load import load_dataset
-from autometa.errors import DataChangedError, DataError
+from autometa.errors import ConfigError, DataChangedError, DataError
 from autometa.trial.job import DatasetRef, Job
 
 
@@ -35,7 +35,7 @@ def open_dataset(ref: DatasetRef, *, option: str = "--dataset") -> FewShotDatase
     change = ref.identity.change_to(identity_of(data)) if ref.identity else None
     if change:
         raise DataChangedError(f"{ref.name}: not the data that this began with: {change}")
-    return data
+    return data if ref.keep_back is None else data.keeping_back(ref.keep_back)
 
 
 def open_both(job: Job) -> tuple[FewShotDataset, FewShotDataset]:
@@ -72,10 +72,28 @@ def at(place: DatasetRef | str | Path | None, known: DatasetRef) -> DatasetRef:
     return place.model_copy(update={"identity": known.identity or place.identity})
 
 
+def placed(
+    job: Job,
+    *,
+    data_root: str | Path | None = None,
+    dataset: str | Path | None = None,
+    pretrain_dataset: str | Path | None = None,
+) -> Job:
+    """The job with its data where it lies now, if that is somewhere else; raises `ConfigError` for data it has not."""
+    if pretrain_dataset and not job.pretrain:
+        raise ConfigError(f"--pretrain-dataset {pretrain_dataset}: it is trained on classes of its data set")
+    refs = {"dataset": at(dataset, job.dataset), "pretrain": job.pretrain and at(pretrain_dataset, job.pretrain)}
+    if data_root:
+        refs = {name: ref and ref.model_copy(update={"root": str(data_root)}) for name, ref in refs.items()}
+    return job.model_copy(update=refs)
+
+
 def change_between(before: DatasetRef | None, now: DatasetRef | None) -> str | None:
     """What is different in the data, in a few words; None where it is the same, or where nobody noted what it was."""
     if before is None or now is None:
         return None if before is now else "its training classes come from another data set"
+    if before.keep_back != now.keep_back:
+        return "other images of it are kept back from training"
     if before.identity and now.identity:
         return before.identity.change_to(now.identity)
     is_moved_at_most = catalog.is_folder(before.name) and catalog.is_folder(now.name)

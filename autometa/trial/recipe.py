@@ -16,8 +16,9 @@ import tomli_w
 from pydantic import Field, field_validator
 
 from autometa.aliases import renamed
-from autometa.data.catalog import portable
+from autometa.data import catalog
 from autometa.errors import ConfigError
+from autometa.learning.open_ended import with_known_end
 from autometa.parsing import parse_json, parse_toml
 from autometa.records import LARGEST_SEED, Budget, DataIdentity, EpisodeSpec, Record, Scalar, TrialConfig, checked
 from autometa.trial.job import DatasetRef, Job
@@ -52,6 +53,25 @@ class Recipe(Record):
     def _has_names_of_now(cls, config: dict[str, Scalar]) -> dict[str, Scalar]:
         return renamed(config)
 
+    @classmethod
+    def of(cls, job: Job, *, steps: int) -> Recipe:
+        """The recipe of a model that was trained by a job, and took so many outer steps."""
+        is_open = job.budget.open
+        return cls(
+            dataset=job.dataset.name,
+            image_size=job.dataset.image_size,
+            dataset_identity=_told(job.dataset),
+            pretrain_dataset=job.pretrain.name if job.pretrain else None,
+            pretrain_identity=_told(job.pretrain) if job.pretrain else None,
+            skip_unreadable=job.dataset.skip_unreadable,
+            episodes=job.episodes,
+            budget=Budget(steps=max(1, steps)) if is_open else job.budget,
+            seed=job.seed,
+            validation_episodes=job.validation_episodes,
+            validation_seed=job.validation_seed,
+            config=with_known_end(job.config.values) if is_open else job.config.values,
+        )
+
     def job(self, folder: Path, *, data_root: str | None = None, use_gpu: bool | None = None) -> Job:
         """The job of training it into `folder`."""
         return Job(
@@ -71,12 +91,19 @@ class Recipe(Record):
 
     def _ref(self, name: str, root: str | None, identity: DataIdentity | None) -> DatasetRef:
         return DatasetRef(
-            name=portable(name),
+            name=catalog.portable(name),
             root=root,
             image_size=self.image_size,
             skip_unreadable=self.skip_unreadable,
             identity=identity,
         )
+
+
+def _told(data: DatasetRef) -> DataIdentity | None:
+    """The identity for people to read: the name of a data set of the catalog says its classes."""
+    if data.identity is None or catalog.is_folder(data.name):
+        return data.identity
+    return data.identity.model_copy(update={"classes": {}})
 
 
 def write_recipes(file: Path, recipes: Sequence[Recipe], kind: Literal["toml", "json"]) -> None:

@@ -37,7 +37,7 @@ from autometa.trial import build
 from autometa.trial.job import DatasetRef, Job
 from autometa.trial.measured import Measured, models_in, together
 from autometa.trial.model import load_model
-from autometa.trial.model_files import job_of
+from autometa.trial.model_files import ModelInput, job_of
 from autometa.trial.opened import at, change_between, noted, open_both, open_dataset
 from autometa.trial.validation import Validation, episodes_at_once
 
@@ -101,9 +101,11 @@ def begin(job: Job) -> Training:
 
 def keep(training: Training, job: Job) -> None:
     """Write the job's checkpoint."""
+    assert isinstance(training.validate, Validation)
     extra = {
         "job": _as_trained(job, training).model_dump(mode="json"),
         "train_classes": training.learner.setting.train_classes,
+        "input": ModelInput.of(training.validate.dataset).model_dump(mode="json"),
     }
     checkpoints.save(Path(job.folder), training, extra=extra)
 

@@ -23,13 +23,20 @@ from autometa.trial.validation import seconds_allowed
 class Segment(Record):
     """What a worker is asked for: train to the rung `until`, or on to a time, and cool down by then.
 
-    `finish_by` is in Unix seconds: what passes until a worker has the segment is not trained. Of a cluster's machines
-    the clocks must agree.
+    Times are in Unix seconds: what passes until a worker has the segment is not trained. Of a cluster's machines the
+    clocks must agree.
+
+    Args:
+        not_after: when to stop on the way to `until`, where that is not reached.
+        finish_by: when all must be over.
+        threads: of a CPU.
     """
 
     job: Job
     until: int | None = None
+    not_after: float | None = None
     finish_by: float | None = None
+    threads: int = 1
 
 
 def run_segment(segment: Segment, *, number: int, on_rung: OnRung, on_step: OnStep | None = None) -> TrialRecord | None:
@@ -63,12 +70,25 @@ def _run(segment: Segment, number: int, on_rung: OnRung, on_step: OnStep | None)
         if segment.finish_by is not None:
             _finish(training, job, segment.finish_by, on_rung, on_step)
             return ended(training, job, number=number, reason=None)
-        for report in training.rungs(on_step, until=segment.until):
-            _keep(training, job, report)
-            on_rung(report)
+        _go_on(training, segment, on_rung, on_step)
     except DivergedError as error:
         return ended(training, job, number=number, reason=diverged(error))
     return None
+
+
+def _go_on(training: Training, segment: Segment, on_rung: OnRung, on_step: OnStep | None) -> None:
+    """Train to the rung `until`, or stop where the time is over, and keep what was trained."""
+
+    def is_late() -> bool:
+        return segment.not_after is not None and time.time() >= segment.not_after
+
+    while segment.until is None or training.rung < segment.until:
+        if not training.train(on_step, stop=is_late):
+            keep(training, segment.job)
+            return
+        report = training.report()
+        _keep(training, segment.job, report)
+        on_rung(report)
 
 
 def _finish(training: Training, job: Job, deadline: float, on_rung: OnRung, on_step: OnStep | None) -> None:

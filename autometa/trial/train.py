@@ -10,11 +10,13 @@ from typing import Any
 
 from autometa.errors import CheckpointError, ConfigError
 from autometa.learning.checkpoint_facts import exists
-from autometa.records import Accuracy, Budget, TrialRecord, checked
+from autometa.records import Accuracy, Budget, TrialConfig, TrialRecord, checked
 from autometa.trial import build
+from autometa.trial.job import Job
 from autometa.trial.measured import Measured, models_in, seed_folder, together
-from autometa.trial.opened import at, open_both
-from autometa.trial.recipe import Recipe, read_recipes
+from autometa.trial.model_files import RECIPE
+from autometa.trial.opened import at, open_both, placed
+from autometa.trial.recipe import Recipe, read_recipes, write_recipes
 from autometa.trial.run import OnRung, OnStep, measure_checkpoint, run
 from autometa.trial.withdrawn import notes
 
@@ -31,38 +33,62 @@ def train(
     dataset: str | Path | None = None,
     pretrain_dataset: str | Path | None = None,
     use_gpu: bool | None = None,
-    where: str = "recipe",
     on_rung: OnRung | None = None,
     on_step: OnStep | None = None,
 ) -> TrialRecord:
     """Train a recipe (or the first one in a file) into `folder`, going on from a checkpoint that is there.
+
+    The recipe is written beside the model.
 
     Args:
         budget, seed: in place of the recipe's own.
         dataset, pretrain_dataset: where the recipe's image folders are now, if they were moved; what lies there must
             be the data that the recipe came from, if it says which.
         use_gpu: None takes a GPU where there is one.
-        where: what errors call the recipe.
 
     Raises:
         ConfigError: the recipe is wrong. CheckpointError: `folder` holds another model, or one of other data.
         DataError: the data set is missing, too small, or not the recipe's own.
     """
-    chosen = _first(recipe)
+    chosen = ready(recipe, budget=budget, seed=seed)
     if models_in(Path(folder)) != [Path(folder)]:
         raise CheckpointError(f"{folder}: holds one model a seed (--seeds); choose another folder for a single one")
-    changes = {k: v for k, v in {"budget": budget, "seed": seed}.items() if v is not None}
-    chosen = checked(Recipe, {**dict(chosen), **changes}, where=where)
-    if pretrain_dataset and not chosen.pretrain_dataset:
-        raise ConfigError(f"--pretrain-dataset {pretrain_dataset}: the recipe trains on classes of its data set")
-    job = chosen.job(Path(folder), data_root=str(data_root) if data_root else None, use_gpu=use_gpu)
-    places = {"dataset": at(dataset, job.dataset), "pretrain": job.pretrain and at(pretrain_dataset, job.pretrain)}
-    job = job.model_copy(update=places)
-    build.candidate(job.config, budget=job.budget, where=f"{where}: config")
+    job = chosen.job(Path(folder), use_gpu=use_gpu)
+    job = placed(job, data_root=data_root, dataset=dataset, pretrain_dataset=pretrain_dataset)
+    tell_notes(job)
+    record = run(job, on_rung=on_rung, on_step=on_step)
+    if exists(Path(folder)):
+        write_recipes(Path(folder) / RECIPE, [chosen], "toml")
+    return record
+
+
+def tell_notes(job: Job) -> None:
+    """Log what a user should know of a job's data and options; raises as `open_both` where the data is not there."""
     data, train_on = open_both(job)
     for note in dict.fromkeys((*notes(job.config), *data.notes, *train_on.notes)):
         _log.warning(note)
-    return run(job, on_rung=on_rung, on_step=on_step)
+
+
+def ready(
+    recipe: Recipe | str | Path, *, budget: Budget | None = None, seed: int | None = None, where: str | None = None
+) -> Recipe:
+    """A recipe, or the first one in a file, with another budget or seed, if one is given, and checked.
+
+    Args:
+        where: what errors call it; by default its file.
+
+    Raises:
+        ConfigError: the file, a field or the configuration is wrong.
+    """
+    if not isinstance(recipe, Recipe):
+        where = where or f"{recipe}: recipe 1"
+        recipe = read_recipes(Path(recipe))[0]
+    where = where or "recipe"
+    changes = {k: v for k, v in {"budget": budget, "seed": seed}.items() if v is not None}
+    recipe = checked(Recipe, {**dict(recipe), **changes}, where=where)
+    config = checked(TrialConfig, {"values": recipe.config}, where=f"{where}: config")
+    build.candidate(config, budget=recipe.budget, where=f"{where}: config")
+    return recipe
 
 
 @dataclass(frozen=True)
@@ -94,7 +120,7 @@ def train_seeds(
     """
     if count < 2:
         raise ConfigError(f"--seeds {count}: one seed has no spread; give 2 or more")
-    chosen, folder = _first(recipe), Path(folder)
+    chosen, folder = ready(recipe), Path(folder)
     if exists(folder):
         raise CheckpointError(f"{folder}: holds a single model; choose another folder for --seeds")
     first = chosen.seed if seed is None else seed
@@ -125,7 +151,3 @@ def _validated(
         return measure_checkpoint(model, split="val", episodes=count, seed=seed, use_gpu=use_gpu, dataset=ref)
 
     return together([measured(model) for model in models])
-
-
-def _first(recipe: Recipe | str | Path) -> Recipe:
-    return recipe if isinstance(recipe, Recipe) else read_recipes(Path(recipe))[0]

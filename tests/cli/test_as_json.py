@@ -17,6 +17,7 @@ from autometa.cli.as_json import print_json
 from autometa.past import PastReport
 from tests.archives.example_studies import LOSSES, STUDY, TRIALS
 from tests.cli.test_cli import TINY, run
+from tests.deployment.photos import write_photos
 
 RECIPE = """
 format = "autometa-recipe/1"
@@ -37,6 +38,7 @@ CASES = {
     "export": "export digits-5w1s-tiny",
     "train": "train recipe.toml -o model",
     "evaluate": "evaluate model --episodes 5 --attack fgsm",
+    "predict": "predict model --support support --query support/aster",
     "studies": "studies",
     "studies list": "studies list",
     "studies show": "studies show digits-5w1s-tiny",
@@ -69,6 +71,7 @@ def test_stdout_is_json_and_nothing_else(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "tiny.toml").write_text(TINY)
     (tmp_path / "recipe.toml").write_text(RECIPE)
+    write_photos(tmp_path / "support", {"aster": 2, "basil": 2}, size=8)
     said: dict[str, list[dict[str, Any]]] = {}
     for name, arguments in CASES.items():
         code, out, err = run(capsys, monkeypatch, *arguments.split(), "--json")

@@ -299,6 +299,46 @@ def test_seeds_of_a_recipe_are_trained_and_measured_together(
         assert "choose another folder" in err
 
 
+def test_a_model_is_trained_further_exported_and_never_written_over_unasked(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "best.toml").write_text(
+        'format = "autometa-recipe/1"\n[[recipe]]\ndataset = "digits"\nvalidation_episodes = 10\n'
+        "episodes = { way = 3, shot = 1, query = 5 }\nbudget = { steps = 6, rungs = 1 }\n"
+        '[recipe.config]\nlearner = "prototypical"\nconv = { width = 4, depth = 1 }\n'
+        '[recipe.provenance]\nstudy = "other"\ntrial = 7\n'
+    )
+    assert run(capsys, monkeypatch, "train", "best.toml", "-o", "runs/s/model")[0] == 0
+    code, out, _ = run(capsys, monkeypatch, "train", "runs/s/model", "--budget", "10")
+    assert code == 0
+    assert "trained 16 steps" in out
+    assert "next: autometa evaluate runs/models/s-further" in out
+    again = ("train", "runs/models/s-further", "--budget", "10", "-o", "runs/models/s-further", "--json")
+    code, out, _ = run(capsys, monkeypatch, *again)
+    assert json.loads(out)["members"][0]["curve"][-1]["steps"] == 6 + 8 + 10, "from before the cool-down"
+    code, out, _ = run(capsys, monkeypatch, "export", "runs/models/s-further", "-o", "further.json")
+    assert code == 0
+    assert "trial 7 of runs/models/s-further" in out
+    (recipe,) = read_recipes(folder / "further.json")
+    assert (recipe.budget.steps, recipe.config["schedule"], recipe.provenance["study"]) == (24, "trapezoid", "other")
+    assert run(capsys, monkeypatch, "export", "runs/s/model")[0] == 0
+    assert read_recipes(folder / "s.toml") == read_recipes(folder / "best.toml")
+    (folder / "empty").mkdir()
+    for arguments, says in (
+        (["runs/s/model"], "--budget: say how much longer"),
+        (["runs/s/model", "--budget", "2", "--seed", "3"], "--seed: runs/s/model is a model"),
+        (["runs/s/model", "--budget", "2", "--rank", "2"], "--rank: "),
+        (["runs/s/model", "--budget", "2", "--seeds", "2"], "--seeds: "),
+        (["runs/s/model", "--budget", "2", "-o", "runs/models/s-further"], "choose another folder"),
+        (["empty", "--budget", "2"], "no checkpoint there"),
+    ):
+        code, out, err = run(capsys, monkeypatch, "train", *arguments)
+        assert code == 2
+        assert says in err
+        assert err.count("\n") == 1
+        assert not out
+
+
 def test_a_record_of_looks_that_cannot_be_written_stops_no_evaluation(
     folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

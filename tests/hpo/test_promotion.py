@@ -22,8 +22,10 @@ def standing(number: int, *means: float, busy: bool = False, half_width: float =
     return Standing(number, curve, is_busy=busy)
 
 
-def decided(*standings: Standing, left: float = 500.0, finishing: int = 0, can_start: bool = True) -> object:
-    return POLICY.decide(standings, left=left, finishing=finishing, can_start=can_start)
+def decided(
+    *standings: Standing, left: float = 500.0, finishing: int = 0, exploring: int = 0, can_start: bool = True
+) -> object:
+    return POLICY.decide(standings, left=left, finishing=finishing, exploring=exploring, can_start=can_start)
 
 
 def test_the_first_candidates_are_new() -> None:
@@ -69,6 +71,7 @@ def test_near_the_end_the_best_are_trained_to_the_end_and_no_more_than_there_may
     field = standing(0, 0.5, 0.6), standing(1, 0.5), standing(2, 0.5, 0.55, 0.61, busy=True)
     assert decided(*field, left=100.0) == Finish(0)
     assert decided(*field, left=100.0, finishing=2) is None
+    assert decided(*field, left=100.0, exploring=1) is None, "who is on a worker may be the best"
 
 
 def test_a_search_that_starts_late_tries_somebody_nevertheless() -> None:

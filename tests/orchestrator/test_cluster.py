@@ -40,3 +40,19 @@ def test_a_gpu_is_shared_by_as_many_trials_as_fit_and_have_a_core(
 def test_more_gpus_than_there_are_is_an_error() -> None:
     with pytest.raises(ConfigError, match="there are 2 GPUs"):
         Cluster().share_out(3.0)
+
+
+@pytest.mark.parametrize(
+    ("share", "finalists", "threads"),
+    [
+        (Share(1, 0.0), 1, 1),
+        (Share(2, 0.0), 1, 2),
+        (Share(5, 0.0), 3, 2),
+        (Share(4, 0.0, spread=True), 4, 1),
+        (Share(2, 0.5), 2, 1),
+    ],
+)
+def test_a_last_training_has_two_workers_cores_where_they_are_on_one_machine(
+    share: Share, finalists: int, threads: int
+) -> None:
+    assert (share.finalists, share.threads) == (finalists, threads)

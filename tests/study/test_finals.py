@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import optuna
@@ -12,7 +13,7 @@ from autometa.events import ignore
 from autometa.hpo import study_record
 from autometa.orchestrator.cluster import Share
 from autometa.records import ENSEMBLE, Accuracy, Budget, Confirmation, EpisodeSpec, StudyRecord
-from autometa.study.finals import _Finals
+from autometa.study.finals import Together, _Finals
 
 
 def finals_of(*confirmed: dict[str, Any], continued: int | None = None) -> _Finals:
@@ -50,5 +51,5 @@ def test_models_of_trials_that_went_on_are_measured_again() -> None:
 
 def test_an_ensemble_of_other_members_is_measured_again() -> None:
     finals = finals_of({"ensemble": [0, 1]})
-    finals.members.extend([1, 2])
+    finals = dataclasses.replace(finals, together=Together({1: "plain", 2: "mirrored"}, is_new=True))
     assert finals.unmeasured([ENSEMBLE]) == [ENSEMBLE]

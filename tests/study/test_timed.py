@@ -19,16 +19,29 @@ from optuna.trial import TrialState
 from autometa import trial_attributes as attributes
 from autometa.hpo import study_record
 from autometa.hpo.storage import open_storage
-from autometa.learning.checkpoint_facts import FINAL, exists, read_facts
+from autometa.learning.checkpoint_facts import BEFORE, FINAL, exists, read_facts
 from autometa.orchestrator.cluster import Share
 from autometa.records import Accuracy, RungReport, TrialConfig, TrialRecord
 from autometa.study import confirm
 from autometa.study.timed import affordable_episodes
+from autometa.trial.model_files import members_of
 from autometa.trial.recipe import read_recipes
 from autometa.trial.run import evaluate_checkpoint
 from tests.study.conftest import Start, command, environment
 
 RUNS = Path("runs/t")
+# Two configurations: with more time there is nothing new, and those that there are go on.
+TWO = """
+name = "two"
+[parameters.learner]
+choices = ["prototypical"]
+[parameters.backbone]
+choices = ["conv"]
+[parameters."conv.depth"]
+choices = [1, 2]
+[parameters."conv.width"]
+choices = [4]
+"""
 
 
 def run(folder: Path, *extra: str) -> tuple[list[dict[str, Any]], float]:
@@ -53,6 +66,7 @@ def models(folder: Path) -> dict[int, int]:
 
 
 def test_the_time_is_kept_the_best_are_trained_to_the_end_and_more_time_goes_on(folder: Path) -> None:
+    (folder / "tiny.toml").write_text(TWO)
     events, took = run(folder, "--time-budget", "40s")
     assert took < 80  # twice the time, since other work may run beside it; quiet, it is kept within 5 %
     study = study_in(folder)
@@ -65,8 +79,10 @@ def test_the_time_is_kept_the_best_are_trained_to_the_end_and_more_time_goes_on(
     ended = events[-1]
     accuracy = evaluate_checkpoint(folder / RUNS / "model", split="val", episodes=50, use_gpu=False)
     assert abs(accuracy.mean - ended["winner"]["validation"]["mean"]) < 0.15
-    (recipe,) = read_recipes(folder / RUNS / "model" / "recipe.toml")
-    assert recipe.config["schedule"] == "trapezoid"
+    recipes = read_recipes(folder / RUNS / "model" / "recipe.toml")
+    assert len(recipes) == len(ended["winner"].get("ensemble") or [0])
+    assert all(recipe.config["schedule"] == "trapezoid" for recipe in recipes)
+    assert all(exists(member / BEFORE) for member in members_of(folder / RUNS / "model"))
     steps = models(folder)
 
     again, took = run(folder, "--time-budget", "40s")  # its time is over
@@ -137,7 +153,10 @@ def test_only_those_are_confirmed_whose_interval_overlaps_the_leaders() -> None:
 @pytest.mark.parametrize(("seconds", "expected"), [(1000.0, 600), (12.0, 200), (0.1, 50), (-5.0, 50)])
 def test_the_end_takes_the_episodes_that_its_time_allows(seconds: float, expected: int) -> None:
     both = [rival(0, 0.7, 0.02, seconds=3.0), rival(1, 0.7, 0.02, seconds=3.0)]  # 0.03 s an episode, twice
-    share = Share(workers=2, gpus=0.0)
+    share = Share(workers=2, gpus=0.0, spread=True)
     assert affordable_episodes(both, None, [], share, seconds=seconds) == expected
-    # Together they take 0.12 s of two workers' time, then 0.06 s for the test; fitting took 6 s before.
-    assert affordable_episodes(both, None, both, share, seconds=18.0) == 100
+    # Together, one of them in two views, they take 0.09 s of a worker, and as long for the test.
+    assert affordable_episodes(both, None, [(both[0], 2), (both[1], 1)], share, seconds=18.0) == 100
+    # On one machine they took two threads: 0.18 s of a worker now, and half of it in two for the test.
+    on_one = Share(workers=2, gpus=0.0)
+    assert affordable_episodes(both, None, [(both[0], 2), (both[1], 1)], on_one, seconds=27.0) == 100

@@ -73,6 +73,16 @@ def test_a_segment_that_is_done_is_not_done_again(tmp_path: Path) -> None:
     assert (tmp_path / "checkpoint.json").stat().st_mtime_ns == before
 
 
+def test_a_segment_whose_time_is_over_keeps_what_it_trained_and_goes_on_from_there(tmp_path: Path) -> None:
+    whole, parts = (job(tmp_path / name, Budget(steps=200, open=True)) for name in ("whole", "parts"))
+    ran(Segment(job=whole, until=1))
+    assert ran(Segment(job=parts, until=1, not_after=time.time() + 0.3)) == []
+    assert 0 < read_facts(tmp_path / "parts")["steps"] < 200
+    assert [r.rung for r in ran(Segment(job=parts, until=1))] == [1]
+    one, other = bits(tmp_path / "whole"), bits(tmp_path / "parts")
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
 def test_the_last_segment_ends_in_time_cooled_down_and_leaves_what_can_go_on(tmp_path: Path) -> None:
     open_job = job(tmp_path, Budget(seconds=0.1, open=True))
     ran(Segment(job=open_job, until=1))

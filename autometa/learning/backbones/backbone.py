@@ -57,6 +57,10 @@ class Backbone(nn.Module, ABC):
     def normalised_by(self, mean: Sequence[float], std: Sequence[float]) -> None:
         """Hear by which mean and spread of each channel its images were normalised; most backbones do not care."""
 
+    def pixels(self, size: tuple[int, int]) -> int:
+        """Of one channel of an image of this height and width, where it enters the network."""
+        return size[0] * size[1]
+
     @abstractmethod
     def maps(self, images: Tensor, layout: Layout | None = None) -> Tensor:
         """Feature maps [M, *map_shape] of images [M, C, H, W]."""

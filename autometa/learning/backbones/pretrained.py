@@ -112,6 +112,9 @@ class Pretrained(Backbone):
         for buffer, values in ((self.data_mean, mean), (self.data_std, std)):
             buffer.copy_(torch.tensor(values).reshape(buffer.shape))
 
+    def pixels(self, size: tuple[int, int]) -> int:
+        return self.given.size**2
+
     def prepared(self, images: Tensor) -> Tensor:
         """Images [M, C, H, W], normalised as the data set is, as the weights expect them: [M, 3, size, size]."""
         return self.prepared_pixels(images * self.data_std + self.data_mean)

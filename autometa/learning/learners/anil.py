@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from autometa.data.episodes import EpisodeBatch
 from autometa.errors import ConfigError
 from autometa.learning.backbones.backbone import Backbone
-from autometa.learning.learner import EpisodicLearner, Setting, embed
+from autometa.learning.learner import EpisodicLearner, Setting, embed, support_targets, support_weights
 
 
 class Anil(EpisodicLearner):
@@ -44,17 +43,19 @@ class Anil(EpisodicLearner):
 
     def scores(self, episodes: EpisodeBatch) -> Tensor:
         support, query = embed(self.backbone, episodes)  # (B, N·K, D), (B, N·Q, D)
-        weight, bias = self._adapted_head(support, episodes.support_y, episodes.way)
+        weight, bias = self._adapted_head(support, episodes)
         return torch.baddbmm(bias[:, None], query, weight.mT)
 
-    def _adapted_head(self, support: Tensor, labels: Tensor, way: int) -> tuple[Tensor, Tensor]:
+    def _adapted_head(self, support: Tensor, episodes: EpisodeBatch) -> tuple[Tensor, Tensor]:
         """Head weight [B, N, D] and bias [B, N] after the inner steps."""
-        batch, images, features = support.shape
+        (batch, images, features), way = support.shape, episodes.way
         weight, bias = support.new_zeros(batch, way, features), support.new_zeros(batch, way)
-        target = F.one_hot(labels, way).to(support.dtype)  # (B, N·K, N)
+        target = support_targets(episodes, support)  # (B, N·K, N)
+        weights = support_weights(episodes)
         for rate in self.rates:
             scores = torch.baddbmm(bias[:, None], support, weight.mT)
             error = (scores.softmax(-1) - target) / images  # the gradient of the mean cross-entropy in the scores
+            error = error if weights is None else error * weights[:, None]
             weight = weight - rate * error.mT @ support
             bias = bias - rate * error.sum(1)
         return weight, bias

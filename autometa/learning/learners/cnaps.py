@@ -5,13 +5,16 @@ Symbols: B episodes, N way, K shot, Q query images a class, D features, Z coordi
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from autometa.data.episodes import EpisodeBatch
 from autometa.errors import ConfigError
 from autometa.learning.backbones.backbone import Backbone
-from autometa.learning.learner import EpisodicLearner, Setting, class_means, embed
+from autometa.learning.learner import EpisodicLearner, Setting, by_class, embed
 from autometa.learning.normalization import Film, Norm
 
 _ENCODER_BLOCKS = 4
@@ -73,28 +76,28 @@ class Cnaps(EpisodicLearner):
     def scores(self, episodes: EpisodeBatch) -> Tensor:
         support, query = embed(self.backbone, episodes, film=self.film(self.task_point(episodes)))
         distances = squared_distances if self.head == "euclidean" else squared_mahalanobis
-        return -distances(support, query, episodes.way) / (self.temperature * query.shape[-1] ** 0.5)
+        return -distances(by_class(support, episodes), query) / (self.temperature * query.shape[-1] ** 0.5)
 
 
-def squared_distances(support: Tensor, query: Tensor, way: int) -> Tensor:
-    """Squared distance of query features [B, N·Q, D] to the means of class-major support [B, N·K, D]: [B, N·Q, N].
+def squared_distances(classes: Sequence[Tensor], query: Tensor) -> Tensor:
+    """Squared distance of query features [B, N·Q, D] to the mean of each class's [B, K, D]: [B, N·Q, N].
 
     Without the square of the query itself, which is the same for every class.
     """
-    means = class_means(support, way)
+    means = _means(classes)
     return means.square().sum(-1)[:, None] - 2 * query @ means.mT
 
 
-def squared_mahalanobis(support: Tensor, query: Tensor, way: int) -> Tensor:
+def squared_mahalanobis(classes: Sequence[Tensor], query: Tensor) -> Tensor:
     """Squared Mahalanobis distance to class means, [B, N·Q, N] (Bateni et al. 2020, equations 2 and 3).
 
     The covariance of class k is λ S_k + (1 - λ) S + I with λ = K / (K + 1), where S_k is that of its support
-    features, zero for one shot, and S that of the whole support set. With AᵀA for the first two terms, A of
-    R = N·K + K rows, its inverse is I - Aᵀ (I + A Aᵀ)⁻¹ A: only R × R matrices are made, never D × D. Features so
-    large, or not finite, that I + A Aᵀ is not positive definite in floating point give NaN.
+    features [B, K, D], zero for one shot, and S that of the whole support set. With AᵀA for the first two terms, A of
+    R = M + K rows for M support images, its inverse is I - Aᵀ (I + A Aᵀ)⁻¹ A: only R × R matrices are made, never
+    D × D. Features so large, or not finite, that I + A Aᵀ is not positive definite in floating point give NaN.
     """
-    factor = _covariance_factor(support, way)  # (B, N, R, D)
-    offset = query[:, None] - class_means(support, way)[:, :, None]  # (B, N, N·Q, D)
+    factor = _covariance_factor(classes)  # (B, N, R, D)
+    offset = query[:, None] - _means(classes)[:, :, None]  # (B, N, N·Q, D)
     seen = factor @ offset.mT  # (B, N, R, N·Q)
     inner = factor @ factor.mT + _RIDGE * torch.eye(factor.shape[2], dtype=factor.dtype, device=factor.device)
     root, failed = torch.linalg.cholesky_ex(inner)  # which raises nothing: a diverged trial ends at its loss
@@ -103,14 +106,25 @@ def squared_mahalanobis(support: Tensor, query: Tensor, way: int) -> Tensor:
     return ((offset.square().sum(-1) - explained) / _RIDGE).mT
 
 
-def _covariance_factor(support: Tensor, way: int) -> Tensor:
-    """A of each class, [B, N, N·K + K, D]: AᵀA is its covariance, shrunk to that of the task, without the identity."""
-    images, shot = support.shape[1], support.shape[1] // way
-    own = shot / (shot + 1)
-    of_task = (support - support.mean(1, keepdim=True)) * ((1 - own) / max(1, images - 1)) ** 0.5
-    by_class = support.unflatten(1, (way, shot))  # (B, N, K, D)
-    of_class = (by_class - by_class.mean(2, keepdim=True)) * (own / max(1, shot - 1)) ** 0.5
-    return torch.cat([of_task[:, None].expand(-1, way, -1, -1), of_class], dim=2)
+def _means(classes: Sequence[Tensor]) -> Tensor:
+    return torch.stack([features.mean(1) for features in classes], 1)  # (B, N, D)
+
+
+def _covariance_factor(classes: Sequence[Tensor]) -> Tensor:
+    """A of each class, [B, N, M + K, D]: AᵀA is its covariance, shrunk to that of the task, without the identity.
+
+    K is that of the class with most images; rows of zeros fill up the others and add nothing.
+    """
+    support = torch.cat(list(classes), 1)
+    task = (support - support.mean(1, keepdim=True)) / max(1, support.shape[1] - 1) ** 0.5
+    most = max(features.shape[1] for features in classes)
+    factors = []
+    for features in classes:
+        shot = features.shape[1]
+        own = shot / (shot + 1)
+        of_class = (features - features.mean(1, keepdim=True)) * (own / max(1, shot - 1)) ** 0.5
+        factors.append(torch.cat([task * (1 - own) ** 0.5, F.pad(of_class, (0, 0, 0, most - shot))], 1))
+    return torch.stack(factors, 1)
 
 
 def _norms(backbone: Backbone) -> list[Norm]:

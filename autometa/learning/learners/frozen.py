@@ -12,7 +12,15 @@ from autometa.data.episodes import EpisodeBatch
 from autometa.errors import ConfigError
 from autometa.learning.backbones.backbone import Backbone
 from autometa.learning.heads import Fit, Head, logistic, nearest_mean, ridge
-from autometa.learning.learner import EpisodicLearner, Setting, TrainingSource, embed, support_targets
+from autometa.learning.learner import (
+    EpisodicLearner,
+    Setting,
+    TrainingSource,
+    class_means,
+    embed,
+    support_targets,
+    support_weights,
+)
 from autometa.learning.learners.svm import dual_solution
 
 HEADS = ("cosine", "mahalanobis", "ridge", "logistic", "svm")
@@ -95,14 +103,15 @@ class Frozen(EpisodicLearner):
 
     def scores(self, episodes: EpisodeBatch) -> Tensor:
         support, query = (self._powered(features) for features in embed(self.backbone, episodes))
-        centre = support.mean(1, keepdim=True) if self.centre == "support" else self.mean
         if self.centre != "none":
+            is_own = self.centre == "support"
+            centre = class_means(support, episodes).mean(1, keepdim=True) if is_own else self.mean
             support, query = support - centre, query - centre
         if self.whiten:
             support, query = support @ self.directions, query @ self.directions
         if self.head != "mahalanobis":
             support, query = F.normalize(support, dim=-1), F.normalize(query, dim=-1)
-        return self.log_scale.exp() * self._fit()(support, support_targets(episodes, support))(query)
+        return self.log_scale.exp() * self._fitted(support, episodes)(query)
 
     def _seen(self, episodes: EpisodeBatch) -> tuple[Tensor, Tensor]:
         """Features [M, D] of all images of episodes, and their differences [M, D] from the means of their classes."""
@@ -116,7 +125,17 @@ class Frozen(EpisodicLearner):
     def _powered(self, features: Tensor) -> Tensor:
         return features if self.power == 1 else features.sign() * features.abs().clamp_min(1e-12) ** self.power
 
-    def _fit(self) -> Fit:
+    def _fitted(self, support: Tensor, episodes: EpisodeBatch) -> Head:
+        targets, weights = support_targets(episodes, support), support_weights(episodes)
+        if weights is None:
+            return self._fit(1.0)(support, targets)
+        counts = weights[:, None]
+        if self.head == "ridge":  # least squares take the root of what an image counts for, on both sides
+            return self._fit(1.0)(support * counts.sqrt(), targets * counts.sqrt())
+        return self._fit(counts)(support, targets if self.head == "svm" else targets * counts)
+
+    def _fit(self, costs: Tensor | float) -> Fit:
+        """The head; `costs` of errors on support images are those of \"svm\" alone."""
         if self.head == "cosine":
             return functools.partial(nearest_mean, metric="cosine", temperature=1 / _SCALE)
         if self.head == "mahalanobis":
@@ -125,7 +144,7 @@ class Frozen(EpisodicLearner):
             return functools.partial(ridge, penalty=self.penalty, scale=_SCALE)
         if self.head == "logistic":
             return functools.partial(logistic, steps=_LOGISTIC_STEPS, penalty=self.penalty)
-        return functools.partial(_svm, penalty=1 / self.penalty)
+        return functools.partial(_svm, penalty=costs / self.penalty)
 
 
 def whitening(deviations: Tensor, dims: int, strength: float) -> Tensor:
@@ -137,6 +156,6 @@ def whitening(deviations: Tensor, dims: int, strength: float) -> Tensor:
     return directions * variances ** (-strength / 2)
 
 
-def _svm(features: Tensor, targets: Tensor, *, penalty: float) -> Head:
+def _svm(features: Tensor, targets: Tensor, *, penalty: float | Tensor) -> Head:
     dual = dual_solution(features @ features.mT, targets, penalty=penalty, steps=_SVM_STEPS)
     return lambda query: _SCALE * (query @ features.mT @ dual)

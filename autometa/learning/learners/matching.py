@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from autometa.data.episodes import EpisodeBatch
 from autometa.errors import ConfigError
 from autometa.learning.backbones.backbone import Backbone
-from autometa.learning.learner import EpisodicLearner, Setting, embed
+from autometa.learning.learner import EpisodicLearner, Setting, by_class, embed
 
 _ORDERS_SEED = 0
 _MOST_FEATURES = 1024  # D with full context: its 28 D² weights are then 29 M, and would be 1 G at D = 6144
@@ -70,8 +70,12 @@ class Matching(EpisodicLearner):
         self.orders = orders
 
     def scores(self, episodes: EpisodeBatch) -> Tensor:
-        shots = self.log_attention(episodes).unflatten(-1, (episodes.way, -1))  # (B, N·Q, N, K)
-        return shots.logsumexp(-1)
+        attention = self.log_attention(episodes)  # (B, N·Q, N·K)
+        if episodes.shots is None:
+            return attention.unflatten(-1, (episodes.way, -1)).logsumexp(-1)
+        # A class with more images is not likelier: each class counts as if it had as many as there are on average.
+        parts, even = by_class(attention, episodes, dim=-1), attention.shape[-1] / episodes.way
+        return torch.stack([part.logsumexp(-1) + math.log(even / part.shape[-1]) for part in parts], -1)
 
     def log_attention(self, episodes: EpisodeBatch) -> Tensor:
         """Logarithm of the attention of each query image to each support image: [B, N·Q, N·K]."""

@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 from autometa.data.episodes import EpisodeBatch
 from autometa.errors import ConfigError
 from autometa.learning.backbones.backbone import Backbone
-from autometa.learning.learner import EpisodicLearner, Setting, embed
+from autometa.learning.learner import EpisodicLearner, Setting, by_class, embed
 from autometa.learning.learners.lstm import preprocessed
 
 _COSINE_SCALE = 10.0  # of the representation loss, as in `Pretrain`
@@ -63,7 +63,8 @@ class MetaNetworks(EpisodicLearner):
 
     def scores(self, episodes: EpisodeBatch) -> Tensor:
         support, query = embed(self.backbone, episodes)  # (B, M, D), (B, R, D)
-        fast = self.representation_weights(support, episodes.way)
+        first = torch.stack([images[:, 0] for images in by_class(support, episodes)], 1)  # (B, N, D)
+        fast = self.representation_weights(first)
         keys, wanted = self.represent(support, fast), self.represent(query, fast)
         attention = self.attention(keys, wanted)
         memory = self.base_weights(support, episodes.support_y, episodes.way)
@@ -79,20 +80,19 @@ class MetaNetworks(EpisodicLearner):
         cosines = F.normalize(wanted, dim=-1) @ F.normalize(keys, dim=-1).mT
         return (self.attention_scale * cosines).softmax(-1)
 
-    def representation_weights(self, support: Tensor, way: int) -> Tensor:
-        """Q*: [B, H, D], from the first support image of each class.
+    def representation_weights(self, first: Tensor) -> Tensor:
+        """Q*: [B, H, D], from features [B, N, D] of the first support image of each class.
 
         One image after the other, and once more in the backward pass: of each coordinate the generator would keep
         22 numbers, 1.4 GB for 8 episodes of 20 classes with 1536 features and 64 hidden units.
         """
-        first = support.unflatten(1, (way, -1))[:, :, 0]  # (B, N, D)
         found = representation_gradients(first, self.slow.weight)  # (B, N, H, D)
         total = torch.zeros_like(found[:, 0])
         for image in found.unbind(1):
             total = total + checkpoint(
                 self.fast_of_representation, image, use_reentrant=False, preserve_rng_state=False
             )
-        return total / way
+        return total / first.shape[1]
 
     def base_weights(self, support: Tensor, labels: Tensor, way: int) -> Tensor:
         """The memory's W*, [B, M, N, H], from the gradient of each support image's loss in a softmax layer of zeros."""

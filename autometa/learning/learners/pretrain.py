@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
@@ -18,7 +19,15 @@ from autometa.learning.backbones.backbone import Backbone
 from autometa.learning.device import global_generator
 from autometa.learning.finetune import tuned_scores
 from autometa.learning.heads import Fit, cosine_classifier, logistic, nearest_mean, ridge
-from autometa.learning.learner import LossLearner, Setting, TrainingSource, embed, support_targets
+from autometa.learning.learner import (
+    LossLearner,
+    Setting,
+    TrainingSource,
+    by_class,
+    embed,
+    support_targets,
+    support_weights,
+)
 from autometa.learning.losses import cross_entropy
 from autometa.learning.mixing import Mixed, cutmix, mixed_loss, mixup
 from autometa.learning.transduction import check_kind, transductive_scores
@@ -154,13 +163,20 @@ class Pretrain(LossLearner):
         if self.support_copies > 1 and augment:
             episodes = with_copies(episodes, self.support_copies, augment)
         if self.flip_support:
-            mirrored = episodes.support_x.flip(-1)
-            images, labels = torch.cat([episodes.support_x, mirrored], 1), episodes.support_y.repeat(1, 2)
-            episodes = replace(episodes, support_x=images, support_y=labels)
+            episodes = _with_more(episodes, 2, lambda images: torch.cat([images, images.flip(-1)]))
         if self.adapt == "all":
             return self._fully_tuned(episodes)
         support, query = (F.normalize(f, dim=-1) for f in embed(self.backbone, episodes))
-        return transductive_scores(self.transduction, self._fit(), support, support_targets(episodes, support), query)
+        targets, weights = support_targets(episodes, support), support_weights(episodes)
+        if weights is not None:
+            counts = weights[:, None]
+            # Least squares take the root of what an image counts for, on both sides.
+            support, targets = (
+                (support * counts.sqrt(), targets * counts.sqrt())
+                if self.head == "ridge"
+                else (support, targets * counts)
+            )
+        return transductive_scores(self.transduction, self._fit(), support, targets, query)
 
     def _fit(self) -> Fit:
         if self.head == "cosine":
@@ -199,13 +215,21 @@ def with_copies(episodes: EpisodeBatch, copies: int, augment: Augment) -> Episod
     Every class of every episode gets the same draws, so that a score depends neither on how tasks are batched nor on
     the order of classes, and the same model gives the same scores.
     """
-    classes = episodes.support_x.unflatten(1, (episodes.way, -1)).flatten(0, 1)  # (B·N, K, C, H, W)
-    repeated = classes.repeat(1, copies, 1, 1, 1)
-    made = torch.stack([augment(images, torch.Generator().manual_seed(_COPIES_SEED)) for images in repeated])
+
+    def copied(images: Tensor) -> Tensor:
+        return augment(images.repeat(copies, 1, 1, 1), torch.Generator().manual_seed(_COPIES_SEED))
+
+    return _with_more(episodes, copies, copied)
+
+
+def _with_more(episodes: EpisodeBatch, times: int, more: Callable[[Tensor], Tensor]) -> EpisodeBatch:
+    """The episodes with so many times as many support images: what `more` makes of those of a class [K, C, H, W]."""
+    classes = by_class(episodes.support_x, episodes)  # N of (B, K, C, H, W)
     return replace(
         episodes,
-        support_x=made.unflatten(0, (episodes.batch, -1)).flatten(1, 2),
-        support_y=episodes.support_y.repeat_interleave(copies, 1),
+        support_x=torch.cat([torch.stack([more(images) for images in of_class]) for of_class in classes], 1),
+        support_y=episodes.support_y.repeat_interleave(times, 1),
+        shots=tuple(times * shot for shot in episodes.shots) if episodes.shots else None,
     )
 
 

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 from autometa.data.episodes import EpisodeBatch
 from autometa.errors import ConfigError
 from autometa.learning.backbones.backbone import Backbone, Shape, pooled_sides
-from autometa.learning.learner import EpisodicLearner, Setting, embed_maps, query_loss
+from autometa.learning.learner import EpisodicLearner, Setting, class_means, embed_maps, query_loss
 from autometa.learning.normalization import Norm
 
 _USUAL_SIDE = 5  # of a map in a pair
@@ -54,8 +54,7 @@ class Relation(EpisodicLearner):
 
     def scores(self, episodes: EpisodeBatch) -> Tensor:
         support, query = embed_maps(self.backbone, episodes)
-        classes = support.unflatten(1, (episodes.way, -1)).mean(2)  # (B, N, C, H, W)
-        return self.relation(classes, query)
+        return self.relation(class_means(support, episodes), query)
 
     def loss(self, episodes: EpisodeBatch) -> tuple[Tensor, dict[str, Tensor]]:
         scores = self.scores(episodes)

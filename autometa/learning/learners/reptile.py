@@ -12,7 +12,7 @@ from autometa.data.episodes import EpisodeBatch
 from autometa.errors import ConfigError
 from autometa.learning.backbones.backbone import Backbone
 from autometa.learning.inner_loop import TaskLearner, Weights, gradients
-from autometa.learning.learner import Setting, TrainingSource
+from autometa.learning.learner import Setting, TrainingSource, class_weights
 from autometa.learning.normalization import Layout
 
 _ADAM = (0.0, 0.999)  # Nichol et al. 2018, appendix: no momentum in the inner loop
@@ -87,22 +87,26 @@ class Reptile(TaskLearner):
     def trajectory(self, tasks: EpisodeBatch, *, create_graph: bool) -> Iterator[Weights]:
         """As in every task learner; there are no second derivatives to keep."""
         support = (tasks.support_x[0], tasks.support_y[0])
-        for weights, _, _ in self._descent(tasks.way, [support] * self.evaluation_steps, 0.0):
+        counts = class_weights(tasks)
+        for weights, _, _ in self._descent(tasks.way, [support] * self.evaluation_steps, 0.0, counts):
             yield {name: weight.detach().clone() for name, weight in weights.items()}
 
     def query_scores(self, weights: Weights, tasks: EpisodeBatch, step: int | None = None) -> Tensor:
         return super().query_scores(weights, tasks, self._statistics_of(self.steps if step is None else step))
 
     def _descent(
-        self, way: int, batches: Iterable[Images], label_smoothing: float
+        self, way: int, batches: Iterable[Images], label_smoothing: float, counts: Tensor | None = None
     ) -> Iterator[tuple[Weights, Tensor, Tensor]]:
-        """The weights after each step, changed in place, with the loss and accuracy before it."""
+        """The weights after each step, changed in place, with the loss and accuracy before it.
+
+        `counts` is what an image of each class counts for, [N].
+        """
         weights = {name: w.detach().clone().requires_grad_() for name, w in self.initial_weights(way).items()}
         optimizer = self._optimizer(weights)
         for step, (images, labels) in enumerate(batches):
             layout = Layout(tasks=1, support=len(images), step=self._statistics_of(step))
             scores = self.scores(weights, images, layout)
-            loss = F.cross_entropy(scores, labels, label_smoothing=label_smoothing)
+            loss = F.cross_entropy(scores, labels, counts, label_smoothing=label_smoothing)
             for name, gradient in gradients(loss, weights, list(weights), create_graph=False).items():
                 weights[name].grad = gradient
             optimizer.step()

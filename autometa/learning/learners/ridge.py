@@ -12,7 +12,7 @@ from autometa.data.episodes import EpisodeBatch
 from autometa.errors import ConfigError
 from autometa.learning.backbones.backbone import Backbone
 from autometa.learning.heads import ridge
-from autometa.learning.learner import EpisodicLearner, Setting, embed, support_targets
+from autometa.learning.learner import EpisodicLearner, Setting, embed, support_targets, support_weights
 
 
 class Ridge(EpisodicLearner):
@@ -51,9 +51,12 @@ class Ridge(EpisodicLearner):
         support, query = embed(self.backbone, episodes)
         if self.normalize:
             support, query = F.normalize(support, dim=-1), F.normalize(query, dim=-1)
-        targets = support_targets(episodes, support)
+        support, targets = _with_ones(support), support_targets(episodes, support)
+        weights = support_weights(episodes)
+        if weights is not None:
+            support, targets = (part * weights.sqrt()[:, None] for part in (support, targets))
         penalty, scale = self.log_regularization.exp(), self.log_scale.exp()
-        return ridge(_with_ones(support), targets, penalty=penalty, scale=scale)(_with_ones(query))
+        return ridge(support, targets, penalty=penalty, scale=scale)(_with_ones(query))
 
 
 def _with_ones(features: Tensor) -> Tensor:

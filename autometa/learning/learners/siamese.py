@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from autometa.data.episodes import EpisodeBatch
 from autometa.errors import ConfigError
 from autometa.learning.backbones.backbone import Backbone
-from autometa.learning.learner import EpisodicLearner, Setting, embed, query_loss
+from autometa.learning.learner import EpisodicLearner, Setting, by_class, embed, query_loss
 
 
 class Siamese(EpisodicLearner):
@@ -31,7 +31,7 @@ class Siamese(EpisodicLearner):
         self.same = nn.Linear(backbone.features, 1)
 
     def scores(self, episodes: EpisodeBatch) -> Tensor:
-        return self._of_classes(self.pairs(episodes), episodes.way)
+        return self._of_classes(self.pairs(episodes), episodes)
 
     def loss(self, episodes: EpisodeBatch) -> tuple[Tensor, dict[str, Tensor]]:
         pairs = self.pairs(episodes)
@@ -40,7 +40,7 @@ class Siamese(EpisodicLearner):
         smoothing = self.setting.label_smoothing
         target = same * (1 - smoothing) + smoothing / 2
         loss = F.binary_cross_entropy_with_logits(pairs, target, weight, reduction="sum")
-        return loss, query_loss(self._of_classes(pairs.detach(), episodes.way), episodes)[1]
+        return loss, query_loss(self._of_classes(pairs.detach(), episodes), episodes)[1]
 
     def pairs(self, episodes: EpisodeBatch) -> Tensor:
         """Logits of being of the same class, of each query image with each support image: [B, N·Q, N·K]."""
@@ -53,6 +53,6 @@ class Siamese(EpisodicLearner):
         pairs = torch.cdist(query * apart, support * apart, p=1) - torch.cdist(query * alike, support * alike, p=1)
         return pairs + self.same.bias
 
-    def _of_classes(self, pairs: Tensor, way: int) -> Tensor:
-        shots = pairs.unflatten(-1, (way, -1))  # (B, N·Q, N, K)
-        return shots.amax(-1) if self.match == "max" else shots.mean(-1)
+    def _of_classes(self, pairs: Tensor, episodes: EpisodeBatch) -> Tensor:
+        parts = by_class(pairs, episodes, dim=-1)  # N of (B, N·Q, K)
+        return torch.stack([part.amax(-1) if self.match == "max" else part.mean(-1) for part in parts], -1)

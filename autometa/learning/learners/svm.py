@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from autometa.data.episodes import EpisodeBatch
 from autometa.errors import ConfigError
 from autometa.learning.backbones.backbone import Backbone
-from autometa.learning.learner import EpisodicLearner, Setting, embed, support_targets
+from autometa.learning.learner import EpisodicLearner, Setting, embed, support_targets, support_weights
 
 
 class Svm(EpisodicLearner):
@@ -50,21 +50,29 @@ class Svm(EpisodicLearner):
     def scores(self, episodes: EpisodeBatch) -> Tensor:
         support, query = embed(self.backbone, episodes)
         target = support_targets(episodes, support)
-        dual = dual_solution(support @ support.mT, target, penalty=self.penalty, steps=self.solver_steps)
+        weights, penalty = support_weights(episodes), self.penalty
+        costs = penalty if weights is None else penalty * weights[:, None]
+        dual = dual_solution(support @ support.mT, target, penalty=costs, steps=self.solver_steps)
         return self.log_scale.exp() * (query @ support.mT @ dual)
 
 
-def dual_solution(kernel: Tensor, target: Tensor, *, penalty: float, steps: int) -> Tensor:
+def dual_solution(kernel: Tensor, target: Tensor, *, penalty: float | Tensor, steps: int) -> Tensor:
     """Dual variables α [B, M, N] of an SVM from the kernel [B, M, M] of M support images and one-hot labels.
+
+    `penalty` is C, or that of each image [M, 1].
 
     They minimise ½ Σ_n α_nᵀ K α_n - Σ_i α_i,y_i with α_in ≤ C·1[y_i = n] and Σ_n α_in = 0, which are all
     α = C (Y - s) with each row of s on the simplex. Nesterov's steps on s; the Frobenius norm bounds K's
     largest eigenvalue, and is smooth.
     """
+    if isinstance(penalty, Tensor):  # the objective itself, in place of that over C²
+        kernel, linear = penalty * kernel * penalty.mT, target * penalty
+    else:
+        linear = target / penalty
     rate = 1 / torch.linalg.matrix_norm(kernel)[:, None, None]
     s = ahead = target.new_full(target.shape, 1 / target.shape[-1])
     for step in range(steps):
-        gradient = target / penalty - kernel @ (target - ahead)  # in s, of the objective over C²
+        gradient = linear - kernel @ (target - ahead)  # in s, of the objective over C²
         before, s = s, on_simplex(ahead - rate * gradient)
         ahead = s + step / (step + 3) * (s - before)
     return penalty * (target - s)

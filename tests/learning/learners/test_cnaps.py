@@ -112,7 +112,7 @@ def test_mahalanobis_distances_are_those_of_shrunk_class_covariances(way: int, s
         precision = np.linalg.inv(share * of_class + (1 - share) * of_task + np.eye(width))
         offset = query - own.mean(0)
         expected[:, k] = np.einsum("qi,ij,qj->q", offset, precision, offset)
-    ours = squared_mahalanobis(torch.tensor(support)[None], torch.tensor(query)[None], way)
+    ours = squared_mahalanobis(torch.tensor(support)[None].split(shot, 1), torch.tensor(query)[None])
     np.testing.assert_allclose(ours[0].numpy(), expected, rtol=1e-10)
 
 
@@ -127,9 +127,9 @@ def test_features_that_are_too_large_end_in_a_loss_that_is_not_finite(factor: fl
 
 def test_a_covariance_without_a_root_gives_nan_to_its_class_alone() -> None:
     support, query = torch.randn(2, 6, 5), torch.randn(2, 4, 5)
-    expected = squared_mahalanobis(support, query, 3)
+    expected = squared_mahalanobis(support.split(2, 1), query)
     support[1] = 1e30  # its products are infinite
-    found = squared_mahalanobis(support, query, 3)
+    found = squared_mahalanobis(support.split(2, 1), query)
     torch.testing.assert_close(found[0], expected[0])
     assert found[1].isnan().all()
 

@@ -1,0 +1,98 @@
+"""Temperatures, thresholds, and the validation episodes that they are found on."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from autometa.data.episodes import ImagePool
+from autometa.data.load import load_dataset
+from autometa.deployment.calibration import (
+    TaskShape,
+    calibrated,
+    calibration_error,
+    episodes_of,
+    fitted_temperature,
+    shape_like,
+)
+from autometa.deployment.likeness import SCORES
+from autometa.errors import DataError
+from autometa.trial.model import load_model
+
+
+@pytest.fixture(scope="module")
+def pool(photos: Path) -> ImagePool:
+    return ImagePool(load_dataset(str(photos)), "val")
+
+
+@pytest.mark.parametrize("true", [0.2, 3.0])
+def test_the_temperature_is_that_which_the_answers_were_drawn_with(true: float) -> None:
+    generator = torch.Generator().manual_seed(3)
+    logits = torch.randn(40, 100, 7, generator=generator) * 4 * true
+    right = torch.multinomial((logits / true).softmax(-1).flatten(0, 1), 1, generator=generator).view(40, 100)
+    assert math.log(fitted_temperature(logits, right) / true) == pytest.approx(0, abs=0.05)
+
+
+def test_the_calibration_error_is_the_mean_gap_between_confidence_and_accuracy() -> None:
+    probabilities = np.array([[0.9, 0.1]] * 10 + [[0.4, 0.6]] * 10)
+    right = np.array([0] * 7 + [1] * 3 + [1] * 6 + [0] * 4)
+    assert calibration_error(probabilities, right) == pytest.approx(0.5 * (0.9 - 0.7))
+    assert calibration_error(np.array([[1.0, 0.0]]), np.array([0])) == 0
+
+
+def test_episodes_are_like_the_task_as_far_as_there_are_validation_images(pool: ImagePool) -> None:
+    assert (pool.classes, int(pool.counts.min())) == (4, 20)
+    same = shape_like([4, 2, 9], pool, with_unknown=False)
+    assert (same.shots, same.query, same.unknown) == ([2, 4, 9], 10, 0)
+    wide = shape_like([1, *[50] * 30, 3], pool, with_unknown=False)
+    assert wide.shots == [1, 10, 10, 10], "no more classes than there are, and images for the queries left"
+    assert shape_like([5] * 4, pool, with_unknown=True).way == 3
+    with pytest.raises(DataError, match="too few to calibrate on"):
+        shape_like([5, 5], _Few(), with_unknown=True)  # type: ignore[arg-type]
+
+
+class _Few:
+    """The pool of a folder with two validation classes."""
+
+    classes = 2
+
+    class dataset:  # noqa: N801
+        name = "few"
+
+
+def test_each_episode_has_its_own_classes_and_shots(pool: ImagePool) -> None:
+    shape = TaskShape(shots=[1, 5, 3], query=4, episodes=9, unknown=1)
+    drawn = list(episodes_of(pool, shape, seed=2))
+    assert len(drawn) == 9
+    for episode, unknown in drawn:
+        assert sorted(episode.shots or ()) == [1, 3, 5]
+        assert torch.bincount(episode.support_y[0]).tolist() == list(episode.shots or ())
+        assert (episode.query_x.shape[1], len(unknown)) == (12, 4)  # type: ignore[arg-type]
+    assert len({episode.shots for episode, _ in drawn}) > 1
+    even, none = next(episodes_of(pool, TaskShape(shots=[2, 2, 2], query=3, episodes=1), seed=2))
+    assert (even.shots, even.shot, none) == (None, 2, None)
+
+
+def test_the_threshold_rejects_as_many_known_images_as_was_asked(photos: Path, model: Path, pool: ImagePool) -> None:
+    learner = load_model(model, pool.dataset).eval()
+    shape = TaskShape(shots=[2, 4, 3], query=8, episodes=20, unknown=1)
+    found = calibrated(learner, pool, shape, seed=6, reject_rate=0.2)
+    assert found.rejection is not None
+    known, unknown = [], []
+    for episode, others in episodes_of(pool, shape, seed=6):
+        for images, kept in ((episode.query_x, known), (others[None], unknown)):  # type: ignore[index]
+            asked = replace(episode, query_x=images)
+            with torch.no_grad():
+                kept.append(SCORES[found.rejection.score](learner, asked, learner.query_logits(asked)).flatten())
+    threshold = found.rejection.threshold
+    assert float((torch.cat(known) < threshold).float().mean()) == pytest.approx(0.2, abs=0.01)
+    part = found.rejection.recognised[found.rejection.score]
+    assert float((torch.cat(unknown) < threshold).float().mean()) == pytest.approx(part, abs=1e-6)
+    assert part > 0.2
+    assert 0 < found.error < 0.3
+    assert found.accuracy.over_classes is not None
