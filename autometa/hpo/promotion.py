@@ -18,8 +18,9 @@ FINISH = 0.6
 # How far a second finalist may be behind the best, and that as a part of the best one's errors. One that is further
 # behind adds nothing to an ensemble: docs/log.md has how little.
 NEAR, NEAR_OF_ERRORS = 0.03, 0.25
-# Where the leader is not trained, others are tried until this part of the time for last trainings is left.
-LAST_CALL = 0.1
+# Where the leader is not trained, others are tried until this part of the time for last trainings is left. The end
+# needs it for features of images that were not looked at before.
+LAST_CALL = 0.5
 # One of so many candidates goes on from each rung.
 KEEP_ONE_OF = 2
 

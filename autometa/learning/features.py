@@ -6,6 +6,7 @@ A pool of images that has these tables gives its episodes the rows beside the im
 from __future__ import annotations
 
 import functools
+import time
 from collections.abc import Mapping
 
 import numpy as np
@@ -40,6 +41,21 @@ def rows_of_images(learner: Learner, images: Tensor) -> dict[str, Tensor]:
         key: torch.cat([network.described(network.prepared(part)) for part in images.split(_AT_ONCE)])
         for key, network in _networks(learner).items()
     }
+
+
+@torch.inference_mode()
+def seconds_per_image(learner: Learner) -> dict[str, float]:
+    """What an image that no table has takes here, of each frozen network in the learner by its key."""
+    found = {}
+    for key, network in _networks(learner).items():
+        images = network.data_mean.new_zeros(_AT_ONCE, *network.image_shape)
+        times = []
+        for _ in range(2):  # the first pass allocates
+            started = time.perf_counter()
+            network.described(network.prepared(images)).cpu()
+            times.append(time.perf_counter() - started)
+        found[key] = round(min(times) / _AT_ONCE, 5)
+    return found
 
 
 def _networks(learner: Learner) -> dict[str, Pretrained]:

@@ -256,7 +256,8 @@ def _won(
     ensemble = finals.combine(plan, study, to_combine, share, seconds=seconds) if to_combine else None
     together = [(t, ensemble.views_of(t.number)) for t in to_combine if t.number in ensemble.views] if ensemble else []
     left = schedule.seconds_to_measure() - timed.seconds_for_all_classes(plan, trials)
-    episodes = timed.affordable_episodes(rivals, baseline, together, share, seconds=left)
+    looked_at = timed.LookedAt.of(plan)
+    episodes = timed.affordable_episodes(rivals, baseline, together, share, seconds=left, looked_at=looked_at)
     return finals.run(plan, study, rivals, share, on_event, episodes=episodes, ensemble=ensemble)
 
 

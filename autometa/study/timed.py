@@ -7,8 +7,9 @@ out the work, and `promotion.py` decides.
 from __future__ import annotations
 
 import functools
+import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import optuna
@@ -83,19 +84,66 @@ def affordable_episodes(
     share: Share,
     *,
     seconds: float,
+    looked_at: LookedAt | None = None,
 ) -> int:
     """How many episodes each model is confirmed on, and the winner tested on, in so many seconds; an even number.
 
     Args:
         together: members of an ensemble, and in how many views each sees an episode.
+        looked_at: where some of these models need features of a frozen network.
     """
     costs = [share.threads * _an_episode(trial) for trial in rivals]  # they were validated in so many threads
     costs += [baseline.seconds / baseline.accuracy.episodes] if baseline else []
     costs += [share.threads * sum(views * _an_episode(trial) for trial, views in together)] if together else []
     longest = max(costs, default=0.0)
     each = max(sum(costs) / share.workers, longest) + longest / share.threads
-    count = confirm.EPISODES if each <= 0 else int(seconds / each)
-    return min(confirm.EPISODES, max(_FEWEST_EPISODES, count // 2 * 2))
+    networks = _networks([*rivals, *(trial for trial, _ in together)]) if looked_at else {}
+    for count in range(confirm.EPISODES, _FEWEST_EPISODES, -2):
+        # They were timed in so many threads, and are shared by all workers.
+        features = share.threads * looked_at.seconds(count, networks) / share.workers if looked_at else 0.0
+        if count * each + features <= seconds:
+            return count
+    return _FEWEST_EPISODES
+
+
+@dataclass(frozen=True)
+class LookedAt:
+    """The images that the measurements of the end look at, whose features were not needed before.
+
+    Args:
+        an_episode: images of an episode.
+        validation, test: images of all classes of the split.
+    """
+
+    an_episode: int
+    validation: int
+    test: int
+
+    @classmethod
+    def of(cls, plan: Plan) -> LookedAt:
+        """The images of a search."""
+        data, spec = plan.dataset, plan.episodes
+        val, test = (int(data.class_counts[list(data.splits[split])].sum()) for split in ("val", "test"))
+        return cls(spec.way * (spec.shot + spec.query), val, test)
+
+    def seconds(self, episodes: int, networks: Mapping[str, float]) -> float:
+        """Of one worker, for so many episodes of both splits; of the test the network that takes longest.
+
+        Args:
+            networks: seconds that each takes for an image.
+        """
+        drawn = episodes * self.an_episode
+        val, test = (every * -math.expm1(-drawn / every) if every else 0.0 for every in (self.validation, self.test))
+        return val * sum(networks.values()) + test * max(networks.values(), default=0.0)
+
+
+def _networks(trials: Sequence[TrialRecord]) -> dict[str, float]:
+    """Seconds for an image, of each frozen network of these trials."""
+    return {
+        str(trial.facts["features"]): float(trial.facts["image_seconds"])
+        for trial in trials
+        if "image_seconds" in trial.facts
+    }
 
 
 def seconds_for_all_classes(plan: Plan, trials: Sequence[TrialRecord]) -> float:

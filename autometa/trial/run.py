@@ -27,7 +27,7 @@ from autometa.learning.augment import make_augment
 from autometa.learning.checkpoint_facts import exists, read_facts
 from autometa.learning.device import give_back_memory, is_out_of_memory, pick_device, seed_everything
 from autometa.learning.evaluation import answers
-from autometa.learning.features import pool_for
+from autometa.learning.features import pool_for, seconds_per_image
 from autometa.learning.learner import Learner
 from autometa.learning.objective import Objective, ObjectiveOptions
 from autometa.learning.operations import operations_counter
@@ -247,6 +247,20 @@ def measure_checkpoint(
     return Measured(scores, seed, look if split == "test" else None)
 
 
+def compute_features(
+    folder: Path, *, split: str, episodes: int, seed: int, use_gpu: bool | None, dataset: DatasetRef
+) -> None:
+    """Have those features in the cache that `measure_checkpoint` needs; processes that do it at once share the work."""
+    job = job_of(folder)
+    data = open_dataset(at(dataset, job.dataset))
+    learner, device = load_model(folder, data), pick_device(use_gpu)
+    pool = pool_for(learner.to(device), data, split, device)
+    if pool.features:
+        batch = episodes_at_once(job.episodes)
+        for _ in fixed_episodes(pool, job.episodes, count=episodes, seed=seed, batch=batch):
+            pass
+
+
 def _content(learner: Learner) -> str:
     """A hash of a model's weights, wherever its checkpoint lies."""
     state = hashlib.sha256()
@@ -311,9 +325,17 @@ def _facts(learner: Learner, image_shape: tuple[int, int, int]) -> dict[str, int
         "transductive": learner.transductive,
         "external": learner.backbone.external,
         **({"weights": learner.backbone.source} if learner.backbone.source else {}),
+        **_features(learner),
         "parameters": parameters,
         "flops": forward_flops(learner, image_shape),
     }
+
+
+def _features(learner: Learner) -> dict[str, str | float]:
+    """Of a frozen network, whose features are computed once: its key, and how long it takes for an image here."""
+    for key, seconds in seconds_per_image(learner).items():
+        return {"features": key, "image_seconds": seconds}
+    return {}
 
 
 def forward_flops(learner: Learner, image_shape: tuple[int, int, int]) -> int:

@@ -44,10 +44,16 @@ class Validation:
         """Seconds that were spent on features, which other candidates find in the cache."""
         return self.pool.feature_seconds
 
+    def _last(self, training: Training) -> int:
+        """Episodes after the cool-down: all; where nothing was trained, those whose answers are known."""
+        if training.learner.is_trained or not training.curve:
+            return self._job.validation_episodes
+        return training.curve[-1].accuracy.episodes
+
     def __call__(self, training: Training, rung: int) -> Accuracy:
         """Score `training.model` at this rung, 1 and up; at the last one with the interval for new classes."""
         job = self._job
-        count = _episodes_at(rung, job) if not training.state.is_cooled else job.validation_episodes
+        count = _episodes_at(rung, job) if not training.state.is_cooled else self._last(training)
         batches = fixed_episodes(
             self.pool,
             job.episodes,

@@ -41,7 +41,7 @@ def test_others_are_tried_almost_to_the_end_where_the_leader_is_not_trained() ->
     assert (fixed.is_fixed, leader.is_fixed) == (True, False)
     assert decided(trained, leader, left=90.0) == Finish(1)
     assert decided(trained, fixed, left=90.0) == GoOn(1, until=3)
-    assert decided(trained, fixed, left=9.0) == Finish(1)
+    assert decided(trained, fixed, left=49.0) == Finish(1)
     taken = Standing(1, fixed.curve, is_busy=True)  # more seeds of it would be the same model
     assert decided(standing(0, 0.5, 0.6), taken, left=9.0, finishing=1) == Finish(0)
 

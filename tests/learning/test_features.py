@@ -69,5 +69,28 @@ def test_augmented_images_bring_no_features(digits: FewShotDataset, learner: Fro
         assert (sampler.episodes().rows_of(learner.backbone.key) is not None) is is_known
 
 
+def test_images_kept_back_have_their_rows_too(digits: FewShotDataset, learner: Frozen) -> None:
+    learner.backbone.normalised_by(digits.mean, digits.std)
+    spec = EpisodeSpec(way=2, shot=2, query=3)
+    (known,) = fixed_episodes(pool_for(learner, digits.keeping_back(5), "train"), spec, count=2, seed=3, batch=2)
+    assert isinstance(learner.backbone, Lite)
+    assert known.rows_of(learner.backbone.key) is not None
+    expected = learner.query_logits(replace(known, known=None))
+    torch.testing.assert_close(learner.query_logits(known), expected, atol=0.02, rtol=0)
+
+
+def test_some_of_the_images_keep_what_is_known_of_them(digits: FewShotDataset, learner: Frozen) -> None:
+    learner.backbone.normalised_by(digits.mean, digits.std)
+    spec = EpisodeSpec(way=2, shot=3, query=2)
+    (whole,) = fixed_episodes(pool_for(learner, digits, "val"), spec, count=1, seed=3, batch=1)
+    labels = torch.tensor([[0, 1, 1]])
+    part = whole.of_images(torch.tensor([2, 3, 4]), torch.tensor([0, 3]), support_y=labels, shots=(1, 2))
+    assert isinstance(learner.backbone, Lite)
+    assert part.rows_of(learner.backbone.key) is not None
+    expected = learner.query_logits(replace(part, known=None))
+    torch.testing.assert_close(learner.query_logits(part), expected, atol=0.02, rtol=0)
+    assert replace(part, query_x=part.query_x.clone()).rows_of(learner.backbone.key) is None
+
+
 def _not_to_be_run(self: Lite, prepared: Tensor) -> Tensor:
     raise AssertionError("the network ran")

@@ -23,7 +23,7 @@ from autometa.learning.checkpoint_facts import BEFORE, FINAL, exists, read_facts
 from autometa.orchestrator.cluster import Share
 from autometa.records import Accuracy, RungReport, TrialConfig, TrialRecord
 from autometa.study import confirm
-from autometa.study.timed import affordable_episodes
+from autometa.study.timed import LookedAt, affordable_episodes
 from autometa.trial.model_files import members_of
 from autometa.trial.recipe import read_recipes
 from autometa.trial.run import evaluate_checkpoint
@@ -148,6 +148,20 @@ def test_only_those_are_confirmed_whose_interval_overlaps_the_leaders() -> None:
     trials.append(trials[2].model_copy(update={"number": 3, "state": "pruned", "curve": []}))
     assert [trial.number for trial in confirm.rivals(trials)] == [0, 1]
     assert confirm.rivals([]) == []
+
+
+def test_features_of_images_that_were_not_looked_at_take_of_the_time_at_the_end() -> None:
+    facts = {"features": "a-128", "image_seconds": 0.01}
+    frozen = rival(0, 0.7, 0.02, seconds=1.0).model_copy(update={"facts": facts})  # 0.01 s an episode
+    images = LookedAt(an_episode=100, validation=10**9, test=10**9)  # so many that none is drawn twice
+    share = Share(workers=2, gpus=0.0, spread=True)
+    how = {"seconds": 160.0, "looked_at": images}
+    # A quarter of the time for 100 images of each split at two workers is 0.5 s each; 0.005 + 0.01 s for the rest.
+    assert affordable_episodes([frozen], None, [], share, **how) == int(160 / (2 * 0.5 + 0.02)) // 2 * 2
+    trained = rival(1, 0.7, 0.02, seconds=1.0)
+    assert affordable_episodes([trained], None, [], share, **how) == confirm.EPISODES
+    few = LookedAt(an_episode=100, validation=3000, test=5000)
+    assert few.seconds(10**6, {"a": 0.01, "b": 0.02}) == pytest.approx(3000 * 0.03 + 5000 * 0.02)
 
 
 @pytest.mark.parametrize(("seconds", "expected"), [(1000.0, 600), (12.0, 200), (0.1, 50), (-5.0, 50)])
