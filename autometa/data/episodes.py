@@ -43,7 +43,7 @@ class KnownRows:
 class EpisodeBatch:
     """B episodes of one shape. Class-major: support image i of an episode is of class i // K.
 
-    `classes` says which classes of their split the N are, where the episodes are measured on. `shots` is the number of
+    `classes` says which classes of their split the N are, where that is known. `shots` is the number of
     support images of each class where it differs between classes: the first `shots[0]` are of class 0, and so on.
     Query images may then be of any number.
     """
@@ -291,11 +291,11 @@ class EpisodeSampler:
 
     def episodes(self) -> EpisodeBatch:
         """The next B episodes."""
-        index, turns = self._draw_episodes()
+        index, turns, classes = self._draw_episodes()
         changed = None
         if self._augment or self._turns > 1:
             changed = functools.partial(self._changed, turns=turns)
-        return _gathered(self._pool, self._spec, index, changed)
+        return replace(_gathered(self._pool, self._spec, index, changed), classes=classes)
 
     def images(self, count: int) -> tuple[Tensor, Tensor]:
         """`count` images [count, C, H, W] of any classes, each image equally likely, and their classes [count].
@@ -310,11 +310,11 @@ class EpisodeSampler:
         pools = [(s._pool.dataset.fingerprint, s._pool.split, s._pool.device) for s in (self, other)]
         return pools[0] == pools[1] and (self._spec, self._batch) == (other._spec, other._batch)
 
-    def _draw_episodes(self) -> tuple[Tensor, Tensor]:
-        """Indices of images [B, N, K + Q] and their quarter turns [B·N·(K + Q)]."""
+    def _draw_episodes(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Indices of images [B, N, K + Q], their quarter turns [B·N·(K + Q)], and the classes [B, N]."""
         classes = _draw_classes(self.classes, self._spec.way, self._batch, self._generator)  # (B, N)
         index = _draw_images(self._pool, self._spec, classes // self._turns, self._generator)
-        return index, (classes % self._turns)[..., None].expand_as(index).flatten()
+        return index, (classes % self._turns)[..., None].expand_as(index).flatten(), classes
 
     def _draw_plain(self, count: int) -> tuple[Tensor, Tensor, Tensor]:
         """Indices of images [count], their quarter turns and their classes."""
@@ -341,8 +341,8 @@ def episodes_together(samplers: Sequence[EpisodeSampler]) -> EpisodeBatch:
     They must draw alike (`draws_like`); each uses its own generator.
     """
     drawn = [sampler._draw_episodes() for sampler in samplers]
-    index = torch.cat([index for index, _ in drawn])
-    turns = [turns for _, turns in drawn]
+    index = torch.cat([index for index, _, _ in drawn])
+    turns = [turns for _, turns, _ in drawn]
     first = samplers[0]
     return _gathered(first._pool, first._spec, index, lambda images: _changed_by_each(samplers, images, turns))
 

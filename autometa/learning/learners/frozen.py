@@ -27,8 +27,8 @@ HEADS = ("cosine", "mahalanobis", "ridge", "logistic", "svm")
 CENTRES = ("none", "train", "support")
 _SCALE = 10.0  # of cosines and regressions, which are flat for a softmax
 _LOGISTIC_STEPS, _SVM_STEPS = 100, 100
-_SEEN = 1600  # train images by which centre and covariance are estimated
-_LEAST_EIGENVALUE = 1e-2  # of the covariance, as a part of their mean: smaller ones are noise of few images
+_SEEN = 2000  # train images by which centre and covariances are estimated
+_LEAST_EIGENVALUE = 5e-2  # of the covariance, as a part of their mean: smaller ones are noise of few images
 
 
 class Frozen(EpisodicLearner):
@@ -44,6 +44,9 @@ class Frozen(EpisodicLearner):
         power: exponent of each feature's size, in (0, 1]; 1/2 is the power transform of Hu et al. 2021.
         whiten: 0 … 1, how far directions that vary within train classes are made shorter: by the power -whiten/2 of
             the variance there.
+        spread: with `whiten`, how far directions in which train classes differ are made longer: by the root of 1 plus
+            so many times the variance of class means there, relative to that within classes after whitening. It is
+            what probabilistic linear discriminant analysis does (Ioffe 2006), in a measure that a search finds.
         dims: with `whiten` and "mahalanobis", how many directions are kept: those that vary most within classes.
         penalty: of the L2 norm of the weights of "ridge" and "logistic", relative to one support image; of "svm" 1/C.
     """
@@ -61,7 +64,8 @@ class Frozen(EpisodicLearner):
         centre: str = "train",
         power: float = 1.0,
         whiten: float = 0.0,
-        dims: int = 256,
+        spread: float = 0.0,
+        dims: int = 2048,
         penalty: float = 1.0,
     ) -> None:
         super().__init__(backbone, setting)
@@ -72,10 +76,12 @@ class Frozen(EpisodicLearner):
             raise ConfigError(f"frozen.power = {power}: it must be above 0, and 1 at most")
         if not 0 <= whiten <= 1:
             raise ConfigError(f"frozen.whiten = {whiten}: it must be in [0, 1]")
+        if spread < 0:
+            raise ConfigError(f"frozen.spread = {spread}: it must be at least 0")
         if dims < 1 or penalty <= 0:
             raise ConfigError(f"frozen.dims = {dims}, frozen.penalty = {penalty}: both must be positive")
         self.head, self.centre, self.power, self.penalty = head, centre, power, penalty
-        self.whiten = 1.0 if head == "mahalanobis" else whiten
+        self.whiten, self.spread = 1.0 if head == "mahalanobis" else whiten, spread
         self.log_scale = nn.Parameter(torch.zeros(()))  # a checkpoint is of something that can be trained
         width = backbone.features
         self.register_buffer("mean", torch.zeros(width if centre == "train" else 0))
@@ -90,16 +96,18 @@ class Frozen(EpisodicLearner):
         was_training = self.training
         self.eval()
         images: list[Tensor] = []
-        deviations: list[Tensor] = []
+        labels: list[Tensor] = []
         while sum(map(len, images)) < _SEEN:
-            features, of_classes = self._seen(source.episodes())
+            features, classes = self._seen(source.episodes(), first=sum(map(len, images)))
             images.append(features)
-            deviations.append(of_classes)
+            labels.append(classes)
         self.train(was_training)
+        features, classes = torch.cat(images), torch.cat(labels)
         if self.centre == "train":
-            self.mean.copy_(torch.cat(images).mean(0))
+            self.mean.copy_(features.mean(0))
         if self.whiten:
-            self.directions.copy_(whitening(torch.cat(deviations), self.directions.shape[1], self.whiten))
+            width = self.directions.shape[1]
+            self.directions.copy_(directions(features, classes, width, strength=self.whiten, spread=self.spread))
 
     def scores(self, episodes: EpisodeBatch) -> Tensor:
         support, query = (self._powered(features) for features in embed(self.backbone, episodes))
@@ -113,14 +121,15 @@ class Frozen(EpisodicLearner):
             support, query = F.normalize(support, dim=-1), F.normalize(query, dim=-1)
         return self.log_scale.exp() * self._fitted(support, episodes)(query)
 
-    def _seen(self, episodes: EpisodeBatch) -> tuple[Tensor, Tensor]:
-        """Features [M, D] of all images of episodes, and their differences [M, D] from the means of their classes."""
+    def _seen(self, episodes: EpisodeBatch, *, first: int) -> tuple[Tensor, Tensor]:
+        """Features [M, D] of all images of episodes, and their classes [M]; others in each episode if nobody says."""
         support, query = (self._powered(features) for features in embed(self.backbone, episodes))
         by_class = torch.cat([part.unflatten(1, (episodes.way, -1)) for part in (support, query)], 2)  # (B, N, K+Q, D)
-        shots = by_class.shape[2]
-        # The mean of few images lies nearer to them than that of the class.
-        deviations = (by_class - by_class.mean(2, keepdim=True)) * (shots / max(1, shots - 1)) ** 0.5
-        return by_class.flatten(0, 2), deviations.flatten(0, 2)
+        of_episodes, way, shots = by_class.shape[:3]
+        classes = episodes.classes
+        if classes is None:
+            classes = first + torch.arange(of_episodes * way)
+        return by_class.flatten(0, 2), classes.flatten().repeat_interleave(shots).to(by_class.device)
 
     def _powered(self, features: Tensor) -> Tensor:
         return features if self.power == 1 else features.sign() * features.abs().clamp_min(1e-12) ** self.power
@@ -145,6 +154,22 @@ class Frozen(EpisodicLearner):
         if self.head == "logistic":
             return functools.partial(logistic, steps=_LOGISTIC_STEPS, penalty=self.penalty)
         return functools.partial(_svm, penalty=costs / self.penalty)
+
+
+def directions(features: Tensor, classes: Tensor, dims: int, *, strength: float, spread: float) -> Tensor:
+    """Whitened directions [D, dims] of features [M, D] of classes [M]; longer where classes differ, by `spread`."""
+    names, index, counts = classes.unique(return_inverse=True, return_counts=True)
+    sums = features.new_zeros(len(names), features.shape[1]).index_add_(0, index, features)
+    means = sums / counts[:, None]
+    # The mean of few images lies nearer to them than that of the class.
+    deviations = (features - means[index]) * (counts / (counts - 1).clamp_min(1)).sqrt()[index, None]
+    whitened = whitening(deviations, dims, strength)
+    if not spread:
+        return whitened
+    within = (deviations @ whitened).square().mean()
+    _, sizes, axes = torch.linalg.svd((means - means.mean(0)) @ whitened, full_matrices=False)  # axes: (classes, dims)
+    longer = (1 + spread * sizes.square() / len(means) / within).sqrt()
+    return whitened + (whitened @ axes.mT) * (longer - 1) @ axes
 
 
 def whitening(deviations: Tensor, dims: int, strength: float) -> Tensor:
