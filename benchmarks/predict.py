@@ -14,7 +14,6 @@ import argparse
 import json
 import tempfile
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -109,15 +108,13 @@ def on_test_classes(opened: TrainedModel, shots: Sequence[int], tasks: int) -> d
     assert with_unknown.rejection is not None
     shape = TaskShape(shots=list(shots), query=QUERY, episodes=tasks, unknown=UNKNOWN)
     logits, right, known, unknown = [], [], {name: [] for name in SCORES}, {name: [] for name in SCORES}
-    for episode, others in episodes_of(ImagePool(opened.data, "test"), shape, SEED):
-        assert others is not None
-        queries = episode.query_x.shape[1]
-        asked = replace(episode, query_x=torch.cat([episode.query_x, others[None]], 1))
-        said = opened.learner.query_logits(asked)
+    for episode in episodes_of(ImagePool(opened.data, "test"), shape, SEED):
+        queries = episode.query_y.shape[1]
+        said = opened.learner.query_logits(episode)
         logits.append(said[0, :queries])
         right.append(episode.query_y[0])
         for name, score in SCORES.items():
-            scores = score(opened.learner, asked, said)[0]
+            scores = score(opened.learner, episode, said)[0]
             known[name].append(scores[:queries])
             unknown[name].append(scores[queries:])
     every, targets = torch.stack(logits), torch.stack(right)

@@ -111,8 +111,9 @@ def summary(values: Mapping[str, Scalar], limit: int | None = None) -> str:
 
 
 def size(facts: Mapping[str, Scalar]) -> str:
-    """`112,832 parameters, 28.3 MFLOP an image`, of a trial's facts."""
-    return f"{facts['parameters']:,} parameters, {float(facts['flops']) / 1e6:.3g} MFLOP an image"
+    """`112,832 parameters, 28.3 MFLOP an image`, of a trial's facts; then where weights from elsewhere are from."""
+    weights = f", {facts['weights']}" if "weights" in facts else ""
+    return f"{facts['parameters']:,} parameters, {float(facts['flops']) / 1e6:.3g} MFLOP an image{weights}"
 
 
 def storage_option(storage: str | None) -> str:

@@ -62,7 +62,7 @@ def ensure(key: str, decode: Callable[[], Decoded], *, title: str, expected: Exp
     folder = entry(key)
     if folder.is_dir():
         return folder
-    with _writing_to(folder.parent), filelock.FileLock(folder.with_suffix(".lock")):
+    with writing_to(folder.parent), filelock.FileLock(folder.with_suffix(".lock")):
         if not folder.is_dir():
             _build(folder, decode(), title, expected)
     return folder
@@ -74,7 +74,7 @@ def remembered(key: str, compute: Callable[[], R], kind: type[R]) -> R:
     with suppress(OSError, ValueError):
         return kind.model_validate_json(file.read_text())
     found = compute()
-    with _writing_to(file.parent):
+    with writing_to(file.parent):
         draft = file.with_name(f".{file.name}.{os.getpid()}")
         draft.write_text(found.model_dump_json())
         os.replace(draft, file)
@@ -89,7 +89,7 @@ def shown(items: Iterable[T], description: str, total: int) -> Iterable[T]:
 
 
 @contextmanager
-def _writing_to(folder: Path) -> Iterator[None]:
+def writing_to(folder: Path) -> Iterator[None]:
     """Make the folder; a disk that is full or may not be written to is one line."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -97,7 +97,7 @@ def _writing_to(folder: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
             raise
-        raise DataError(f"cannot write the decoded images to {folder}: {error.strerror}; set AUTOMETA_CACHE") from None
+        raise DataError(f"cannot write to the cache {folder}: {error.strerror}; set AUTOMETA_CACHE") from None
 
 
 def read(folder: Path) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:

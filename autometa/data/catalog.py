@@ -34,6 +34,7 @@ class Source:
 
     It is given where decoding is exact; resizing differs between versions of Pillow in the last bit.
     The reader of one that `is_inverted` makes dark ink on white paper bright on black.
+    Of one that is `like_imagenet` many classes, test classes too, are among ImageNet's by these or other names.
     One that `is_embedded` comes with autometa: its reader needs no archives, and takes those that are on disk.
     """
 
@@ -48,6 +49,7 @@ class Source:
     archives: tuple[Archive, ...] = ()
     is_embedded: bool = False
     is_inverted: bool = False
+    like_imagenet: bool = False
     content: str | None = None
     episodes: tuple[int, int, int] = (5, 1, 15)
     budget: Budget = _BUDGET
@@ -104,6 +106,7 @@ SOURCES: dict[str, Source] = {
         images=60_000,
         channels=3,
         image_size=32,
+        like_imagenet=True,
         archives=(_CIFAR,),
         content=_CIFAR_CONTENT,
     ),
@@ -116,6 +119,7 @@ SOURCES: dict[str, Source] = {
         images=60_000,
         channels=3,
         image_size=32,
+        like_imagenet=True,
         archives=(_CIFAR10,),
     ),
     "fc100": Source(
@@ -127,6 +131,7 @@ SOURCES: dict[str, Source] = {
         images=60_000,
         channels=3,
         image_size=32,
+        like_imagenet=True,
         archives=(_CIFAR,),
         content=_CIFAR_CONTENT,
     ),
@@ -189,6 +194,11 @@ def source(name: str) -> Source:
     if name not in SOURCES:
         raise DataError(f"unknown data set {name!r}; {did_you_mean(name, SOURCES)}; or give a folder of images")
     return SOURCES[name]
+
+
+def is_like_imagenet(name: str) -> bool:
+    """Whether weights that were trained on ImageNet have seen classes like those of a data set; of folders unknown."""
+    return not is_folder(name) and source(name).like_imagenet
 
 
 def default_episodes(name: str) -> tuple[int, int, int]:

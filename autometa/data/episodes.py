@@ -6,15 +6,19 @@ what is learned from them.
 
 from __future__ import annotations
 
+import functools
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from autometa.data.dataset import FewShotDataset
+from autometa.data.feature_table import FeatureTable
 from autometa.data.rotation import TURNS, require_square, rotated
 from autometa.records import EpisodeSpec
 
@@ -22,10 +26,24 @@ Augment = Callable[[Tensor, torch.Generator], Tensor]
 
 
 @dataclass(frozen=True)
+class KnownRows:
+    """What frozen networks say of the images of episodes, without another look at them.
+
+    Attributes:
+        support_x, query_x: the very tensors of images that it is said of.
+        rows: support [B, N·K, W] and query [B, N·Q, W] by a network's key.
+    """
+
+    support_x: Tensor
+    query_x: Tensor
+    rows: Mapping[str, tuple[Tensor, Tensor]]
+
+
+@dataclass(frozen=True)
 class EpisodeBatch:
     """B episodes of one shape. Class-major: support image i of an episode is of class i // K.
 
-    `classes` says which classes of their split the N are, where the episodes are measured on. `shots` is the number of
+    `classes` says which classes of their split the N are, where that is known. `shots` is the number of
     support images of each class where it differs between classes: the first `shots[0]` are of class 0, and so on.
     Query images may then be of any number.
     """
@@ -37,6 +55,20 @@ class EpisodeBatch:
     way: int
     classes: Tensor | None = None  # (B, N)
     shots: tuple[int, ...] | None = None  # N numbers of at least 1
+    known: KnownRows | None = None
+
+    def rows_of(self, network: str) -> tuple[Tensor, Tensor] | None:
+        """What a frozen network says of support [B, N·K, W] and query images [B, N·Q, W], where that is known.
+
+        Of images that were changed since they were drawn, nothing is known.
+
+        Args:
+            network: its key.
+        """
+        known = self.known
+        if known is None or known.support_x is not self.support_x or known.query_x is not self.query_x:
+            return None
+        return known.rows.get(network)
 
     @property
     def batch(self) -> int:
@@ -67,15 +99,31 @@ class EpisodeBatch:
             yield self._part(slice(start, start + most))
 
     def _part(self, part: slice) -> EpisodeBatch:
+        support_x, query_x = self.support_x[part], self.query_x[part]
+        names = self.known.rows if self.known else ()
+        known = {name: rows for name in names if (rows := self.rows_of(name))}
         return EpisodeBatch(
-            self.support_x[part],
+            support_x,
             self.support_y[part],
-            self.query_x[part],
+            query_x,
             self.query_y[part],
             self.way,
             self.classes[part] if self.classes is not None else None,
             self.shots,
+            KnownRows(support_x, query_x, {n: (s[part], q[part]) for n, (s, q) in known.items()}) if known else None,
         )
+
+    def of_images(self, support: Tensor, query: Tensor, **changes: Any) -> EpisodeBatch:
+        """Episodes of some of the images, with what is known of them.
+
+        Args:
+            support, query: places of the images in this batch's episodes, [N·K] and [N·Q] of the new one.
+            changes: its other fields that differ.
+        """
+        chosen = replace(self, support_x=self.support_x[:, support], query_x=self.query_x[:, query], **changes)
+        names = self.known.rows if self.known else ()
+        rows = {name: (of[0][:, support], of[1][:, query]) for name in names if (of := self.rows_of(name))}
+        return replace(chosen, known=KnownRows(chosen.support_x, chosen.query_x, rows) if rows else None)
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> EpisodeBatch:
         """The same episodes elsewhere, images in `dtype` if given."""
@@ -111,16 +159,27 @@ class ImagePool:
     """The images of one split, on the device: mapped from disk on a CPU, uploaded once to a GPU.
 
     Of train classes without those that are kept back.
+
+    Args:
+        tables: what frozen networks say of the images, by a network's key; rows are as `in_order` says.
     """
 
-    def __init__(self, dataset: FewShotDataset, split: str, device: torch.device | str = "cpu") -> None:
+    def __init__(
+        self,
+        dataset: FewShotDataset,
+        split: str,
+        device: torch.device | str = "cpu",
+        *,
+        tables: Mapping[str, FeatureTable] | None = None,
+    ) -> None:
         self.dataset = dataset
         self.split = split
         self.device = torch.device(device)
-        is_free = np.ones(len(dataset.labels), bool)
+        self.features = dict(tables or {})
+        members = _members(dataset, split)
         if split == "train" and dataset.kept_back is not None:
-            is_free = ~dataset.kept_back
-        members = [np.flatnonzero((dataset.labels == c) & is_free) for c in dataset.splits[split]]
+            members = [of_class[~dataset.kept_back[of_class]] for of_class in members]
+        self._order = np.concatenate(members)
         self.counts = torch.tensor([len(m) for m in members])  # (classes,)
         self.images, members = self._images(dataset, members)  # uint8 (M, C, H, W)
         self.table = torch.from_numpy(_padded(members))  # (classes, most images), index of an image
@@ -146,6 +205,27 @@ class ImagePool:
     def gather(self, index: Tensor) -> Tensor:
         """Normalised float images [M, C, H, W] by their index [M]."""
         return self._normalise(self.images.index_select(0, index.to(self.device)))
+
+    @property
+    def feature_seconds(self) -> float:
+        """Seconds that this process has waited for features which were not there."""
+        return sum(table.seconds for table in self.features.values())
+
+    def rows(self, index: Tensor) -> dict[str, Tensor]:
+        """What each frozen network says of images [M], by their index: [M, W] by its key."""
+        if not self.features:
+            return {}
+        numbers = self._row_of_image[index.cpu().numpy()]
+        return {key: torch.from_numpy(table[numbers]).to(self.device).float() for key, table in self.features.items()}
+
+    @cached_property
+    def _row_of_image(self) -> np.ndarray:
+        """The row of each image in the tables, which have those that are kept back, too."""
+        rows = np.zeros(len(self.dataset.labels), np.int64)
+        order = in_order(self.dataset, self.split)
+        rows[order] = np.arange(len(order))
+        # On a CPU images are where the data set has them, on a GPU those of the pool alone.
+        return rows if self.device.type == "cpu" else rows[self._order]
 
     def _images(self, dataset: FewShotDataset, members: list[np.ndarray]) -> tuple[Tensor, list[np.ndarray]]:
         if self.device.type == "cpu":
@@ -200,14 +280,22 @@ class EpisodeSampler:
         return self._pool.dataset
 
     @property
+    def feature_seconds(self) -> float:
+        """As of its pool."""
+        return self._pool.feature_seconds
+
+    @property
     def classes(self) -> int:
         """How many classes `images` draws from: those of the split, four times as many with rotations."""
         return self._pool.classes * self._turns
 
     def episodes(self) -> EpisodeBatch:
         """The next B episodes."""
-        index, turns = self._draw_episodes()
-        return _gathered(self._pool, self._spec, index, lambda images: self._changed(images, turns))
+        index, turns, classes = self._draw_episodes()
+        changed = None
+        if self._augment or self._turns > 1:
+            changed = functools.partial(self._changed, turns=turns)
+        return replace(_gathered(self._pool, self._spec, index, changed), classes=classes)
 
     def images(self, count: int) -> tuple[Tensor, Tensor]:
         """`count` images [count, C, H, W] of any classes, each image equally likely, and their classes [count].
@@ -222,11 +310,11 @@ class EpisodeSampler:
         pools = [(s._pool.dataset.fingerprint, s._pool.split, s._pool.device) for s in (self, other)]
         return pools[0] == pools[1] and (self._spec, self._batch) == (other._spec, other._batch)
 
-    def _draw_episodes(self) -> tuple[Tensor, Tensor]:
-        """Indices of images [B, N, K + Q] and their quarter turns [B·N·(K + Q)]."""
+    def _draw_episodes(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Indices of images [B, N, K + Q], their quarter turns [B·N·(K + Q)], and the classes [B, N]."""
         classes = _draw_classes(self.classes, self._spec.way, self._batch, self._generator)  # (B, N)
         index = _draw_images(self._pool, self._spec, classes // self._turns, self._generator)
-        return index, (classes % self._turns)[..., None].expand_as(index).flatten()
+        return index, (classes % self._turns)[..., None].expand_as(index).flatten(), classes
 
     def _draw_plain(self, count: int) -> tuple[Tensor, Tensor, Tensor]:
         """Indices of images [count], their quarter turns and their classes."""
@@ -253,8 +341,8 @@ def episodes_together(samplers: Sequence[EpisodeSampler]) -> EpisodeBatch:
     They must draw alike (`draws_like`); each uses its own generator.
     """
     drawn = [sampler._draw_episodes() for sampler in samplers]
-    index = torch.cat([index for index, _ in drawn])
-    turns = [turns for _, turns in drawn]
+    index = torch.cat([index for index, _, _ in drawn])
+    turns = [turns for _, turns, _ in drawn]
     first = samplers[0]
     return _gathered(first._pool, first._spec, index, lambda images: _changed_by_each(samplers, images, turns))
 
@@ -289,7 +377,7 @@ def fixed_episodes(
     classes = _draw_classes(pool.classes, spec.way, count, generator)
     index = _draw_images(pool, spec, classes, generator)
     for part, of_part in zip(index[:first].split(batch), classes[:first].split(batch), strict=True):
-        yield replace(_gathered(pool, spec, part, lambda images: images), classes=of_part)
+        yield replace(_gathered(pool, spec, part, None), classes=of_part)
 
 
 def draw_episodes(pool: ImagePool, spec: EpisodeSpec, count: int, generator: torch.Generator) -> Tensor:
@@ -311,18 +399,40 @@ def _draw_images(pool: ImagePool, spec: EpisodeSpec, classes: Tensor, generator:
     return table[classes[..., None], place]
 
 
-def _gathered(pool: ImagePool, spec: EpisodeSpec, index: Tensor, change: Callable[[Tensor], Tensor]) -> EpisodeBatch:
+def _gathered(
+    pool: ImagePool, spec: EpisodeSpec, index: Tensor, change: Callable[[Tensor], Tensor] | None
+) -> EpisodeBatch:
+    """Episodes of images [B, N, K + Q], changed if asked; of images as they are the pool's features come along."""
     batch, way, _ = index.shape
-    images = change(pool.gather(index.reshape(-1)))
-    split = images.reshape(batch, way, spec.shot + spec.query, *images.shape[1:])
+    flat = index.reshape(-1)
+    images = pool.gather(flat)
+    split = (change(images) if change else images).unflatten(0, index.shape)
     labels = torch.arange(way, device=pool.device)
+    support_x, query_x = _support_and_query(split, spec)
+    rows = {} if change else pool.rows(flat)
+    known = {key: _support_and_query(found.unflatten(0, index.shape), spec) for key, found in rows.items()}
     return EpisodeBatch(
-        support_x=split[:, :, : spec.shot].flatten(1, 2),
+        support_x=support_x,
         support_y=labels.repeat_interleave(spec.shot).expand(batch, -1),
-        query_x=split[:, :, spec.shot :].flatten(1, 2),
+        query_x=query_x,
         query_y=labels.repeat_interleave(spec.query).expand(batch, -1),
         way=way,
+        known=KnownRows(support_x, query_x, known) if known else None,
     )
+
+
+def _support_and_query(of_images: Tensor, spec: EpisodeSpec) -> tuple[Tensor, Tensor]:
+    """Of [B, N, K + Q, ...] the parts [B, N·K, ...] and [B, N·Q, ...]."""
+    return of_images[:, :, : spec.shot].flatten(1, 2), of_images[:, :, spec.shot :].flatten(1, 2)
+
+
+def in_order(dataset: FewShotDataset, split: str) -> np.ndarray:
+    """Indices of the images of a split, class by class."""
+    return np.concatenate(_members(dataset, split))
+
+
+def _members(dataset: FewShotDataset, split: str) -> list[np.ndarray]:
+    return [np.flatnonzero(dataset.labels == c) for c in dataset.splits[split]]
 
 
 def _mapped(images: np.ndarray) -> Tensor:

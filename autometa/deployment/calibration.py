@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 
 import numpy as np
 import torch
@@ -102,28 +101,27 @@ def shape_like(shots: Sequence[int], pool: ImagePool, *, with_unknown: bool) -> 
     return TaskShape(shots=chosen, query=query, episodes=episodes, unknown=unknown)
 
 
-def episodes_of(pool: ImagePool, shape: TaskShape, seed: int) -> Iterator[tuple[EpisodeBatch, Tensor | None]]:
-    """Episodes of this shape one by one, and images [Q, C, H, W] of classes that are unknown in each."""
+def episodes_of(pool: ImagePool, shape: TaskShape, seed: int) -> Iterator[EpisodeBatch]:
+    """Episodes of this shape one by one.
+
+    Query images of unknown classes come after those of known ones, as many as `query_y` lacks.
+    """
     spec = EpisodeSpec(way=shape.way + shape.unknown, shot=max(shape.shots), query=shape.query)
     generator = torch.Generator().manual_seed(seed)
     for whole in fixed_episodes(pool, spec, count=shape.episodes, seed=seed, batch=1):
         # Which class has many images, and which few, is drawn; classes themselves are.
         shots = [shape.shots[i] for i in torch.randperm(shape.way, generator=generator).tolist()]
-        support = whole.support_x.unflatten(1, (spec.way, -1))
-        known, unknown = whole.query_x.unflatten(1, (spec.way, -1)).split([shape.way, shape.unknown], 1)
         labels = torch.arange(shape.way, device=pool.device)
         assert whole.classes is not None
-        episode = replace(
-            whole,
-            support_x=torch.cat([support[:, n, :shot] for n, shot in enumerate(shots)], 1),
+        yield whole.of_images(
+            torch.cat([torch.arange(shot) + n * spec.shot for n, shot in enumerate(shots)]).to(pool.device),
+            torch.arange(whole.query_x.shape[1], device=pool.device),
             support_y=labels.repeat_interleave(torch.tensor(shots, device=pool.device))[None],
-            query_x=known.flatten(1, 2),
             query_y=labels.repeat_interleave(shape.query)[None],
             way=shape.way,
             classes=whole.classes[:, : shape.way],
             shots=shots_of(shots),
         )
-        yield episode, unknown.flatten(0, 2) if shape.unknown else None
 
 
 def shots_of(shots: Sequence[int]) -> tuple[int, ...] | None:
@@ -143,10 +141,9 @@ def calibrated(
     logits, targets, classes, counts = [], [], [], []
     known: dict[str, list[Tensor]] = {name: [] for name in SCORES}
     unknown: dict[str, list[Tensor]] = {name: [] for name in SCORES}
-    for episode, others in episodes_of(pool, shape, seed):
-        queries = episode.query_x.shape[1]
-        asked = episode if others is None else replace(episode, query_x=torch.cat([episode.query_x, others[None]], 1))
-        said = learner.query_logits(asked)
+    for episode in episodes_of(pool, shape, seed):
+        queries = episode.query_y.shape[1]
+        said = learner.query_logits(episode)
         logits.append(said[:, :queries].cpu())
         targets.append(episode.query_y.cpu())
         counts.append(episode_answers(said[:, :queries], episode))
@@ -154,7 +151,7 @@ def calibrated(
         classes.append(episode.classes)
         if reject_rate is not None:
             for name, score in SCORES.items():
-                found = score(learner, asked, said)[0].cpu()
+                found = score(learner, episode, said)[0].cpu()
                 known[name].append(found[:queries])
                 unknown[name].append(found[queries:])
     every, right = torch.cat(logits), torch.cat(targets)

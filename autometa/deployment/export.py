@@ -220,7 +220,7 @@ def _validation_episodes(opened: TrainedModel) -> list[EpisodeBatch]:
     assert opened.data is not None
     pool = ImagePool(opened.data, "val")
     shapes = (TaskShape(shots=shots, query=query, episodes=1) for shots, query in _SHAPES)
-    return [episode for shape in shapes for episode, _ in episodes_of(pool, shape, _SEED)]
+    return [episode for shape in shapes for episode in episodes_of(pool, shape, _SEED)]
 
 
 def _pixels(images: Tensor, taken: ModelInput) -> Tensor:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
-from autometa.data.episodes import EpisodeBatch, Normaliser
+from autometa.data.episodes import EpisodeBatch, KnownRows, Normaliser
 from autometa.deployment.calibration import shots_of
 from autometa.errors import ConfigError
 from autometa.learning.device import is_out_of_memory
+from autometa.learning.features import rows_of_images
 from autometa.learning.learner import Learner
 
 # Query images that are scored with the support set at once, or as many as that has.
@@ -36,6 +38,10 @@ class Task:
         self._support = normalise(support.to(device))[None]
         self._labels = torch.arange(len(self._shots)).repeat_interleave(torch.tensor(self._shots)).to(device)[None]
 
+    @functools.cached_property
+    def _support_rows(self) -> Mapping[str, Tensor]:
+        return rows_of_images(self.learner, self._support[0])
+
     @property
     def at_once(self) -> int:
         """How many images to name at a time."""
@@ -43,13 +49,17 @@ class Task:
 
     def episode(self, images: Tensor) -> EpisodeBatch:
         """One episode with uint8 images [Q, C, H, W] to name, whose labels are not known."""
+        query = self._normalise(images.to(self._device))[None]
+        found = rows_of_images(self.learner, query[0])
+        rows = {key: (of[None], found[key][None]) for key, of in self._support_rows.items()}
         return EpisodeBatch(
             support_x=self._support,
             support_y=self._labels,
-            query_x=self._normalise(images.to(self._device))[None],
+            query_x=query,
             query_y=torch.zeros(1, len(images), dtype=torch.int64, device=self._device),
             way=len(self._shots),
             shots=shots_of(self._shots),
+            known=KnownRows(self._support, query, rows) if rows else None,
         )
 
     @torch.no_grad()

@@ -23,6 +23,7 @@ from autometa.deployment.calibration import Calibration, TaskShape, calibrated, 
 from autometa.errors import CheckpointError, ConfigError, DataError
 from autometa.learning import checkpoint_files
 from autometa.learning.device import pick_device
+from autometa.learning.features import pool_for
 from autometa.learning.learner import Learner, each_image_once
 from autometa.records import Record
 from autometa.trial.job import DatasetRef, Job
@@ -59,7 +60,7 @@ class TrainedModel:
     @functools.cached_property
     def _pool(self) -> ImagePool:
         assert self.data is not None
-        return ImagePool(self.data, "val", self.device)
+        return pool_for(self.learner, self.data, "val", self.device)
 
     def calibration(self, shots: Sequence[int], *, reject_rate: float | None = None) -> Calibration | None:
         """What it is worth on tasks with so many labelled images of each class; None where nobody can know.

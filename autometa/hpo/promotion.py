@@ -20,6 +20,9 @@ FINISH = 0.6
 # How far a second finalist may be behind the best, and that as a part of the best one's errors. One that is further
 # behind adds nothing to an ensemble: docs/log.md has how little.
 NEAR, NEAR_OF_ERRORS = 0.03, 0.25
+# Where the leader is not trained, others are tried until this part of the time for last trainings is left. The end
+# needs it for features of images that were not looked at before.
+LAST_CALL = 0.5
 # One of so many candidates goes on from each rung.
 KEEP_ONE_OF = 2
 # The rung to which the first candidates go without being compared.
@@ -41,6 +44,11 @@ class Standing:
     def at(self, rung: int) -> float | None:
         """Accuracy at a rung; None where it was not measured there."""
         return next((report.accuracy.mean for report in self.curve if report.rung == rung), None)
+
+    @property
+    def is_fixed(self) -> bool:
+        """Whether it is not trained, so that more time gives it nothing."""
+        return bool(self.curve) and self.curve[-1].steps == 0
 
 
 @dataclass(frozen=True)
@@ -101,7 +109,7 @@ class Promotion:
             exploring: how many other segments are on workers.
             can_start: whether there is a new candidate.
         """
-        if left <= self.finish_from:
+        if left <= self.last_from(standings):
             if finishing >= self.finalists or exploring:
                 return None
             # Where nobody has a model yet, a late first one is better than none.
@@ -112,6 +120,13 @@ class Promotion:
         if can_start:
             return New()
         return self._longest_waiting(standings)
+
+    def last_from(self, standings: Sequence[Standing]) -> float:
+        """Seconds before the end at which last trainings begin: late where the leader is not trained.
+
+        It gains nothing by more time, and others may overtake it on their way up the rungs.
+        """
+        return self.finish_from * (LAST_CALL if _is_led_by_fixed(standings) else 1)
 
     def _finalist(self, standings: Sequence[Standing]) -> Finish | Twin | None:
         """The best that is free; or again the best of all, where that is far ahead of it."""
@@ -127,7 +142,7 @@ class Promotion:
             best = first = self._instead_of(best, [s for s in standings[: self.believed] if s in free], expected)
         near = min(NEAR, NEAR_OF_ERRORS * max(0.0, 1 - expected[first.number]))
         is_near = expected[best.number] >= expected[first.number] - near
-        return Finish(best.number) if is_near else Twin(first.number)
+        return Finish(best.number) if is_near or first.is_fixed else Twin(first.number)
 
     def _instead_of(self, best: Standing, believed: Sequence[Standing], expected: Mapping[int, float]) -> Standing:
         """The best of those that are believed in, unless the best of all is clearly ahead."""
@@ -160,18 +175,27 @@ class Promotion:
         return GoOn(best.number, lowest + 1)
 
 
+def _is_led_by_fixed(standings: Sequence[Standing]) -> bool:
+    shown = [standing for standing in standings if standing.curve]
+    return bool(shown) and max(shown, key=lambda standing: standing.curve[-1].accuracy.sure).is_fixed
+
+
 def _expected(standings: Sequence[Standing]) -> dict[int, float]:
     """What each candidate would show at the highest rung that any has reached, by number.
 
-    That is what it is sure of, and for each rung that it has not reached the median of what others gained there.
+    That is what it is sure of, and for each rung that it has not reached the median of what others gained there. Who is
+    not trained gains nothing.
     """
     top = max(standing.rung for standing in standings)
     gains = {rung: _gain(standings, rung) for rung in range(1, top)}
-    return {s.number: s.curve[-1].accuracy.sure + sum(gains[rung] for rung in range(s.rung, top)) for s in standings}
+    return {
+        s.number: s.curve[-1].accuracy.sure + (0.0 if s.is_fixed else sum(gains[rung] for rung in range(s.rung, top)))
+        for s in standings
+    }
 
 
 def _gain(standings: Sequence[Standing], rung: int) -> float:
-    """The median gain from this rung to the next, 0 at least; and 0 where nobody was measured at both."""
-    both = [(standing.at(rung), standing.at(rung + 1)) for standing in standings]
+    """The median gain of training from this rung to the next, 0 at least; and 0 where nobody was measured at both."""
+    both = [(standing.at(rung), standing.at(rung + 1)) for standing in standings if not standing.is_fixed]
     found = [after - before for before, after in both if before is not None and after is not None]
     return max(0.0, statistics.median(found)) if found else 0.0

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from autometa.data.episodes import EpisodeBatch
 from autometa.learning.backbones.backbone import Backbone
+from autometa.learning.backbones.pretrained import Pretrained
 from autometa.learning.losses import cross_entropy
 from autometa.learning.normalization import Film, Layout, Norm
 from autometa.learning.seen_images import SeenImages
@@ -69,6 +70,8 @@ class Learner(nn.Module, ABC):
     inductive_with: ClassVar[Mapping[str, Scalar]] = {"transduction": "none"}
     class_order_invariant_with: ClassVar[Mapping[str, Scalar] | None] = {}
 
+    backbone_name = ""  # of the backbone where a configuration names none; empty for the first of the table
+    is_trained = True  # whether there are outer steps; else `see` is all that it learns
     trains_on_episodes = True  # whether `outer_step` takes episodes, not plain images
     averages_over_episodes = False  # whether its gradient is that mean over a batch that parts of it give, too
     progress = 0.0  # part of its training that is spent, in [0, 1]: the training loop says so before each outer step
@@ -84,6 +87,9 @@ class Learner(nn.Module, ABC):
 
         They include `loss`. The training loop zeroes gradients before, and clips and applies them after.
         """
+
+    def see(self, source: TrainingSource) -> None:
+        """Take from training images what a learner without outer steps learns; called once."""
 
     @abstractmethod
     def query_logits(self, episodes: EpisodeBatch) -> Tensor:
@@ -146,8 +152,18 @@ class EpisodicLearner(LossLearner):
 
 
 def embed(backbone: Backbone, episodes: EpisodeBatch, film: Film | None = None) -> tuple[Tensor, Tensor]:
-    """Features of support [B, N·K, D] and query [B, N·Q, D], in one pass through the backbone."""
-    return _one_pass(backbone, backbone, episodes, film)
+    """Features of support [B, N·K, D] and query [B, N·Q, D], in one pass through the backbone.
+
+    Where it is known what a frozen network says of these images, it does not run.
+    """
+    known = episodes.rows_of(backbone.key) if isinstance(backbone, Pretrained) and backbone.key else None
+    if known is None:
+        return _one_pass(backbone, backbone, episodes, film)
+    assert isinstance(backbone, Pretrained)
+    rows = torch.cat(known, 1)  # (B, N·(K+Q), W)
+    layout = Layout(tasks=episodes.batch, support=known[0].shape[1], film=film)
+    features = backbone.read(rows.flatten(0, 1), layout).unflatten(0, rows.shape[:2])
+    return features[:, : layout.support], features[:, layout.support :]
 
 
 @contextmanager

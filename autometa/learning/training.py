@@ -89,6 +89,7 @@ class Training:
         budget: how long, and at how many rungs to validate.
         validate: scores the learner at a rung, 1 … rungs.
         objective: takes the learner's outer steps in its place, with something added.
+        uncounted: seconds so far of what neither training nor validation costs.
 
     Attributes:
         state: where it stands; whoever takes outer steps in its place keeps it up to date.
@@ -105,8 +106,10 @@ class Training:
         validate: Validate,
         generator: torch.Generator,
         objective: Objective | None = None,
+        uncounted: Callable[[], float] = lambda: 0.0,
     ) -> None:
         self.learner = learner
+        self._uncounted = uncounted
         learner.backbone.trains_in_bfloat16 = options.bfloat16
         self.source = source
         self.options = options.open_ended if budget.open else options
@@ -114,7 +117,7 @@ class Training:
         self.generator = generator
         self.objective = objective
         self.optimizer = optimizer_for(self.options, learner.parameters())
-        self.state = TrainingState(budget, last_step=budget.steps)
+        self.state = TrainingState(budget, last_step=budget.steps if learner.is_trained else 0)
         self.average = AveragedWeights(learner, self.options.averaging) if self.options.averaging else None
         self._fitting = Fitting()
         self._on_gpu = next(learner.parameters()).is_cuda
@@ -184,7 +187,7 @@ class Training:
         """Validate where training stands, and add it to the curve."""
         state = self.state
         rung = state.rung
-        started = time.perf_counter()
+        started = self._clock()
         with each_image_once(self.model) as memories:
             accuracy = self.validate(self, rung)
         report = RungReport(
@@ -192,7 +195,7 @@ class Training:
             accuracy=accuracy,
             steps=state.steps,
             seconds=round(state.seconds, 3),
-            validation_seconds=round(time.perf_counter() - started, 3),
+            validation_seconds=round(max(0.0, self._clock() - started), 3),
             pass_seconds=round(sum(memory.seconds for memory in memories), 3),
             cooled=state.is_cooled,
         )
@@ -204,16 +207,21 @@ class Training:
         state = self.state
         if state.steps == 0:
             state.last_step = self.end()
-        started, before = time.perf_counter(), state.seconds
+        if not self.learner.is_trained and not state.curve:
+            self.learner.see(self.source)
+        started, before = self._clock(), state.seconds
         metrics: dict[str, Tensor] = {}
         while not state.is_at_rung and not stop():
             metrics = self._step()
-            state.seconds = before + time.perf_counter() - started
+            state.seconds = before + self._clock() - started
             if on_step:
                 on_step(state.steps, state.progress, metrics)
         if self._on_gpu and metrics:
             check_finite(metrics, state.steps)  # a rung is never reached with weights that are not finite
-            state.seconds = before + time.perf_counter() - started
+            state.seconds = before + self._clock() - started
+
+    def _clock(self) -> float:
+        return time.perf_counter() - self._uncounted()
 
     def _step(self) -> dict[str, Tensor]:
         set_rate(self.optimizer, self.rate)
@@ -246,6 +254,8 @@ class Training:
         At least as many as there are rungs, whatever they cost.
         """
         budget = self.state.budget
+        if not self.learner.is_trained:
+            return 0
         if budget.teraflops is None:
             return budget.steps
         least = 1 if budget.open else budget.rungs

@@ -36,9 +36,14 @@ class TrainingState:
 
     @property
     def spent(self) -> float:
-        """The part of the budget that is spent; more than 1 where it is open. Of a budget of no steps it is all."""
+        """The part of the budget that is spent; more than 1 where it is open.
+
+        Of a budget of no steps it is all. Where nothing is trained in an open one, each rung is reached at once.
+        """
         if self.last_step == 0:
-            return 1.0
+            if not self.budget.open:
+                return 1.0
+            return self.cooling[1] if self.cooling else self.budget.spent_at(self._reported + 1)
         by_steps = self.steps / self.last_step if self.last_step else 0.0
         by_seconds = self.seconds / self.budget.seconds if self.budget.seconds else 0.0
         return max(by_steps, by_seconds)

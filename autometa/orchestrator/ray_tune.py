@@ -355,6 +355,14 @@ def measure_in_worker(*, threads: int, **call: Any) -> Measured:
     return measure_checkpoint(**call)
 
 
+def compute_features_in_worker(**call: Any) -> None:
+    """`trial.run.compute_features`, in a worker."""
+    from autometa.trial.run import compute_features
+
+    keep_to_share(call.get("use_gpu"), 1.0)
+    compute_features(**call)
+
+
 def say_in_worker(**call: Any) -> dict[str, Any]:
     """`trial.model.said_in_views`, in a worker."""
     from autometa.trial.model import said_in_views

@@ -99,11 +99,12 @@ class SearchDesk:
 
     def _segment(self, decision: Decision, asked: Asked) -> Segment:
         job = self._make_job(asked)
-        if isinstance(decision, Finish | Twin) or self._left <= self._policy.finish_from:
+        last_from = self._policy.last_from(self._ledger.standings())
+        if isinstance(decision, Finish | Twin) or self._left <= last_from:
             self._finishing.add(asked.number)
             if self.is_over:
                 self._on_last()
             return Segment(job=job, finish_by=time.time() + self._left, threads=self._threads)
         self._exploring.add(asked.number)
         until = decision.until if isinstance(decision, GoOn) else 1
-        return Segment(job=job, until=until, not_after=time.time() + self._left - self._policy.finish_from)
+        return Segment(job=job, until=until, not_after=time.time() + self._left - last_from)

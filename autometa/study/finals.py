@@ -277,9 +277,12 @@ class _Finals:
         seed = (confirm.test_seed if split == "test" else confirm.confirm_seed)(self.plan.settings.seed)
         how: dict[str, Any] = {"split": split, "episodes": self.episodes, "seed": seed}
         how |= {"use_gpu": self.share.gpus > 0, "dataset": self.plan.ref}
-        how |= {"threads": self.share.threads if len(models) == 1 else 1}
         from autometa.orchestrator import ray_tune
 
+        if any("features" in record_of(trial).facts for trial in ended(self.study)):
+            shared = [{"folder": model, **how} for model in models for _ in range(self.share.workers)]
+            list(ray_tune.run_everywhere(ray_tune.compute_features_in_worker, shared, self.share))
+        how |= {"threads": self.share.threads if len(models) == 1 else 1}
         return ray_tune.run_everywhere(ray_tune.measure_in_worker, [{"folder": m, **how} for m in models], self.share)
 
     def _frozen(self, trial: int) -> FrozenTrial:

@@ -69,8 +69,15 @@ class Plan:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What a user should know about the images."""
-        return self.dataset.notes + (self.pretrain_data.notes if self.pretrain_data else ())
+        """What a user should know about the images, and about weights from elsewhere."""
+        of_images = self.dataset.notes + (self.pretrain_data.notes if self.pretrain_data else ())
+        names = " | ".join(map(str, external_backbones(self.space)))
+        if not names or not catalog.is_like_imagenet(self.ref.name):
+            return of_images
+        seen = (
+            f"{self.dataset.name}: weights of {names} were trained on ImageNet, which has classes like its test classes"
+        )
+        return (*of_images, f"{seen}: their accuracy is not that of new classes")
 
     @property
     def folder(self) -> Path:

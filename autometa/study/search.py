@@ -267,15 +267,9 @@ def _won(
     ensemble = finals.combine(plan, study, to_combine, share, seconds=seconds) if to_combine else None
     together = [(t, ensemble.views_of(t.number)) for t in to_combine if t.number in ensemble.views] if ensemble else []
     left = schedule.seconds_to_measure() - timed.seconds_for_all_classes(plan, trials)
-    episodes = timed.affordable_episodes(rivals, baseline, together, share, seconds=left, drawn=_drawn(plan))
+    drawn = timed.Drawn.of(plan)
+    episodes = timed.affordable_episodes(rivals, baseline, together, share, seconds=left, drawn=drawn)
     return finals.run(plan, study, rivals, share, on_event, episodes=episodes, ensemble=ensemble)
-
-
-def _drawn(plan: Plan) -> timed.Drawn:
-    """Episodes of whichever of the two splits has more images."""
-    dataset, spec = plan.dataset, plan.episodes
-    images = max(int(dataset.class_counts[dataset.splits[split]].sum()) for split in ("val", "test"))
-    return timed.Drawn(images=images, of_an_episode=spec.way * (spec.shot + spec.query))
 
 
 def _missing(plan: Plan, ledger: Ledger) -> int:

@@ -10,7 +10,7 @@ import bisect
 import functools
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import optuna
@@ -82,14 +82,41 @@ class Clock:
 
 @dataclass(frozen=True)
 class Drawn:
-    """Episodes and the images that they are drawn from: how many there are, and how many an episode has."""
+    """Episodes and the images that they are drawn from.
 
-    images: int
-    of_an_episode: int
+    Args:
+        an_episode: images of an episode.
+        validation, test: images of all classes of the split.
+    """
+
+    an_episode: int
+    validation: int
+    test: int
+
+    @classmethod
+    def of(cls, plan: Plan) -> Drawn:
+        """The episodes of a search."""
+        data, spec = plan.dataset, plan.episodes
+        val, test = (int(data.class_counts[list(data.splits[split])].sum()) for split in ("val", "test"))
+        return cls(spec.way * (spec.shot + spec.query), val, test)
 
     def distinct(self, episodes: int) -> float:
-        """How many different images so many episodes have, as expected."""
-        return self.images * -math.expm1(-episodes * self.of_an_episode / self.images)
+        """How many different images so many episodes have, as expected; of the split that has more."""
+        return self._distinct_of(max(self.validation, self.test), episodes)
+
+    def seconds_of_features(self, episodes: int, networks: Mapping[str, float]) -> float:
+        """What features of frozen networks take that nobody needed before, of one worker.
+
+        That is of so many episodes of both splits; of the test for the network that takes longest.
+
+        Args:
+            networks: seconds that each takes for an image.
+        """
+        val, test = (self._distinct_of(images, episodes) for images in (self.validation, self.test))
+        return val * sum(networks.values()) + test * max(networks.values(), default=0.0)
+
+    def _distinct_of(self, images: int, episodes: int) -> float:
+        return images * -math.expm1(-episodes * self.an_episode / images) if images else 0.0
 
 
 def affordable_episodes(
@@ -107,6 +134,7 @@ def affordable_episodes(
         together: members of an ensemble, and in how many views each sees an episode.
         drawn: of what they are drawn.
     """
+    networks = _networks([*rivals, *(trial for trial, _ in together)])
 
     def is_too_long(pairs: int) -> bool:
         episodes = 2 * pairs
@@ -115,7 +143,9 @@ def affordable_episodes(
         members = [share.threads * views * _seconds(trial, episodes, drawn) for trial, views in together]
         costs += [sum(members)] if members else []
         longest = max(costs, default=0.0)
-        return max(sum(costs) / share.workers, longest) + longest / share.threads > seconds
+        # Features were timed in so many threads, and are shared by all workers.
+        features = share.threads * drawn.seconds_of_features(episodes, networks) / share.workers
+        return max(sum(costs) / share.workers, longest) + longest / share.threads + features > seconds
 
     possible = range(_FEWEST_EPISODES // 2, confirm.EPISODES // 2 + 1)
     return 2 * max(possible[0], possible[0] + bisect.bisect_left(possible, True, key=is_too_long) - 1)
@@ -129,6 +159,15 @@ def _seconds(trial: TrialRecord, episodes: int, drawn: Drawn) -> float:
     before = last.accuracy.episodes
     each_time = (last.validation_seconds - last.pass_seconds) / before
     return each_time * episodes + last.pass_seconds * drawn.distinct(episodes) / drawn.distinct(before)
+
+
+def _networks(trials: Sequence[TrialRecord]) -> dict[str, float]:
+    """Seconds for an image, of each frozen network of these trials."""
+    return {
+        str(trial.facts["features"]): float(trial.facts["image_seconds"])
+        for trial in trials
+        if "image_seconds" in trial.facts
+    }
 
 
 def seconds_for_all_classes(plan: Plan, trials: Sequence[TrialRecord]) -> float:

@@ -36,6 +36,7 @@ class Abilities:
         inductive_with: no query image influences the prediction for another.
         class_order_invariant_with: permuted class labels give permuted scores.
         own_weights_with: no weights were trained elsewhere.
+        backbone_name: of a learner's backbone where a configuration names none; empty for the first of the table.
         defaults: of the options in these conditions, where that is another value.
     """
 
@@ -44,6 +45,7 @@ class Abilities:
     class_order_invariant_with: Condition | None = field(default_factory=dict)
     own_weights_with: Condition | None = field(default_factory=dict)
     defaults: Condition = field(default_factory=dict)
+    backbone_name: str = ""
 
     def meets(self, condition: Condition | None, options: Mapping[str, Scalar]) -> bool:
         """Whether options given, or their defaults, meet a condition."""
@@ -66,7 +68,7 @@ def declared(kind: type) -> Abilities:
         own_weights = None
     conditions = {**(stackable or {}), **(inductive or {}), **(invariant or {}), **(own_weights or {})}
     others = {name: parameters[name].default for name, value in conditions.items() if parameters[name].default != value}
-    return Abilities(stackable, inductive or {}, invariant, own_weights, others)
+    return Abilities(stackable, inductive or {}, invariant, own_weights, others, getattr(kind, "backbone_name", ""))
 
 
 @functools.cache
@@ -113,7 +115,9 @@ def is_external(values: Mapping[str, Scalar]) -> bool:
 def external_backbones(space: SearchSpace) -> list[Scalar]:
     """The backbones of a space with which a configuration of it may be external."""
     by_name = {parameter.name: parameter for parameter in space}
-    backbones = getattr(by_name.get("backbone"), "choices", ())
+    backbones = [*getattr(by_name.get("backbone"), "choices", ())]
+    learners = getattr(by_name.get("learner"), "choices", ())
+    backbones += [name for learner in learners if (name := of("learner", learner).backbone_name)]
     return [name for name in backbones if not _has_always_own_weights(name, by_name)]
 
 
@@ -155,6 +159,9 @@ def is_stackable(values: Mapping[str, Scalar]) -> bool:
 
 def _part(kind: str, values: Mapping[str, Scalar]) -> tuple[Abilities, Mapping[str, Scalar]]:
     """Abilities and own options of a configuration's learner or backbone, by default the first of the table."""
-    name = values.get(kind, next(iter(_shipped()[kind])))
+    usual: Scalar = next(iter(_shipped()[kind]))
+    if kind == "backbone":
+        usual = _part("learner", values)[0].backbone_name or usual
+    name = values.get(kind, usual)
     start = f"{name}."
     return of(kind, name), {k.removeprefix(start): value for k, value in values.items() if k.startswith(start)}

@@ -18,6 +18,7 @@ from autometa.errors import ConfigError, did_you_mean
 from autometa.learning.backbones.backbone import Backbone, Shape
 from autometa.learning.backbones.blocks import Blocks
 from autometa.learning.backbones.conv import Conv
+from autometa.learning.backbones.lite import Lite
 from autometa.learning.backbones.mlp import Mlp
 from autometa.learning.backbones.pixels import Pixels
 from autometa.learning.backbones.resnet12 import ResNet12
@@ -29,6 +30,7 @@ from autometa.learning.learner import Learner, Setting
 from autometa.learning.learners.anil import Anil
 from autometa.learning.learners.boil import Boil
 from autometa.learning.learners.cnaps import Cnaps
+from autometa.learning.learners.frozen import Frozen
 from autometa.learning.learners.lstm import LstmMetaLearner
 from autometa.learning.learners.maml import Maml
 from autometa.learning.learners.matching import Matching
@@ -65,6 +67,7 @@ LEARNERS: dict[str, type[Learner]] = {
     "meta_networks": MetaNetworks,
     "reader": Reader,
     "pretrain": Pretrain,
+    "frozen": Frozen,
 }
 
 BACKBONES: dict[str, type[Backbone]] = {
@@ -75,6 +78,7 @@ BACKBONES: dict[str, type[Backbone]] = {
     "vit": ViT,
     "mlp": Mlp,
     "blocks": Blocks,
+    "lite": Lite,
     "timm": TimmModel,
     "pixels": Pixels,
 }
@@ -216,8 +220,11 @@ def _parsed(config: TrialConfig, *, is_strict: bool) -> Candidate:
 
 
 def _chosen(kind: str, config: TrialConfig) -> str:
-    """The name of the configuration's learner or backbone; the first of the table where it gives none."""
-    name = str(config.values.get(kind, next(iter(tables()[kind]))))
+    """The name of the configuration's learner or backbone; where it gives none the learner's, or first of the table."""
+    usual = next(iter(tables()[kind]))
+    if kind == "backbone":
+        usual = tables()["learner"][_chosen("learner", config)].backbone_name or usual
+    name = str(config.values.get(kind, usual))
     if name not in tables()[kind]:
         raise ConfigError(f"unknown {kind} {name!r}; {did_you_mean(name, tables()[kind])}")
     return name
@@ -267,7 +274,7 @@ def _in_parts(config: TrialConfig, steps: int | None) -> TrialConfig:
 
 
 @functools.cache
-def tables() -> Mapping[str, Mapping[str, type]]:
+def tables() -> Mapping[str, Mapping[str, type[Any]]]:
     """Learners and backbones by name: those above, and those that other installed packages add.
 
     Raises:

@@ -17,6 +17,7 @@ from autometa.learning.backbones.backbone import Shape
 from autometa.learning.checkpoint_facts import ENSEMBLE_FACTS, is_ensemble, read_facts
 from autometa.learning.device import pick_device
 from autometa.learning.ensemble import Ensemble, Mixture, best_views, fit_mixture
+from autometa.learning.features import pool_for
 from autometa.learning.learner import Learner, each_image_once
 from autometa.learning.symmetries import VIEWS
 from autometa.learning.views import mean_of, view_logits
@@ -63,10 +64,11 @@ def said_in_views(
     started = time.monotonic()
     data = open_dataset(dataset)
     spec = job_of(folder).episodes
-    pool = ImagePool(data, "val", pick_device(use_gpu))
-    learner = load_model(folder, data).to(pool.device).eval()
+    device = pick_device(use_gpu)
+    learner = load_model(folder, data).to(device).eval()
+    pool = pool_for(learner, data, "val", device)
     found: list[tuple[Tensor, Tensor]] = []
-    views = VIEWS["turned"] if data.image_shape[1] == data.image_shape[2] else VIEWS["mirrored"]
+    views = _views(data, pool)
     with torch.no_grad(), each_image_once(learner):
         for batch in fixed_episodes(pool, spec, count=episodes, seed=seed, batch=episodes_at_once(spec)):
             logits = torch.stack([view_logits(learner, batch, view) for view in views])  # [views, B, Q, N]
@@ -113,6 +115,12 @@ def fit_ensemble(folders: Sequence[Path], said: Sequence[dict[str, np.ndarray]],
     text = EnsembleFacts.model_validate(facts).model_dump_json(indent=2)
     checkpoint_files.write(to / ENSEMBLE_FACTS, text.encode())
     return {index: views[index] for index in chosen}
+
+
+def _views(data: FewShotDataset, pool: ImagePool) -> tuple[int, ...]:
+    if pool.features:  # those of mirrored images are in no table: they cost more than the rest of a search
+        return VIEWS["plain"]
+    return VIEWS["turned"] if data.image_shape[1] == data.image_shape[2] else VIEWS["mirrored"]
 
 
 def _knows_turned(logits: Tensor, targets: Tensor) -> bool:

@@ -10,6 +10,7 @@ import functools
 import hashlib
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,6 +19,7 @@ import torch
 
 from autometa.data.dataset import FewShotDataset
 from autometa.data.episodes import EpisodeBatch, EpisodeSampler, ImagePool, fixed_episodes
+from autometa.data.rotation import TURNS
 from autometa.errors import CheckpointError, DivergedError
 from autometa.learning import checkpoints
 from autometa.learning.attacks import Attack, PixelRange
@@ -25,6 +27,7 @@ from autometa.learning.augment import make_augment
 from autometa.learning.checkpoint_facts import exists, read_facts
 from autometa.learning.device import give_back_memory, is_out_of_memory, pick_device, seed_everything
 from autometa.learning.evaluation import answers
+from autometa.learning.features import pool_for, seconds_per_image
 from autometa.learning.learner import Learner
 from autometa.learning.objective import Objective, ObjectiveOptions
 from autometa.learning.operations import operations_counter
@@ -150,16 +153,26 @@ def prepare(job: Job) -> Training:
     dataset, train_on = open_both(job)
     candidate = build.candidate(job.config, budget=job.budget)
     generator = torch.Generator(device).manual_seed(job.seed)
-    source = _training_source(candidate.sampling, job.episodes, train_on, device, generator)
-    learner = candidate.build(image_shape=dataset.image_shape, way=job.episodes.way, train_classes=source.classes)
+    turns = TURNS if candidate.sampling.rotations else 1
+    learner = candidate.build(
+        image_shape=dataset.image_shape,
+        way=job.episodes.way,
+        train_classes=len(train_on.splits["train"]) * turns,
+    )
+    learner.backbone.normalised_by(dataset.mean, dataset.std)
+    if learner.backbone.external:  # it takes back what one data set was normalised by
+        train_on = replace(train_on, mean=dataset.mean, std=dataset.std)
+    source = _training_source(candidate.sampling, job.episodes, pool_for(learner, train_on, "train", device), generator)
+    validate = Validation(pool_for(learner, dataset, "val", device), job)
     return Training(
         learner.to(device),
         source,
         options=candidate.training,
         budget=job.budget,
-        validate=Validation(ImagePool(dataset, "val", device), job),
+        validate=validate,
         generator=generator,
         objective=_objective(candidate.objective, train_on, device, generator),
+        uncounted=lambda: source.feature_seconds + validate.feature_seconds(),
     )
 
 
@@ -216,7 +229,7 @@ def measure_checkpoint(
     data = open_dataset(ref)
     learner = load_model(folder, data)
     model = _content(learner)
-    pool, spec = ImagePool(data, split, device), spec or job.episodes
+    pool, spec = pool_for(learner, data, split, device), spec or job.episodes
     batches = fixed_episodes(pool, spec, count=episodes, seed=seed, batch=episodes_at_once(spec))
     change = _attacker(Attack(*attack), data, device, seed) if attack else None
     scores = answers(learner.to(device), batches, pool.families, on_batch=on_batch, change=change)
@@ -232,6 +245,20 @@ def measure_checkpoint(
         attack=attack,
     )
     return Measured(scores, seed, look if split == "test" else None)
+
+
+def compute_features(
+    folder: Path, *, split: str, episodes: int, seed: int, use_gpu: bool | None, dataset: DatasetRef
+) -> None:
+    """Have those features in the cache that `measure_checkpoint` needs; processes that do it at once share the work."""
+    job = job_of(folder)
+    data = open_dataset(at(dataset, job.dataset))
+    learner, device = load_model(folder, data), pick_device(use_gpu)
+    pool = pool_for(learner.to(device), data, split, device)
+    if pool.features:
+        batch = episodes_at_once(job.episodes)
+        for _ in fixed_episodes(pool, job.episodes, count=episodes, seed=seed, batch=batch):
+            pass
 
 
 def _content(learner: Learner) -> str:
@@ -264,17 +291,17 @@ def diverged(error: DivergedError) -> str:
 def _training_source(
     how: build.Sampling,
     evaluated: EpisodeSpec,
-    dataset: FewShotDataset,
-    device: torch.device,
+    pool: ImagePool,
     generator: torch.Generator,
 ) -> EpisodeSampler:
+    dataset = pool.dataset
     if how.rotations:
         dataset.require_unrotated()
     spec = how.episodes(evaluated, len(dataset.splits["train"]))
     if how.train_shot:
         dataset.require_train_shot(how.train_shot, spec.query)
     return EpisodeSampler(
-        ImagePool(dataset, "train", device),
+        pool,
         spec,
         batch=how.episodes_per_step,
         generator=generator,
@@ -297,9 +324,18 @@ def _facts(learner: Learner, image_shape: tuple[int, int, int]) -> dict[str, int
     return {
         "transductive": learner.transductive,
         "external": learner.backbone.external,
+        **({"weights": learner.backbone.source} if learner.backbone.source else {}),
+        **_features(learner),
         "parameters": parameters,
         "flops": forward_flops(learner, image_shape),
     }
+
+
+def _features(learner: Learner) -> dict[str, str | float]:
+    """Of a frozen network, whose features are computed once: its key, and how long it takes for an image here."""
+    for key, seconds in seconds_per_image(learner).items():
+        return {"features": key, "image_seconds": seconds}
+    return {}
 
 
 def forward_flops(learner: Learner, image_shape: tuple[int, int, int]) -> int:

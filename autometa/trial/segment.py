@@ -92,7 +92,7 @@ def _finish(training: Training, job: Job, deadline: float, on_rung: OnRung, on_s
     The checkpoint before the cool-down stays: a later search goes on from there.
     """
     pace = _Pace(training, job, deadline)
-    while not pace.must_cool():
+    while training.learner.is_trained and not pace.must_cool():
         if training.train(on_step, stop=pace.must_cool):
             report = training.report()
             keep(training, job)

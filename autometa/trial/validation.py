@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from autometa.data.dataset import FewShotDataset
 from autometa.data.episodes import EpisodeBatch, ImagePool, fixed_episodes
@@ -36,33 +36,43 @@ class Validation:
         self.pool = pool
         self._job = job
         self._fitting = Fitting()
-        self._last: Scores | None = None
+        self._latest: Scores | None = None
 
     @property
     def dataset(self) -> FewShotDataset:
         """The data whose validation classes are scored."""
         return self.pool.dataset
 
+    def feature_seconds(self) -> float:
+        """Seconds that were spent on features, which other candidates find in the cache."""
+        return self.pool.feature_seconds
+
+    def _last(self, training: Training) -> int:
+        """Episodes after the cool-down: all; where nothing was trained, those whose answers are known."""
+        if training.learner.is_trained or not training.curve:
+            return self._job.validation_episodes
+        return training.curve[-1].accuracy.episodes
+
     def __call__(self, training: Training, rung: int) -> Accuracy:
         """Score `training.model` at this rung, 1 and up; at the last one with the interval for new classes."""
         job = self._job
-        count = _episodes_at(rung, job) if not training.state.is_cooled else job.validation_episodes
+        count = _episodes_at(rung, job) if not training.state.is_cooled else self._last(training)
         batches = self._episodes(count)
         if job.budget.open:
-            batches = _for_seconds(batches, seconds_allowed(training))
+            batches = _for_seconds(batches, seconds_allowed(training), self.feature_seconds)
         if count < job.validation_episodes:
             return evaluate(training.model, batches, seed=job.validation_seed, fitting=self._fitting)
-        self._last = answers(training.model, batches, self.pool.families, fitting=self._fitting)
-        return intervals.accuracy(self._last, job.validation_seed)
+        self._latest = answers(training.model, batches, self.pool.families, fitting=self._fitting)
+        return intervals.accuracy(self._latest, job.validation_seed)
 
     def compared(self, learner: Learner) -> tuple[Accuracy, float, float]:
         """A learner on the episodes of the last measurement, which was of the last rung.
 
         Returns its accuracy, by how much it is ahead of the model that was measured then, and the half width of that.
         """
-        assert self._last is not None
-        scores = answers(learner, self._episodes(len(self._last)), self.pool.families, fitting=self._fitting)
-        return intervals.accuracy(scores, self._job.validation_seed), *intervals.difference(scores, self._last)
+        assert self._latest is not None
+        scores = answers(learner, self._episodes(len(self._latest)), self.pool.families, fitting=self._fitting)
+        return intervals.accuracy(scores, self._job.validation_seed), *intervals.difference(scores, self._latest)
 
     def _episodes(self, first: int) -> Iterator[EpisodeBatch]:
         job = self._job
@@ -80,20 +90,23 @@ def seconds_allowed(training: Training) -> float:
     """How long an open training may be validated: a part of what it was trained for since the last time.
 
     Learners that are fitted to each episode take longer for it than for training. They are scored on fewer episodes,
-    the first of the common ones. No limit where budgets are not in seconds, which are reproducible.
+    the first of the common ones. No limit where budgets are not in seconds, which are reproducible, or where nothing
+    is trained.
     """
-    if training.state.budget.seconds is None:
+    if training.state.budget.seconds is None or not training.learner.is_trained:
         return math.inf
     trained = training.state.seconds - (training.curve[-1].seconds if training.curve else 0.0)
     return max(_LEAST_SECONDS, _PART_FOR_VALIDATION * trained)
 
 
-def _for_seconds(batches: Iterable[EpisodeBatch], seconds: float) -> Iterator[EpisodeBatch]:
-    """Batches until the time is over, and one at least."""
-    end = time.monotonic() + seconds
+def _for_seconds(
+    batches: Iterable[EpisodeBatch], seconds: float, uncounted: Callable[[], float]
+) -> Iterator[EpisodeBatch]:
+    """Batches until the time is over, and one at least; what is not counted takes none of it."""
+    end = time.monotonic() - uncounted() + seconds
     for batch in batches:
         yield batch
-        if time.monotonic() >= end:
+        if time.monotonic() - uncounted() >= end:
             return
 
 

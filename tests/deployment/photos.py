@@ -29,7 +29,8 @@ def write_photos(root: Path, classes: dict[str, int], *, seed: int = 0, size: in
 
 def train_model(photos: Path, folder: Path, *, steps: int = 40, seed: int = 0, **config: Any) -> Path:
     """A model trained for a few steps on 3-way 2-shot episodes."""
-    values = {"learner": "prototypical", "backbone": "conv", "conv.depth": 1, "conv.width": 8} | config
+    values = {"learner": "prototypical", "backbone": "conv", **config}
+    values |= {"conv.depth": 1, "conv.width": 8} if values["backbone"] == "conv" else {}
     job = Job(
         config=TrialConfig(values=values),
         dataset=DatasetRef(name=str(photos)),

@@ -34,6 +34,18 @@ def test_the_first_candidates_are_new() -> None:
     assert decided(standing(0, 0.5)) == New()  # one has no half
 
 
+def test_others_are_tried_almost_to_the_end_where_the_leader_is_not_trained() -> None:
+    trained = standing(0, 0.5, 0.6, busy=True)
+    leader = standing(1, 0.8, 0.9)
+    fixed = Standing(1, [report.model_copy(update={"steps": 0, "seconds": 0.0}) for report in leader.curve])
+    assert (fixed.is_fixed, leader.is_fixed) == (True, False)
+    assert decided(trained, leader, left=90.0) == Finish(1)
+    assert decided(trained, fixed, left=90.0) == GoOn(1, until=3)
+    assert decided(trained, fixed, left=49.0) == Finish(1)
+    taken = Standing(1, fixed.curve, is_busy=True)  # more seeds of it would be the same model
+    assert decided(standing(0, 0.5, 0.6), taken, left=9.0, finishing=1) == Finish(0)
+
+
 def test_the_better_of_two_goes_on_and_the_other_waits() -> None:
     assert decided(standing(0, 0.5), standing(1, 0.6)) == GoOn(1, until=2)
     assert decided(standing(0, 0.5), standing(1, 0.6, busy=True)) == New()

@@ -162,7 +162,7 @@ def test_dropout_ends_with_training(name: str) -> None:
         (lambda s: Blocks(s, pooling="none"), "blocks.pooling = 'none': it may be max | mean"),
         (lambda s: TimmModel((2, 8, 8)), "timm: images must have 1 or 3 channels, but these have 2"),
         (lambda s: TimmModel(s, model="hf-hub:a/b"), "timm.model = 'hf-hub:a/b': it must be a name"),
-        (lambda s: TimmModel(s, image_size=-1), "timm.image_size = -1: it may be 0 (as is) … 1024"),
+        (lambda s: TimmModel(s, image_size=-1), "timm.image_size = -1: it may be 0 (the weights' own) … 1024"),
     ],
 )
 def test_an_option_out_of_range_is_named(make: Make, says: str) -> None:
@@ -332,11 +332,11 @@ def fake_timm(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
 @pytest.mark.parametrize(
     ("model", "shape", "size", "maps"),
     [
-        ("maps", (3, 8, 8), 0, (6, 4, 4)),
-        ("maps", (1, 9, 12), 0, (6, 4, 6)),
+        ("maps", (3, 8, 8), 8, (6, 4, 4)),
+        ("maps", (1, 9, 12), 18, (6, 9, 9)),
         ("last", (1, 8, 8), 20, (6, 10, 10)),
         ("tokens", (3, 8, 12), 16, (6, 8, 8)),
-        ("tokens", (3, 8, 12), 0, (6, 1, 24)),
+        ("maps", (3, 8, 12), 0, (6, 112, 112)),
     ],
 )
 def test_a_timm_model_gives_maps(
@@ -348,11 +348,25 @@ def test_a_timm_model_gives_maps(
     assert backbone(torch.randn(2, *shape)).shape == (2, 6)
 
 
+def test_a_timm_model_gets_the_images_that_its_weights_expect(
+    fake_timm: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = {"mean": (0.5, 0.4, 0.3), "std": (0.1, 0.2, 0.3), "input_size": (3, 12, 12), "interpolation": "bilinear"}
+    monkeypatch.setattr(TinyNet, "pretrained_cfg", config, raising=False)
+    backbone = TimmModel((1, 12, 12), model="maps", weights="none")
+    backbone.normalised_by([0.25], [0.5])
+    pixels = torch.rand(2, 1, 12, 12)
+    found = backbone.prepared((pixels - 0.25) / 0.5)
+    expected = (pixels - torch.tensor(config["mean"])[:, None, None]) / torch.tensor(config["std"])[:, None, None]
+    torch.testing.assert_close(found, expected)
+    assert (backbone.given.size, backbone.given.interpolation) == (12, "bilinear")
+
+
 @pytest.mark.parametrize("frozen", [True, False])
 def test_images_of_a_timm_model_leave_each_other_alone_in_training_too(
     fake_timm: list[dict[str, Any]], frozen: bool
 ) -> None:
-    backbone = TimmModel((1, 8, 8), model="tokens", weights="none", frozen=frozen).train()
+    backbone = TimmModel((1, 8, 8), model="tokens", weights="none", frozen=frozen, image_size=8).train()
     images = torch.randn(3, 1, 8, 8)
     before = backbone(images)
     torch.testing.assert_close(backbone(torch.cat([images[:1], 5 * images[1:]]))[:1], before[:1])
@@ -360,12 +374,12 @@ def test_images_of_a_timm_model_leave_each_other_alone_in_training_too(
 
 
 def test_a_frozen_timm_model_learns_only_scale_and_shift(fake_timm: list[dict[str, Any]]) -> None:
-    frozen = TimmModel((3, 8, 8), model="maps", weights="none", frozen=True).train()
+    frozen = TimmModel((3, 8, 8), model="maps", weights="none", frozen=True, image_size=8).train()
     images = torch.randn(2, 3, 8, 8)
     assert [name for name, _ in frozen.named_parameters()] == ["scale.weight", "scale.bias"]
     assert {"network.conv.weight", "network.norm.bias"} <= set(frozen.state_dict())
     torch.testing.assert_close(frozen(images), frozen(images))  # no dropout
-    learned = TimmModel((3, 8, 8), model="maps", weights="none", frozen=False).train()
+    learned = TimmModel((3, 8, 8), model="maps", weights="none", frozen=False, image_size=8).train()
     assert len(list(learned.parameters())) == 6
     assert not torch.allclose(learned(images), learned(images))
 
@@ -397,7 +411,7 @@ def test_weights_of_a_timm_model_are_never_pickles(fake_timm: list[dict[str, Any
 
 @pytest.mark.parametrize("frozen", [True, False])
 def test_a_timm_model_keeps_what_every_backbone_promises(fake_timm: list[dict[str, Any]], frozen: bool) -> None:
-    check_backbone(TimmModel, image_shape=(3, 8, 8), model="maps", weights="none", frozen=frozen)
+    check_backbone(TimmModel, image_shape=(3, 8, 8), model="maps", weights="none", frozen=frozen, image_size=8)
 
 
 def test_a_check_of_a_space_fetches_no_weights(fake_timm: list[dict[str, Any]]) -> None:
@@ -410,7 +424,7 @@ def test_what_timm_refuses_becomes_one_line(fake_timm: list[dict[str, Any]]) -> 
     with pytest.raises(ConfigError, match=r"timm.model = 'nothing', timm.weights = 'none': Unknown model \(nothing\)"):
         TimmModel((3, 8, 8), model="nothing", weights="none")
     with pytest.raises(ConfigError, match=r"images 1 x 1: .*; timm.image_size sets another size"):
-        TimmModel((3, 1, 1), model="maps", weights="none")
+        TimmModel((3, 8, 8), model="maps", weights="none", image_size=1)
 
 
 def test_without_timm_the_message_says_what_to_type(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,6 +17,7 @@ from autometa.archives.folders import check_name
 from autometa.errors import ConfigError, DataError, StudyError
 from autometa.hpo import study_record
 from autometa.records import Accuracy, Budget, RungReport
+from autometa.space.files import load_space
 from autometa.space.parameters import Choice
 from autometa.space.space import SearchSpace
 from autometa.study.export import best_recipes
@@ -211,3 +212,11 @@ def test_a_recipe_leaves_out_what_its_search_did(tmp_path: Path, left_out: int) 
     (recipe,) = best_recipes(study, 1)
     job = recipe.job(tmp_path / "m")
     assert job.dataset.skip_unreadable is bool(left_out)
+
+
+def test_it_tells_where_pretrained_weights_have_seen_classes_like_the_new_ones(tmp_path: Path) -> None:
+    made = plan(tmp_path, space="pretrained", external=True)
+    assert not made.notes
+    cifar = dataclasses.replace(made, ref=made.ref.model_copy(update={"name": "cifar-fs"}))
+    assert "weights of lite were trained on ImageNet, which has classes like its test classes" in cifar.notes[0]
+    assert not dataclasses.replace(cifar, space=load_space("few_shot")).notes

@@ -150,10 +150,25 @@ def test_only_those_are_confirmed_whose_interval_overlaps_the_leaders() -> None:
     assert confirm.rivals([]) == []
 
 
+def test_features_of_images_that_were_not_looked_at_take_of_the_time_at_the_end() -> None:
+    facts = {"features": "a-128", "image_seconds": 0.01}
+    frozen = rival(0, 0.7, 0.02, seconds=1.0).model_copy(update={"facts": facts})  # 0.01 s an episode
+    drawn = Drawn(an_episode=100, validation=10**9, test=10**9)  # so many that none is drawn twice
+    share = Share(workers=2, gpus=0.0, spread=True)
+    # A quarter of the time for 100 images of each split at two workers is 0.5 s each; 0.005 + 0.01 s for the rest.
+    found = affordable_episodes([frozen], None, [], share, seconds=160.0, drawn=drawn)
+    assert found == int(160 / (2 * 0.5 + 0.02)) // 2 * 2
+    trained = rival(1, 0.7, 0.02, seconds=1.0)
+    assert affordable_episodes([trained], None, [], share, seconds=160.0, drawn=drawn) == confirm.EPISODES
+    few = Drawn(an_episode=100, validation=3000, test=5000)
+    expected = 3000 * 0.03 + 5000 * 0.02
+    assert few.seconds_of_features(10**6, {"a": 0.01, "b": 0.02}) == pytest.approx(expected)
+
+
 @pytest.mark.parametrize(("seconds", "expected"), [(1000.0, 600), (12.001, 200), (0.1, 50), (-5.0, 50)])
 def test_the_end_takes_the_episodes_that_its_time_allows(seconds: float, expected: int) -> None:
     both = [rival(0, 0.7, 0.02, seconds=3.0), rival(1, 0.7, 0.02, seconds=3.0)]  # 0.03 s an episode, twice
-    share, drawn = Share(workers=2, gpus=0.0, spread=True), Drawn(images=12_000, of_an_episode=100)
+    share, drawn = Share(workers=2, gpus=0.0, spread=True), Drawn(an_episode=100, validation=9_600, test=12_000)
     assert affordable_episodes(both, None, [], share, seconds=seconds, drawn=drawn) == expected
     # Together, one of them in two views, they take 0.09 s of a worker, and as long for the test.
     assert affordable_episodes(both, None, [(both[0], 2), (both[1], 1)], share, seconds=18.001, drawn=drawn) == 100
@@ -163,7 +178,7 @@ def test_the_end_takes_the_episodes_that_its_time_allows(seconds: float, expecte
 
 
 def test_images_that_go_through_a_backbone_once_allow_more_episodes() -> None:
-    share, drawn = Share(workers=1, gpus=0.0, spread=True), Drawn(images=1_000, of_an_episode=100)
+    share, drawn = Share(workers=1, gpus=0.0, spread=True), Drawn(an_episode=100, validation=1_000, test=1_000)
     assert drawn.distinct(1) == pytest.approx(95, abs=1)
     assert drawn.distinct(600) == pytest.approx(1_000)
     (last,) = rival(0, 0.7, 0.02, seconds=10.0).curve

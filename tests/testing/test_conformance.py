@@ -45,6 +45,11 @@ LEARNERS: list[tuple[str, dict[str, Any]]] = [
     ("pretrain", {"head": "finetune", "support_copies": 3}),
     ("pretrain", {"head": "ridge", "rotation_weight": 0.5, "distillation_weight": 0.1}),
     ("pretrain", {"transduction": "pseudo_label"}),
+    ("frozen", {}),
+    ("frozen", {"head": "mahalanobis", "power": 0.5}),
+    ("frozen", {"head": "svm", "centre": "support"}),
+    ("frozen", {"head": "logistic", "centre": "none", "whiten": 0.5, "dims": 3}),
+    ("frozen", {"head": "ridge"}),
 ]
 
 BACKBONES: list[tuple[str, dict[str, Any]]] = [
@@ -81,5 +86,5 @@ def test_a_backbone_keeps_what_every_backbone_promises(name: str, options: dict[
 
 def test_no_learner_or_backbone_is_left_out() -> None:
     assert {name for name, _ in LEARNERS} == set(build.LEARNERS)
-    # A model of timm is checked in `tests/learning/test_backbones.py`, with a model of its own where there is no timm.
-    assert {name for name, _ in BACKBONES} == set(build.BACKBONES) - {"timm"}
+    # These take images of colours alone: `tests/learning/test_backbones.py` and `test_lite.py` check them.
+    assert {name for name, _ in BACKBONES} == set(build.BACKBONES) - {"timm", "lite"}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 import torch
@@ -34,6 +34,7 @@ class Backbone(nn.Module, ABC):
         trains_in_bfloat16: whether convolutions and matrix products of passes in training have its seven bits of
             mantissa, which a GPU does faster. Statistics, features, weights and evaluation stay as they are.
         external: whether its weights were trained elsewhere, perhaps on the test classes.
+        source: where such weights are from, their data and licence, for people.
         own_weights_with: own options, each with the one value that leaves it without such weights.
         stackable_with: as of `Learner`.
         seen: what is known of images while it is evaluated, where somebody keeps that.
@@ -42,6 +43,7 @@ class Backbone(nn.Module, ABC):
     trains_in_bfloat16 = False
     external = False
     seen: SeenImages | None = None
+    source = ""
     own_weights_with: ClassVar[Mapping[str, Scalar]] = {}
     stackable_with: ClassVar[Mapping[str, Scalar] | None] = {"drop_rate": 0.0}
 
@@ -54,6 +56,13 @@ class Backbone(nn.Module, ABC):
         self.readout = readout
         channels, height, width = map_shape
         self.features = channels if readout == "mean" else channels * height * width
+
+    def normalised_by(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        """Hear by which mean and spread of each channel its images were normalised; most backbones do not care."""
+
+    def pixels(self, size: tuple[int, int]) -> int:
+        """Of one channel of an image of this height and width, where it enters the network."""
+        return size[0] * size[1]
 
     @abstractmethod
     def maps(self, images: Tensor, layout: Layout | None = None) -> Tensor:

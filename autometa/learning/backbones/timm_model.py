@@ -1,8 +1,4 @@
-"""`timm`: a pretrained network of the `timm` package, an optional extra.
-
-Images come normalised by the mean and deviation of their own data set; that is kept, and the mean and
-deviation with which the weights were trained are not applied on top.
-"""
+"""`timm`: a pretrained network of the `timm` package, an optional extra."""
 
 from __future__ import annotations
 
@@ -14,24 +10,22 @@ from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from autometa.errors import ConfigError
-from autometa.learning.backbones.backbone import Backbone, Shape
-from autometa.learning.normalization import Layout, Norm
+from autometa.learning.backbones.backbone import Shape
+from autometa.learning.backbones.pretrained import COLOURS, Input, Pretrained, digest_of, is_sketch, without_parameters
 
 _INSTALL = "pip install 'autometa-search[timm]'"
-_COLOURS = 3
+_IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
-class TimmModel(Backbone):
+class TimmModel(Pretrained):
     """Unpooled features of a timm model (Wightman 2019, PyTorch image models), and their spatial mean.
 
     Batch norms keep the running statistics that came with the weights, also in training, so images never
-    influence each other. A scale and a shift of each channel at the end are always learned, so a frozen
-    model can still be trained a little (as Lian et al. 2022, Scaling & shifting your features).
+    influence each other.
 
     Args:
         image_shape: (channels, height, width); one channel is repeated to three.
@@ -39,11 +33,10 @@ class TimmModel(Backbone):
         weights: "hub" (what timm has for it on the Hugging Face hub), "none" (random, for tests), or the path of
             a .safetensors file with that model's weights. Pickled weights are never read.
         frozen: keep the weights as they come, in evaluation mode; they are then buffers, not parameters.
-        image_size: side to which images are resized, bilinearly; 0 leaves them as they are.
+        image_size: pixels per side to which images are resized, as the weights expect it; 0 is the weights' own size.
     """
 
     own_weights_with = {"weights": "none"}
-    stackable_with = None
 
     def __init__(
         self,
@@ -54,38 +47,45 @@ class TimmModel(Backbone):
         frozen: bool = True,
         image_size: int = 0,
     ) -> None:
-        channels, *sides = image_shape
-        if channels not in (1, _COLOURS):
-            raise ConfigError(f"timm: images must have 1 or 3 channels, but these have {channels}")
+        if image_shape[0] not in (1, COLOURS):
+            raise ConfigError(f"timm: images must have 1 or 3 channels, but these have {image_shape[0]}")
         if ":" in model:
             raise ConfigError(f"timm.model = {model!r}: it must be a name of timm.list_models()")
         if not 0 <= image_size <= 1024:
-            raise ConfigError(f"timm.image_size = {image_size}: it may be 0 (as is) … 1024")
+            raise ConfigError(f"timm.image_size = {image_size}: it may be 0 (the weights' own) … 1024")
         network = _created(model, weights)
-        sides = [image_size] * 2 if image_size else sides
-        super().__init__(image_shape, _map_shape(network, model, sides), "mean")
-        self.network = _without_parameters(network) if frozen else network
-        self.scale = Norm(self.map_shape[0], "none")
-        self.frozen, self.image_size = frozen, image_size
-        self.external = weights != "none"
-        self.train()
+        given = _input(network, image_size)
+        shape = _map_shape(network, model, [given.size] * 2)
+        digest = digest_of(network.state_dict())
+        source = "" if weights == "none" else f"{model} of timm, weights: {weights}"
+        network = without_parameters(network) if frozen else network
+        super().__init__(image_shape, shape, network, given, frozen=frozen, source=source, digest=digest)
 
-    def maps(self, images: Tensor, layout: Layout | None = None) -> Tensor:
-        x = images.expand(-1, _COLOURS, -1, -1).contiguous(memory_format=torch.channels_last)
-        if self.image_size:
-            x = F.interpolate(x, (self.image_size, self.image_size), mode="bilinear")
+    def maps_by(self, network: nn.Module, prepared: Tensor) -> Tensor:
         # The fused kernels of attention have no second derivative (torch 2.13), which MAML needs in the weights.
         with contextlib.nullcontext() if self.frozen else sdpa_kernel(SDPBackend.MATH):
-            found = self.network(x)
-        return self.scale(_as_maps(self.network, found), layout)
+            found = network(prepared)
+        return _as_maps(network, found)
 
     def train(self, mode: bool = True) -> Self:
         """Training mode for all but batch norms, and for nothing of a frozen model."""
         super().train(mode)
+        assert isinstance(self.network, nn.Module)
         for module in self.network.modules():
-            if self.frozen or isinstance(module, _BATCH_NORMS):
-                module.training = False
+            module.training = mode and not (self.frozen or isinstance(module, _BATCH_NORMS))
         return self
+
+
+def _input(network: nn.Module, image_size: int) -> Input:
+    """What timm says that the weights expect; where it says nothing, what its ImageNet models mostly do."""
+    says = getattr(network, "pretrained_cfg", None) or {}
+    kind = says.get("interpolation")
+    return Input(
+        mean=says.get("mean") or _IMAGENET_MEAN,
+        std=says.get("std") or _IMAGENET_STD,
+        size=image_size or int((says.get("input_size") or (COLOURS, 224, 224))[-1]),
+        interpolation=kind if kind in ("bicubic", "bilinear") else "bicubic",
+    )
 
 
 def _timm() -> Any:
@@ -102,8 +102,7 @@ def _timm() -> Any:
 def _created(model: str, weights: str) -> nn.Module:
     """The network without classifier and pooling, and with its weights unless memory is not to be used."""
     timm = _timm()
-    is_sketch = torch.empty(0).device.type == "meta"
-    options: dict[str, Any] = {"pretrained": weights != "none" and not is_sketch}
+    options: dict[str, Any] = {"pretrained": weights != "none" and not is_sketch()}
     if weights not in ("hub", "none"):
         options["pretrained_cfg_overlay"] = {"file": _weights_file(weights)}
     elif weights == "hub":
@@ -129,7 +128,7 @@ def _map_shape(network: nn.Module, model: str, sides: list[int]) -> Shape:
     network.eval()
     try:
         with torch.no_grad():
-            _, *shape = _as_maps(network, network(torch.zeros(1, _COLOURS, *sides))).shape
+            _, *shape = _as_maps(network, network(torch.zeros(1, COLOURS, *sides))).shape
         channels, height, width = shape
     except Exception as error:  # whatever the model has against this size
         height, width = sides
@@ -145,15 +144,6 @@ def _as_maps(network: nn.Module, found: Tensor) -> Tensor:
     patches = found[:, int(getattr(network, "num_prefix_tokens", 0)) :].mT  # (M, C, patches)
     side = math.isqrt(patches.shape[2])
     return patches.unflatten(2, (side, -1) if side**2 == patches.shape[2] else (1, -1))
-
-
-def _without_parameters(network: nn.Module) -> nn.Module:
-    """The same network with buffers for parameters: no optimiser or inner loop finds anything to change."""
-    for module in network.modules():
-        for name, weight in list(module.named_parameters(recurse=False, remove_duplicate=False)):
-            delattr(module, name)
-            module.register_buffer(name, weight.detach())
-    return network
 
 
 def _first_line(error: Exception) -> str:

@@ -171,6 +171,8 @@ def _check(trainings: Sequence[Training]) -> None:
     first = trainings[0]
     if any(training.objective is not None for training in trainings):
         raise StackError("an objective with additions to the loss is trained alone")
+    if not all(training.learner.is_trained for training in trainings):
+        raise StackError(f"{type(first.learner).__name__} is not trained")
     for what in ("budget", "steps", "last_step"):
         if any(getattr(training.state, what) != getattr(first.state, what) for training in trainings):
             raise StackError(f"the candidates are not in step: they differ in {what}")

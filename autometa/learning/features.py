@@ -1,0 +1,79 @@
+"""Features of frozen networks: looked up where they were computed before, by whichever candidate or process.
+
+A pool of images that has these tables gives its episodes the rows beside the images (`EpisodeBatch.rows_of`).
+"""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from autometa.data.dataset import FewShotDataset
+from autometa.data.episodes import ImagePool, in_order
+from autometa.data.feature_table import FeatureTable
+from autometa.learning.backbones.pretrained import Pretrained
+from autometa.learning.learner import Learner
+
+_AT_ONCE = 8  # images; see `feature_table.py`
+
+
+def pool_for(learner: Learner, dataset: FewShotDataset, split: str, device: torch.device | str = "cpu") -> ImagePool:
+    """The images of a split, with the features of each frozen network in the learner."""
+    return ImagePool(dataset, split, device, tables=tables_for(learner, dataset, split, torch.device(device)))
+
+
+def tables_for(
+    learner: Learner, dataset: FewShotDataset, split: str, device: torch.device
+) -> Mapping[str, FeatureTable]:
+    """A table for each frozen network in the learner, by its key."""
+    return {key: _table(network, dataset, split, device) for key, network in _networks(learner).items()}
+
+
+@torch.no_grad()
+def rows_of_images(learner: Learner, images: Tensor) -> dict[str, Tensor]:
+    """What each frozen network in the learner says of normalised images [M, C, H, W] without a table: [M, W] by key."""
+    return {
+        key: torch.cat([network.described(network.prepared(part)) for part in images.split(_AT_ONCE)])
+        for key, network in _networks(learner).items()
+    }
+
+
+@torch.inference_mode()
+def seconds_per_image(learner: Learner) -> dict[str, float]:
+    """What an image that no table has takes here, of each frozen network in the learner by its key."""
+    found = {}
+    for key, network in _networks(learner).items():
+        images = network.data_mean.new_zeros(_AT_ONCE, *network.image_shape)
+        times = []
+        for _ in range(2):  # the first pass allocates
+            started = time.perf_counter()
+            network.described(network.prepared(images)).cpu()
+            times.append(time.perf_counter() - started)
+        found[key] = round(min(times) / _AT_ONCE, 5)
+    return found
+
+
+def _networks(learner: Learner) -> dict[str, Pretrained]:
+    return {m.key: m for m in learner.modules() if isinstance(m, Pretrained) and m.key and m.external}
+
+
+def _table(network: Pretrained, dataset: FewShotDataset, split: str, device: torch.device) -> FeatureTable:
+    return FeatureTable(
+        f"{dataset.name}-{dataset.fingerprint}-{split}-{network.key}",
+        dataset.images,
+        in_order(dataset, split),
+        network.width,
+        functools.partial(_rows, network, device),
+    )
+
+
+@torch.inference_mode()
+def _rows(network: Pretrained, device: torch.device, images: np.ndarray) -> np.ndarray:
+    """What a network says of images, uint8 [M, C, H, W]: [M, width]."""
+    pixels = torch.from_numpy(images).to(device).float() / 255
+    return network.described(network.prepared_pixels(pixels)).cpu().numpy()

@@ -1,0 +1,95 @@
+"""Rows of features are computed once, whoever asks, and survive whatever happens to the process that computes them."""
+
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from autometa.data import cache
+from autometa.data.feature_table import Compute, FeatureTable
+from autometa.errors import DataError
+
+IMAGES = np.arange(60, dtype=np.uint8).reshape(60, 1, 1, 1)
+POSITIONS = np.arange(10, 50)  # of the images of one split
+
+
+def table(key: str, compute: Compute) -> FeatureTable:
+    return FeatureTable(key, IMAGES, POSITIONS, 3, compute)
+
+
+def rows(images: np.ndarray) -> np.ndarray:
+    return images.reshape(-1, 1).astype(np.float32) * [1, 2, 3]
+
+
+def test_only_rows_that_are_wanted_are_computed_and_each_once() -> None:
+    asked: list[int] = []
+
+    def compute(images: np.ndarray) -> np.ndarray:
+        asked.extend(images.ravel().tolist())
+        return rows(images)
+
+    first = table("once", compute)
+    wanted = np.array([5, 39, 5, 0])
+    np.testing.assert_array_equal(first[wanted], rows(IMAGES[POSITIONS[wanted]]))
+    assert sorted(asked) == [10, 15, 49]
+    assert first.known == 3
+    again = table("once", compute)
+    np.testing.assert_array_equal(again[np.arange(6)], rows(IMAGES[10:16]))
+    assert sorted(asked) == [10, 11, 12, 13, 14, 15, 49]
+    assert first.seconds > 0
+    assert again.rows_missing(np.arange(6)) == 0
+
+
+def test_two_that_want_the_same_rows_share_the_work() -> None:
+    computed: list[tuple[str, int]] = []
+
+    def slowly(images: np.ndarray) -> np.ndarray:
+        time.sleep(0.01)
+        computed.extend((threading.current_thread().name, int(i)) for i in images.ravel())
+        return rows(images)
+
+    found: dict[str, np.ndarray] = {}
+
+    def ask() -> None:
+        found[threading.current_thread().name] = table("shared", slowly)[np.arange(40)]
+
+    workers = [threading.Thread(target=ask, name=name) for name in ("a", "b")]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert sorted(image for _, image in computed) == list(range(10, 50))
+    assert {name for name, _ in computed} == {"a", "b"}
+    for name in ("a", "b"):
+        np.testing.assert_array_equal(found[name], rows(IMAGES[10:50]))
+
+
+def test_what_was_computed_before_a_failure_is_kept() -> None:
+    def fails_at_30(images: np.ndarray) -> np.ndarray:
+        if (images == 30).any():
+            raise KeyboardInterrupt
+        return rows(images)
+
+    with pytest.raises(KeyboardInterrupt):
+        table("failing", fails_at_30)[np.arange(40)]
+    after = table("failing", rows)
+    assert 0 < after.known < 40
+    np.testing.assert_array_equal(after[np.arange(40)], rows(IMAGES[10:50]))
+
+
+def test_a_row_that_is_not_finite_is_an_error() -> None:
+    with pytest.raises(DataError, match="features broken are not finite"):
+        table("broken", lambda images: rows(images) * np.nan)[np.array([1])]
+
+
+def test_a_damaged_table_is_one_line() -> None:
+    table("damaged", rows)
+    folder = next(Path(cache.root(), "features").glob("damaged-v*[0-9]"))
+    for content in (b"cut", b""):
+        (folder / "rows.npy").write_bytes(content)
+        with pytest.raises(DataError, match=r"damaged-v\d+ is damaged .*; delete it, and it is made again"):
+            table("damaged", rows)
