@@ -141,6 +141,8 @@ def test_dropout_ends_with_training(name: str) -> None:
         (lambda s: Conv(s, widths="16-x"), "conv.widths = '16-x': 1 … 8 numbers of 1 … 1024 are needed"),
         (lambda s: Conv(s, widths="16--32"), "conv.widths = '16--32': 1 … 8 numbers"),
         (lambda s: Conv(s, widths=16), "conv.widths = 16: 1 … 8 numbers"),
+        (lambda s: Conv(s, growth=0.5), "conv.growth = 0.5: it may be 1 … 4"),
+        (lambda s: Conv(s, width=512, depth=8, growth=2), "the last of 8 blocks would have 65536 channels"),
         (lambda s: Conv(s, widths="8-8", joined_blocks=3), "conv.joined_blocks = 3: it may be 1 … 2, the blocks"),
         (lambda s: Conv(s, pooled_blocks=5), "conv.pooled_blocks = 5: it may be 0 … 4, the blocks there are"),
         (lambda s: ResNet18(s, width=0), "resnet18.width = 0: it may be 1 … 512"),
@@ -193,6 +195,16 @@ def test_the_features_of_r2d2_are_those_of_the_last_two_blocks(width: int) -> No
     torch.testing.assert_close(conv.maps(images), fourth, rtol=1e-4, atol=1e-5)
     mean = Conv((3, 32, 32), widths="4-6", joined_blocks=2, readout="mean")
     assert mean(images).shape == (4, 10)
+
+
+def test_channels_grow_from_block_to_block() -> None:
+    torch.manual_seed(0)
+    grown = Conv((3, 32, 32), depth=3, width=8, growth=2, readout="mean")
+    torch.manual_seed(0)
+    written_out = Conv((3, 32, 32), widths="8-16-32", readout="mean")
+    images = torch.randn(4, 3, 32, 32)
+    assert grown.features == 32
+    torch.testing.assert_close(grown(images), written_out(images))
 
 
 @pytest.mark.parametrize("width", [6, 16])
