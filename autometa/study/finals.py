@@ -31,6 +31,7 @@ from autometa.records import ENSEMBLE, Accuracy, Confirmation, DeployedTask, Loo
 from autometa.study import confirm
 from autometa.study.export import best_recipes, recipes_of_trials
 from autometa.study.plan import Plan
+from autometa.trial.abilities import external_backbones
 from autometa.trial.measured import Measured, together
 from autometa.trial.model_files import RECIPE, content_of, copy_model, ensemble_facts
 from autometa.trial.recipe import write_recipes
@@ -279,7 +280,7 @@ class _Finals:
         how |= {"use_gpu": self.share.gpus > 0, "dataset": self.plan.ref}
         from autometa.orchestrator import ray_tune
 
-        if any("features" in record_of(trial).facts for trial in ended(self.study)):
+        if external_backbones(self.plan.space):
             shared = [{"folder": model, **how} for model in models for _ in range(self.share.workers)]
             list(ray_tune.run_everywhere(ray_tune.compute_features_in_worker, shared, self.share))
         how |= {"threads": self.share.threads if len(models) == 1 else 1}
