@@ -69,13 +69,13 @@ def test_each_episode_has_its_own_classes_and_shots(pool: ImagePool) -> None:
     shape = TaskShape(shots=[1, 5, 3], query=4, episodes=9, unknown=1)
     drawn = list(episodes_of(pool, shape, seed=2))
     assert len(drawn) == 9
-    for episode, unknown in drawn:
+    for episode in drawn:
         assert sorted(episode.shots or ()) == [1, 3, 5]
         assert torch.bincount(episode.support_y[0]).tolist() == list(episode.shots or ())
-        assert (episode.query_x.shape[1], len(unknown)) == (12, 4)  # type: ignore[arg-type]
-    assert len({episode.shots for episode, _ in drawn}) > 1
-    even, none = next(episodes_of(pool, TaskShape(shots=[2, 2, 2], query=3, episodes=1), seed=2))
-    assert (even.shots, even.shot, none) == (None, 2, None)
+        assert (episode.query_y.shape[1], episode.query_x.shape[1]) == (12, 12 + 4)
+    assert len({episode.shots for episode in drawn}) > 1
+    even = next(episodes_of(pool, TaskShape(shots=[2, 2, 2], query=3, episodes=1), seed=2))
+    assert (even.shots, even.shot, even.query_x.shape[1]) == (None, 2, 9)
 
 
 def test_the_threshold_rejects_as_many_known_images_as_was_asked(photos: Path, model: Path, pool: ImagePool) -> None:
@@ -84,8 +84,9 @@ def test_the_threshold_rejects_as_many_known_images_as_was_asked(photos: Path, m
     found = calibrated(learner, pool, shape, seed=6, reject_rate=0.2)
     assert found.rejection is not None
     known, unknown = [], []
-    for episode, others in episodes_of(pool, shape, seed=6):
-        for images, kept in ((episode.query_x, known), (others[None], unknown)):  # type: ignore[index]
+    for episode in episodes_of(pool, shape, seed=6):
+        of_known = episode.query_y.shape[1]
+        for images, kept in ((episode.query_x[:, :of_known], known), (episode.query_x[:, of_known:], unknown)):
             asked = replace(episode, query_x=images)
             with torch.no_grad():
                 kept.append(SCORES[found.rejection.score](learner, asked, learner.query_logits(asked)).flatten())

@@ -109,7 +109,8 @@ def test_a_training_takes_the_operations_of_its_budget(digits: FewShotDataset, c
 
 
 def test_every_learner_is_counted() -> None:
-    assert {case["learner"] for case in CASES} == set(LEARNERS)
+    trained = {name for name, learner in LEARNERS.items() if learner.is_trained}
+    assert {case["learner"] for case in CASES} == trained
 
 
 @pytest.mark.parametrize(

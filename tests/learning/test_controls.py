@@ -89,7 +89,7 @@ def trained(name: str, data: FewShotDataset) -> Learner:
         validate=lambda *_: SEEN,
         generator=generator,
     )
-    assert [report.steps for report in training.rungs()] == [STEPS]
+    assert [report.steps for report in training.rungs()] == [STEPS if training.learner.is_trained else 0]
     return training.learner
 
 
