@@ -82,7 +82,7 @@ def test_a_training_is_as_good_without_the_kernels(
     assert abs(with_them.mean - without.mean) <= math.hypot(with_them.half_width, without.half_width)
 
 
-@pytest.mark.parametrize("learner", [name for name in LEARNERS if LEARNERS[name].trains_on_episodes])
+@pytest.mark.parametrize("learner", [n for n, one in LEARNERS.items() if one.is_trained and one.trains_on_episodes])
 def test_training_episodes_may_have_another_shot_than_those_of_the_evaluation(learner: str, tmp_path: Path) -> None:
     """MetaOptNet trains on 15 shots, whatever it is tested on (Lee et al. 2019)."""
     training = prepare(job(tmp_path / "m", learner=learner, norm="group", conv__depth=2, train_shot=5))
