@@ -73,6 +73,8 @@ COMMANDS = {
         "autometa predict runs/photos-5w5s/model --support my_classes/ --query inbox/ --reject-rate 0.05 "
         "--copy-to sorted/"
     ): AS_IT_IS,
+    "autometa export runs/photos-5w5s/model --to onnx --support my_classes/ -o photos.onnx": AS_IT_IS,
+    "python examples/run_onnx.py photos.onnx inbox/*.jpg": How(skip="tests/deployment/test_export.py runs it"),
 }
 
 # What stands in a snippet, and what is run in its place.
