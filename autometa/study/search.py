@@ -250,7 +250,7 @@ def _outlook(plan: Plan, trials: Sequence[TrialRecord], won: Confirmation) -> Ou
     """What more time would give."""
     assert plan.settings.time_budget is not None
     won_by = set(won.ensemble or ()) | {won.trial}
-    return outlook([t for t in trials if t.number in won_by], plan.settings.time_budget)
+    return outlook([t for t in trials if t.number in won_by], won.validation.mean, plan.settings.time_budget)
 
 
 def _won(
