@@ -72,19 +72,23 @@ def run(
 
 
 def combine(
-    plan: Plan, study: optuna.Study, trials: Sequence[TrialRecord], share: Share, *, seconds: float
+    plan: Plan, study: optuna.Study, trials: Sequence[TrialRecord], share: Share, *, seconds: float, is_new: bool
 ) -> Together | None:
     """Make an ensemble of these trials' models where they are better together, or in several views, in validation.
 
     Args:
         seconds: that it may take, as far as it does not need a few episodes.
+        is_new: whether a trial ended in this run. If none did, an ensemble that is known stays, and where a winner
+            was named without one, none is made.
     """
     finals = _Finals(plan, study, share, ignore, 0)
     numbers = [trial.number for trial in trials if exists(finals.folder(trial.number))]
     known = finals.of(ENSEMBLE)
-    if known and known.ensemble and set(known.ensemble) <= set(numbers):
+    if known and known.ensemble and not is_new and set(known.ensemble) <= set(numbers):
         views = ensemble_facts(plan.ensemble_folder).views or ["plain"] * len(known.ensemble)
         return Together(dict(zip(known.ensemble, views, strict=True)), is_new=False)
+    if not is_new and any(confirmed.test for confirmed in finals.confirmed_now):
+        return None
     found = finals.fitted(numbers, seconds) if numbers else {}
     return Together(found, is_new=True) if found else None
 

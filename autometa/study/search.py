@@ -219,6 +219,7 @@ def _run(
         ledger.recover(died=True)
     on_event(_started(plan, study, share, record, prior))
     baselines = StudyBaselines(plan, study, share, on_event)
+    before = {trial.number for trial in ended(study)}
     if isinstance(ledger, OpenLedger):
         interrupted, missing = timed.run_candidates(plan, ledger, record, share, baselines), 0
     else:
@@ -227,7 +228,8 @@ def _run(
     if ledger.hopeless_reason:
         raise StudyError(f"study {plan.name!r}: every trial so far failed, the last one: {ledger.hopeless_reason}")
     trials = tuple(record_of(t) for t in ended(study))
-    won = None if interrupted else _won(plan, study, trials, share, on_event)
+    is_new = {trial.number for trial in trials} != before
+    won = None if interrupted else _won(plan, study, trials, share, on_event, is_new=is_new)
     if won:
         finals.deployed_task(plan, study, share, on_event)
     where = archive.write(Path(asked.archives), study_record.read(study), trials) if won else None
@@ -254,9 +256,13 @@ def _outlook(plan: Plan, trials: Sequence[TrialRecord], won: Confirmation) -> Ou
 
 
 def _won(
-    plan: Plan, study: optuna.Study, trials: Sequence[TrialRecord], share: Share, on_event: OnEvent
+    plan: Plan, study: optuna.Study, trials: Sequence[TrialRecord], share: Share, on_event: OnEvent, *, is_new: bool
 ) -> Confirmation | None:
-    """The winner, confirmed and tested; of an open search in the time that is left."""
+    """The winner, confirmed and tested; of an open search in the time that is left.
+
+    Args:
+        is_new: whether a trial ended in this run.
+    """
     if not study_record.read(study).budget.open:
         return finals.run(plan, study, trials, share, on_event)
     rivals, schedule = confirm.rivals(trials), timed.Schedule.of(plan)
@@ -264,7 +270,7 @@ def _won(
     is_single = plan.settings.no_ensemble or plan.settings.confirm_seeds
     to_combine = [] if is_single else confirm.to_combine(trials)
     seconds = timed.PART_FOR_ENSEMBLE * schedule.seconds_to_measure()
-    ensemble = finals.combine(plan, study, to_combine, share, seconds=seconds) if to_combine else None
+    ensemble = finals.combine(plan, study, to_combine, share, seconds=seconds, is_new=is_new) if to_combine else None
     together = [(t, ensemble.views_of(t.number)) for t in to_combine if t.number in ensemble.views] if ensemble else []
     left = schedule.seconds_to_measure() - timed.seconds_for_all_classes(plan, trials)
     drawn = timed.Drawn.of(plan)

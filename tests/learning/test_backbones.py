@@ -142,7 +142,10 @@ def test_dropout_ends_with_training(name: str) -> None:
         (lambda s: Conv(s, widths="16--32"), "conv.widths = '16--32': 1 … 8 numbers"),
         (lambda s: Conv(s, widths=16), "conv.widths = 16: 1 … 8 numbers"),
         (lambda s: Conv(s, growth=0.5), "conv.growth = 0.5: it may be 1 … 4"),
-        (lambda s: Conv(s, width=512, depth=8, growth=2), "the last of 8 blocks would have 65536 channels"),
+        (
+            lambda s: Conv(s, width=512, depth=8, growth=2),
+            "conv.growth = 2: the last of 8 blocks would have 65536 channels",
+        ),
         (lambda s: Conv(s, widths="8-8", joined_blocks=3), "conv.joined_blocks = 3: it may be 1 … 2, the blocks"),
         (lambda s: Conv(s, pooled_blocks=5), "conv.pooled_blocks = 5: it may be 0 … 4, the blocks there are"),
         (lambda s: ResNet18(s, width=0), "resnet18.width = 0: it may be 1 … 512"),
