@@ -50,6 +50,10 @@ class DivergedError(AutometaError):
     """Training produced a loss that is not finite; the trial is FAIL and the search goes on."""
 
 
+class OutOfTimeError(AutometaError):
+    """Work that was stopped since its time is over; what was done of it is kept."""
+
+
 class StopSearchError(AutometaError):
     """What would end every trial of a search alike, such as a full disk; it stops, and its trials can be continued."""
 

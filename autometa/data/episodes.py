@@ -266,7 +266,7 @@ class EpisodeSampler:
         pool.dataset.require(pool.split, spec)
         if rotations:
             require_square(*pool.dataset.image_shape[1:])
-        self._pool = pool
+        self.pool = pool
         self._spec = spec
         self._batch = batch
         self._generator = generator
@@ -277,17 +277,17 @@ class EpisodeSampler:
     @property
     def dataset(self) -> FewShotDataset:
         """The data that it draws from."""
-        return self._pool.dataset
+        return self.pool.dataset
 
     @property
     def feature_seconds(self) -> float:
         """As of its pool."""
-        return self._pool.feature_seconds
+        return self.pool.feature_seconds
 
     @property
     def classes(self) -> int:
         """How many classes `images` draws from: those of the split, four times as many with rotations."""
-        return self._pool.classes * self._turns
+        return self.pool.classes * self._turns
 
     def episodes(self) -> EpisodeBatch:
         """The next B episodes."""
@@ -295,7 +295,7 @@ class EpisodeSampler:
         changed = None
         if self._augment or self._turns > 1:
             changed = functools.partial(self._changed, turns=turns)
-        return replace(_gathered(self._pool, self._spec, index, changed), classes=classes)
+        return replace(_gathered(self.pool, self._spec, index, changed), classes=classes)
 
     def images(self, count: int) -> tuple[Tensor, Tensor]:
         """`count` images [count, C, H, W] of any classes, each image equally likely, and their classes [count].
@@ -303,23 +303,23 @@ class EpisodeSampler:
         With rotations, class c of the split turned by t quarter turns is class 4·c + t.
         """
         index, turns, classes = self._draw_plain(count)
-        return self._changed(self._pool.gather(index), turns), classes.to(self._pool.device)
+        return self._changed(self.pool.gather(index), turns), classes.to(self.pool.device)
 
     def draws_like(self, other: EpisodeSampler) -> bool:
         """Whether both draw batches of one shape from the same images, so that they may draw together."""
-        pools = [(s._pool.dataset.fingerprint, s._pool.split, s._pool.device) for s in (self, other)]
+        pools = [(s.pool.dataset.fingerprint, s.pool.split, s.pool.device) for s in (self, other)]
         return pools[0] == pools[1] and (self._spec, self._batch) == (other._spec, other._batch)
 
     def _draw_episodes(self) -> tuple[Tensor, Tensor, Tensor]:
         """Indices of images [B, N, K + Q], their quarter turns [B·N·(K + Q)], and the classes [B, N]."""
         classes = _draw_classes(self.classes, self._spec.way, self._batch, self._generator)  # (B, N)
-        index = _draw_images(self._pool, self._spec, classes // self._turns, self._generator)
+        index = _draw_images(self.pool, self._spec, classes // self._turns, self._generator)
         return index, (classes % self._turns)[..., None].expand_as(index).flatten(), classes
 
     def _draw_plain(self, count: int) -> tuple[Tensor, Tensor, Tensor]:
         """Indices of images [count], their quarter turns and their classes."""
         flat = self._drawn(self._images, count)
-        counts, table = self._pool.tables(flat.device)
+        counts, table = self.pool.tables(flat.device)
         ends = counts.cumsum(0)
         classes = torch.searchsorted(ends, flat, right=True)
         index = table[classes, flat - (ends - counts)[classes]]
@@ -344,14 +344,14 @@ def episodes_together(samplers: Sequence[EpisodeSampler]) -> EpisodeBatch:
     index = torch.cat([index for index, _, _ in drawn])
     turns = [turns for _, turns, _ in drawn]
     first = samplers[0]
-    return _gathered(first._pool, first._spec, index, lambda images: _changed_by_each(samplers, images, turns))
+    return _gathered(first.pool, first._spec, index, lambda images: _changed_by_each(samplers, images, turns))
 
 
 def images_together(samplers: Sequence[EpisodeSampler], count: int) -> tuple[Tensor, Tensor]:
     """What each sampler's next `count` images are, and their classes, as `episodes_together`."""
     drawn = [sampler._draw_plain(count) for sampler in samplers]
     index, turns, classes = ([one[part] for one in drawn] for part in range(3))
-    pool = samplers[0]._pool
+    pool = samplers[0].pool
     images = _changed_by_each(samplers, pool.gather(torch.cat(index)), turns)
     return images, torch.cat(classes).to(pool.device)
 

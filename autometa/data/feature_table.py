@@ -19,7 +19,7 @@ import filelock
 import numpy as np
 
 from autometa.data import cache
-from autometa.errors import DataError
+from autometa.errors import DataError, OutOfTimeError
 
 FORMAT = 1  # to be raised when the same network would give the same image another row
 # Parts of a table, each with a lock. More would let more workers help, with smaller batches.
@@ -42,13 +42,16 @@ class FeatureTable:
 
     Attributes:
         seconds: that this process has spent on rows which were not there.
+        stop: asked after every few rows whether there is time for more.
 
     Raises:
         DataError: the cache cannot be written to, or the table in it is damaged.
+        OutOfTimeError: `stop` said so; rows that were computed are kept.
     """
 
     def __init__(self, key: str, images: np.ndarray, positions: np.ndarray, width: int, compute: Compute) -> None:
         self.seconds = 0.0
+        self.stop: Callable[[], bool] = lambda: False
         self._images, self._positions, self._compute = images, positions, compute
         self._key, self._count = key, len(positions)
         self._folder = _ensure(key, self._count, width)
@@ -96,6 +99,7 @@ class FeatureTable:
                     continue
             missing = self._missing(missing)
             if len(missing) == before:
+                self._check_time()
                 time.sleep(_SECONDS_BETWEEN_LOOKS)
 
     def _fill(self, wanted: np.ndarray) -> Iterator[None]:
@@ -108,7 +112,12 @@ class FeatureTable:
             limit = float(np.finfo(np.float16).max)
             self._rows[numbers] = np.clip(found, -limit, limit)
             self._is_there[numbers] = 1
+            self._check_time()
             yield
+
+    def _check_time(self) -> None:
+        if self.stop():
+            raise OutOfTimeError(f"features {self._key} were stopped, since the time is over")
 
 
 def _ensure(key: str, count: int, width: int) -> Path:

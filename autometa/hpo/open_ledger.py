@@ -16,7 +16,7 @@ from autometa.events import RungReached, TrialPaused, TrialStarted
 from autometa.hpo.ledger import MAX_ATTEMPTS, Asked, Ledger, Live, folder_of, record_of, trials_of
 from autometa.hpo.promotion import Standing
 from autometa.learning.checkpoint_facts import FINAL, exists, read_facts
-from autometa.records import RungReport, TrialRecord
+from autometa.records import RungReport, Scalar, TrialRecord
 
 
 class OpenLedger(Ledger):
@@ -47,7 +47,7 @@ class OpenLedger(Ledger):
 
     def try_again(self, number: int) -> Asked:
         """A new candidate with the configuration of another one, and a seed of its own."""
-        other = trials_of(self.study)[number]
+        other = self._frozen(number)
         origin = attributes.ORIGIN.entry(f"trial {number} with another seed")
         return self._added(params=other.params, distributions=other.distributions, user_attrs=origin)
 
@@ -83,12 +83,18 @@ class OpenLedger(Ledger):
             self._emit(RungReached(number, None, report))
         return False
 
+    def describe(self, number: int, facts: dict[str, Scalar]) -> None:
+        """Note what a worker knows of a candidate."""
+        if live := self._live.get(number):
+            attributes.FACTS.write(live.trial, facts)
+
     def finish(self, number: int, record: TrialRecord) -> None:
         """Note that a candidate was trained to the end, or failed."""
         live = self._live.get(number)
         if live is None:
             return
-        attributes.FACTS.write(live.trial, dict(record.facts))
+        # What was measured first stays: a last training has more threads, and in these an image takes another time.
+        attributes.FACTS.write(live.trial, dict(record.facts) | attributes.FACTS.of(self._frozen(number), {}))
         if record.reason:
             self.end(number, record=record)
         else:
@@ -115,15 +121,22 @@ class OpenLedger(Ledger):
                 continue
             if live := self._live.get(trial.number):
                 curve = [live.curve[rung] for rung in sorted(live.curve)]
-                is_done = bool(curve) and curve[-1].cooled
-                found.append(Standing(trial.number, curve, is_busy=is_done or trial.number not in self._waiting))
+                is_busy = trial.number not in self._waiting or (bool(curve) and curve[-1].cooled)
             elif trial.state.is_finished() and exists(self._folder / folder_of(trial)):
-                found.append(Standing(trial.number, [r for r in record_of(trial).curve if not r.cooled]))
+                curve, is_busy = [r for r in record_of(trial).curve if not r.cooled], False
+            else:
+                continue
+            facts = attributes.FACTS.of(trial, {})
+            network, seconds = str(facts.get("features", "")), float(facts.get("image_seconds", 0.0))
+            found.append(Standing(trial.number, curve, is_busy, network, seconds))
         return found
+
+    def _frozen(self, number: int) -> FrozenTrial:
+        return trials_of(self.study)[number]
 
     def _reopened(self, number: int) -> Asked:
         """A new trial that continues one which an earlier search ended."""
-        old = trials_of(self.study)[number]
+        old = self._frozen(number)
         shutil.rmtree(self._folder / folder_of(old) / FINAL, ignore_errors=True)
         return self._added(params=old.params, distributions=old.distributions, user_attrs=self._continuing(old))
 

@@ -10,7 +10,7 @@ accuracies and clocks, and knows neither Optuna nor workers.
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from autometa.records import RungReport
@@ -20,22 +20,31 @@ FINISH = 0.6
 # How far a second finalist may be behind the best, and that as a part of the best one's errors. One that is further
 # behind adds nothing to an ensemble: docs/log.md has how little.
 NEAR, NEAR_OF_ERRORS = 0.03, 0.25
-# Where the leader is not trained, others are tried until this part of the time for last trainings is left. The end
-# needs it for features of images that were not looked at before.
-LAST_CALL = 0.5
+# Where the leader is not trained, others are tried until a part of the time for last trainings is left, between these.
+# The end needs it for features of images that were not looked at before.
+LAST_CALL, FIRST_CALL = 0.3, 0.85
 # One of so many candidates goes on from each rung.
 KEEP_ONE_OF = 2
 # The rung to which the first candidates go without being compared.
 HEAD_START = 3
+# Features for one more rung of a candidate that is not trained may take this part of the time that is left.
+FEATURES = 0.15
 
 
 @dataclass(frozen=True)
 class Standing:
-    """What one candidate has shown so far. `is_busy` while a worker has it, or it can go on no further."""
+    """What one candidate has shown so far. `is_busy` while a worker has it, or it can go on no further.
+
+    Args:
+        network: the frozen network whose features it reads; empty if it has none.
+        image_seconds: what an image takes that network.
+    """
 
     number: int
     curve: Sequence[RungReport]
     is_busy: bool = False
+    network: str = ""
+    image_seconds: float = 0.0
 
     @property
     def rung(self) -> int:
@@ -89,11 +98,15 @@ class Promotion:
         finish_from: seconds before the end at which last trainings begin.
         finalists: how many there may be.
         believed: how many of the first candidates are believed in most.
+        episode_images: images of a validation episode.
+        features_at_end: seconds that the end takes for features, by the seconds that an image takes a frozen network.
     """
 
     finish_from: float
     finalists: int
     believed: int = 0
+    episode_images: int = 0
+    features_at_end: Callable[[float], float] = lambda image_seconds: 0.0
 
     def decide(
         self, standings: Sequence[Standing], *, left: float, finishing: int, exploring: int, can_start: bool
@@ -114,7 +127,7 @@ class Promotion:
                 return None
             # Where nobody has a model yet, a late first one is better than none.
             return self._finalist(standings) or (New() if can_start else None)
-        promoted = self._promoted(standings)
+        promoted = self._promoted(standings, left)
         if promoted:
             return GoOn(promoted.number, promoted.rung + 1)
         if can_start:
@@ -126,7 +139,11 @@ class Promotion:
 
         It gains nothing by more time, and others may overtake it on their way up the rungs.
         """
-        return self.finish_from * (LAST_CALL if _is_led_by_fixed(standings) else 1)
+        leader = _leader(standings)
+        if leader is None or not leader.is_fixed:
+            return self.finish_from
+        needed = self.features_at_end(leader.image_seconds)
+        return min(max(needed, LAST_CALL * self.finish_from), FIRST_CALL * self.finish_from)
 
     def _finalist(self, standings: Sequence[Standing]) -> Finish | Twin | None:
         """The best that is free; or again the best of all, where that is far ahead of it."""
@@ -152,18 +169,26 @@ class Promotion:
         is_clear = expected[best.number] - expected[other.number] > best.curve[-1].accuracy.half_width
         return best if is_clear else other
 
-    def _promoted(self, standings: Sequence[Standing]) -> Standing | None:
+    def _promoted(self, standings: Sequence[Standing], left: float) -> Standing | None:
         """One with a head start; or, from the highest rung that has one, the best that waits of its better half."""
         for standing in standings[: self.believed]:
-            if 0 < standing.rung < HEAD_START and not standing.is_busy:
+            is_ahead = 0 < standing.rung < HEAD_START and not standing.is_busy
+            if is_ahead and not self._is_too_dear(standing, standings, left):
                 return standing
         for rung in range(max((standing.rung for standing in standings), default=0), 0, -1):
             there = [(at, -s.number, s) for s in standings if (at := s.at(rung)) is not None]
             better = sorted(there, key=lambda entry: entry[:2], reverse=True)[: len(there) // KEEP_ONE_OF]
             for _, _, standing in better:
-                if standing.rung == rung and not standing.is_busy:
+                if standing.rung == rung and not standing.is_busy and not self._is_too_dear(standing, standings, left):
                     return standing
         return None
+
+    def _is_too_dear(self, standing: Standing, standings: Sequence[Standing], left: float) -> bool:
+        """Whether features for its next rung, which has twice as many episodes, take too long; others may have them."""
+        if not standing.is_fixed or any(s.network == standing.network and s.rung > standing.rung for s in standings):
+            return False
+        images = standing.curve[-1].accuracy.episodes * self.episode_images
+        return images * standing.image_seconds > FEATURES * left
 
     def _longest_waiting(self, standings: Sequence[Standing]) -> GoOn | None:
         """Where there is nothing new: the best of the lowest rung."""
@@ -175,9 +200,9 @@ class Promotion:
         return GoOn(best.number, lowest + 1)
 
 
-def _is_led_by_fixed(standings: Sequence[Standing]) -> bool:
+def _leader(standings: Sequence[Standing]) -> Standing | None:
     shown = [standing for standing in standings if standing.curve]
-    return bool(shown) and max(shown, key=lambda standing: standing.curve[-1].accuracy.sure).is_fixed
+    return max(shown, key=lambda standing: standing.curve[-1].accuracy.sure, default=None)
 
 
 def _expected(standings: Sequence[Standing]) -> dict[int, float]:

@@ -6,6 +6,7 @@ A pool of images that has these tables gives its episodes the rows beside the im
 from __future__ import annotations
 
 import functools
+import math
 import time
 from collections.abc import Mapping
 
@@ -19,7 +20,8 @@ from autometa.data.feature_table import FeatureTable
 from autometa.learning.backbones.pretrained import Pretrained
 from autometa.learning.learner import Learner
 
-_AT_ONCE = 8  # images; see `feature_table.py`
+# Images in one pass, and pixels: more do not stay in a core's cache.
+_AT_ONCE, _PIXELS_AT_ONCE = 8, 8 * 160**2
 
 
 def pool_for(learner: Learner, dataset: FewShotDataset, split: str, device: torch.device | str = "cpu") -> ImagePool:
@@ -38,23 +40,24 @@ def tables_for(
 def rows_of_images(learner: Learner, images: Tensor) -> dict[str, Tensor]:
     """What each frozen network in the learner says of normalised images [M, C, H, W] without a table: [M, W] by key."""
     return {
-        key: torch.cat([network.described(network.prepared(part)) for part in images.split(_AT_ONCE)])
+        key: torch.cat([network.described(network.prepared(part)) for part in images.split(_at_once(network))])
         for key, network in _networks(learner).items()
     }
 
 
 @torch.inference_mode()
 def seconds_per_image(learner: Learner) -> dict[str, float]:
-    """What an image that no table has takes here, of each frozen network in the learner by its key."""
+    """What an image that no table has takes one core here, of each frozen network in the learner by its key."""
     found = {}
     for key, network in _networks(learner).items():
-        images = network.data_mean.new_zeros(_AT_ONCE, *network.image_shape)
+        at_once, cores = _at_once(network), 1 if network.data_mean.is_cuda else torch.get_num_threads()
+        images = network.data_mean.new_zeros(at_once, *network.image_shape)
         times = []
         for _ in range(2):  # the first pass allocates
             started = time.perf_counter()
             network.described(network.prepared(images)).cpu()
             times.append(time.perf_counter() - started)
-        found[key] = round(min(times) / _AT_ONCE, 5)
+        found[key] = round(cores * min(times) / at_once, 5)
     return found
 
 
@@ -76,4 +79,10 @@ def _table(network: Pretrained, dataset: FewShotDataset, split: str, device: tor
 def _rows(network: Pretrained, device: torch.device, images: np.ndarray) -> np.ndarray:
     """What a network says of images, uint8 [M, C, H, W]: [M, width]."""
     pixels = torch.from_numpy(images).to(device).float() / 255
-    return network.described(network.prepared_pixels(pixels)).cpu().numpy()
+    parts = pixels.split(_at_once(network))
+    return torch.cat([network.described(network.prepared_pixels(part)) for part in parts]).cpu().numpy()
+
+
+def _at_once(network: Pretrained) -> int:
+    """Images in one pass: a power of two."""
+    return 2 ** int(math.log2(min(_AT_ONCE, max(1, _PIXELS_AT_ONCE // network.given.size**2))))

@@ -6,6 +6,7 @@ some 15 ms, and the next one may be of any candidate.
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -28,7 +29,7 @@ from autometa.orchestrator.ray_tune import (
     usual,
     why,
 )
-from autometa.records import RungReport, TrialRecord
+from autometa.records import RungReport, Scalar, TrialRecord
 from autometa.trial.segment import Segment
 
 
@@ -49,6 +50,9 @@ class Desk(Protocol):
 
     def reported(self, number: int, report: RungReport) -> None:
         """A rung was reached."""
+
+    def described(self, number: int, facts: dict[str, Scalar]) -> None:
+        """What a worker knows of a candidate beside its curve."""
 
     def ended(self, number: int, record: TrialRecord | None, error: str | None = None) -> None:
         """A segment is over; with a record or an error its candidate goes on no further."""
@@ -124,6 +128,8 @@ class _Tell(StatelessScheduler):
             desk.started(number)
         elif result.get("is_cut"):
             return
+        elif result.get("facts"):
+            desk.described(number, json.loads(result["facts"]))
         elif result.get("record"):
             desk.ended(number, TrialRecord.model_validate_json(result["record"]))
         else:
@@ -152,9 +158,12 @@ def _trainable(config: dict[str, Any]) -> None:
     def on_rung(report: RungReport) -> None:
         tell(accuracy=report.accuracy.mean, report=report.model_dump_json(), kernels=native.use())
 
+    def on_facts(facts: dict[str, Scalar]) -> None:
+        tell(facts=json.dumps(facts))
+
     try:
         keep_to_share(segment.job.use_gpu, config["gpus"], threads=segment.threads)
-        record = run_segment(segment, number=number, on_rung=on_rung, on_step=on_step)
+        record = run_segment(segment, number=number, on_rung=on_rung, on_step=on_step, on_facts=on_facts)
     except Exception as error:
         stop, reason = why(error)
         if stop:

@@ -17,6 +17,8 @@ from autometa.records import Baseline, Comparison, Confirmation, TrialRecord, so
 
 CANDIDATES = 3
 EPISODES = 600
+# Frozen networks whose best heads may be handed over together: each computes features of all test images.
+_NETWORKS = 2
 
 # Offsets that keep the episodes of the search, of the confirmation and of meta-test apart.
 _CONFIRM, _TEST = 1_000_000, 2_000_000
@@ -50,8 +52,16 @@ def rivals(trials: Sequence[TrialRecord]) -> list[TrialRecord]:
 
 
 def to_combine(trials: Sequence[TrialRecord]) -> list[TrialRecord]:
-    """Trials that may be better together: those that were trained to the end of an open search."""
-    return best([t for t in trials if t.last and t.last.cooled], CANDIDATES)
+    """Trials that may be better together: those that were trained to the end of an open search.
+
+    Where its best needs no training, they are the best heads of frozen networks.
+    """
+    ended = best([t for t in trials if t.last and t.last.cooled], CANDIDATES)
+    if not any(t.last and t.last.steps == 0 for t in ended):
+        return ended
+    frozen = [t for t in trials if t.state != "fail" and t.last and t.last.steps == 0]
+    by_network = {t.facts.get("features"): t for t in sorted(frozen, key=_sure)}
+    return sorted(by_network.values(), key=_sure, reverse=True)[:_NETWORKS]
 
 
 def best_baseline(baselines: Iterable[Baseline]) -> Baseline | None:
@@ -106,6 +116,11 @@ def compared(won: str, scores: Mapping[str, Scores]) -> list[Comparison]:
             ahead, half_width = intervals.difference(best_half, half)
             found.append(Comparison(source=won, other=source, ahead=ahead, half_width=half_width))
     return found
+
+
+def _sure(trial: TrialRecord) -> float:
+    assert trial.last is not None
+    return trial.last.accuracy.sure
 
 
 def _rank(trial: TrialRecord) -> tuple[bool, int, float]:

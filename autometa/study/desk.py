@@ -11,7 +11,7 @@ from collections.abc import Callable
 from autometa.hpo.ledger import Asked
 from autometa.hpo.open_ledger import OpenLedger
 from autometa.hpo.promotion import Decision, Finish, GoOn, Promotion, Twin
-from autometa.records import RungReport, TrialRecord
+from autometa.records import RungReport, Scalar, TrialRecord
 from autometa.trial.job import Job
 from autometa.trial.segment import Segment
 
@@ -71,6 +71,9 @@ class SearchDesk:
 
     def reported(self, number: int, report: RungReport) -> None:
         self._ledger.report(number, report)
+
+    def described(self, number: int, facts: dict[str, Scalar]) -> None:
+        self._ledger.describe(number, facts)
 
     def ended(self, number: int, record: TrialRecord | None, error: str | None = None) -> None:
         if error:

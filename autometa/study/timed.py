@@ -10,7 +10,7 @@ import bisect
 import functools
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import optuna
@@ -33,8 +33,9 @@ PART_FOR_ENSEMBLE = 0.3
 # The first starts of a space, which have a head start.
 _BELIEVED = 2
 _SECONDS_BETWEEN_NOTES = 10.0
-# What the measurements of the end take before the first episode, and episodes that say something at least.
-_MEASURING_STARTS, _FEWEST_EPISODES = 2.0, 50
+# What the measurements of the end take before the first episode, and episodes that say something at least; where
+# features take the time, fewer still say something.
+_MEASURING_STARTS, _FEWEST_EPISODES, _FEWEST_OF_FROZEN = 2.0, 50, 20
 # Labelled images of a class where all classes are told apart, and images to name (`deployment/all_classes.py`).
 _MOST_OF_A_CLASS = 20
 
@@ -104,16 +105,15 @@ class Drawn:
         """How many different images so many episodes have, as expected; of the split that has more."""
         return self._distinct_of(max(self.validation, self.test), episodes)
 
-    def seconds_of_features(self, episodes: int, networks: Mapping[str, float]) -> float:
-        """What features of frozen networks take that nobody needed before, of one worker.
-
-        That is of so many episodes of both splits; of the test for the network that takes longest.
+    def seconds_of_features(self, episodes: int, *, an_image: float, a_test_image: float) -> float:
+        """What features of frozen networks take that nobody needed before, of one worker and in both splits.
 
         Args:
-            networks: seconds that each takes for an image.
+            an_image: seconds that all networks together take for a validation image.
+            a_test_image: that those of the winner take for a test image.
         """
         val, test = (self._distinct_of(images, episodes) for images in (self.validation, self.test))
-        return val * sum(networks.values()) + test * max(networks.values(), default=0.0)
+        return val * an_image + test * a_test_image
 
     def _distinct_of(self, images: int, episodes: int) -> float:
         return images * -math.expm1(-episodes * self.an_episode / images) if images else 0.0
@@ -134,7 +134,9 @@ def affordable_episodes(
         together: members of an ensemble, and in how many views each sees an episode.
         drawn: of what they are drawn.
     """
-    networks = _networks([*rivals, *(trial for trial, _ in together)])
+    of_rivals, of_members = _networks(rivals), _networks([trial for trial, _ in together])
+    an_image = sum((of_rivals | of_members).values())
+    a_test_image = max([0.0, *of_rivals.values(), sum(of_members.values())])
 
     def is_too_long(pairs: int) -> bool:
         episodes = 2 * pairs
@@ -143,11 +145,12 @@ def affordable_episodes(
         members = [share.threads * views * _seconds(trial, episodes, drawn) for trial, views in together]
         costs += [sum(members)] if members else []
         longest = max(costs, default=0.0)
-        # Features were timed in so many threads, and are shared by all workers.
-        features = share.threads * drawn.seconds_of_features(episodes, networks) / share.workers
+        of_one = drawn.seconds_of_features(episodes, an_image=an_image, a_test_image=a_test_image)
+        features = of_one / share.workers  # which share the work
         return max(sum(costs) / share.workers, longest) + longest / share.threads + features > seconds
 
-    possible = range(_FEWEST_EPISODES // 2, confirm.EPISODES // 2 + 1)
+    fewest = _FEWEST_OF_FROZEN if an_image else _FEWEST_EPISODES
+    possible = range(fewest // 2, confirm.EPISODES // 2 + 1)
     return 2 * max(possible[0], possible[0] + bisect.bisect_left(possible, True, key=is_too_long) - 1)
 
 
@@ -162,7 +165,7 @@ def _seconds(trial: TrialRecord, episodes: int, drawn: Drawn) -> float:
 
 
 def _networks(trials: Sequence[TrialRecord]) -> dict[str, float]:
-    """Seconds for an image, of each frozen network of these trials."""
+    """Seconds of one core for an image, of each frozen network of these trials."""
     return {
         str(trial.facts["features"]): float(trial.facts["image_seconds"])
         for trial in trials
@@ -184,6 +187,12 @@ def _an_episode(trial: TrialRecord) -> float:
     return trial.last.seconds_per_episode if trial.last else 0.0
 
 
+def _features_at_end(drawn: Drawn, image_seconds: float) -> float:
+    """Seconds of one core that confirmation and test take of an ensemble of two such networks."""
+    both = 2 * image_seconds
+    return drawn.seconds_of_features(confirm.EPISODES, an_image=both, a_test_image=both) / (1 - PART_FOR_ENSEMBLE)
+
+
 def run_candidates(
     plan: Plan, ledger: OpenLedger, record: StudyRecord, share: Share, baselines: StudyBaselines
 ) -> bool:
@@ -193,8 +202,13 @@ def run_candidates(
     # Ray Tune takes a second to import, and must not while Ray starts in its thread.
     from autometa.orchestrator import ray_tune, segments
 
+    drawn = Drawn.of(plan)
     policy = Promotion(
-        finish_from=FINISH * (schedule.training - time.monotonic()), finalists=share.finalists, believed=_BELIEVED
+        finish_from=FINISH * (schedule.training - time.monotonic()),
+        finalists=share.finalists,
+        believed=_BELIEVED,
+        episode_images=drawn.an_episode,
+        features_at_end=lambda image_seconds: _features_at_end(drawn, image_seconds) / share.workers,
     )
     desk = SearchDesk(
         ledger,

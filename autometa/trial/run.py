@@ -32,7 +32,7 @@ from autometa.learning.learner import Learner
 from autometa.learning.objective import Objective, ObjectiveOptions
 from autometa.learning.operations import operations_counter
 from autometa.learning.training import Training
-from autometa.records import Accuracy, EpisodeSpec, Look, RungReport, TrialRecord
+from autometa.records import Accuracy, EpisodeSpec, Look, RungReport, Scalar, TrialRecord
 from autometa.trial import build
 from autometa.trial.job import DatasetRef, Job
 from autometa.trial.measured import Measured, models_in, together
@@ -119,15 +119,20 @@ def _as_trained(job: Job, training: Training) -> Job:
 
 def ended(training: Training, job: Job, *, number: int, reason: str | None) -> TrialRecord:
     """What came of a job: complete, or fail for a reason."""
-    assert isinstance(training.validate, Validation)
     return TrialRecord(
         number=number,
         state="fail" if reason else "complete",
         config=job.config,
         curve=training.curve,
         reason=reason,
-        facts=_facts(training.learner, training.validate.dataset.image_shape),
+        facts=facts_of(training),
     )
+
+
+def facts_of(training: Training) -> dict[str, Scalar]:
+    """What there is to know of a candidate beside its curve."""
+    assert isinstance(training.validate, Validation)
+    return _facts(training.learner, training.validate.dataset.image_shape)
 
 
 def _without_memory(job: Job, number: int, error: Exception) -> TrialRecord:
@@ -318,7 +323,7 @@ def _objective(
     return Objective(options, PixelRange.of(dataset.mean, dataset.std, device), generator)
 
 
-def _facts(learner: Learner, image_shape: tuple[int, int, int]) -> dict[str, int | float | str | bool]:
+def _facts(learner: Learner, image_shape: tuple[int, int, int]) -> dict[str, Scalar]:
     """Whether it is transductive or external, its size, and the operations of one image's way through the backbone."""
     parameters = sum(p.numel() for p in learner.parameters())
     return {

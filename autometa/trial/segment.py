@@ -6,18 +6,23 @@ that any worker can take the candidate on, and none repeats what was done.
 
 from __future__ import annotations
 
+import contextlib
 import time
+from collections.abc import Callable
 from pathlib import Path
 
-from autometa.errors import DivergedError
+from autometa.data.episodes import EpisodeSampler
+from autometa.errors import DivergedError, OutOfTimeError
 from autometa.learning.checkpoint_facts import FINAL, exists
 from autometa.learning.open_ended import COOL_DOWN
 from autometa.learning.training import Training
-from autometa.records import Record, TrialRecord
+from autometa.records import Record, Scalar, TrialRecord
 from autometa.trial.best import keep_best, take_best
 from autometa.trial.job import Job
-from autometa.trial.run import OnRung, OnStep, begin, diverged, ended, keep, within_memory
-from autometa.trial.validation import seconds_allowed
+from autometa.trial.run import OnRung, OnStep, begin, diverged, ended, facts_of, keep, within_memory
+from autometa.trial.validation import Validation, seconds_allowed
+
+OnFacts = Callable[[dict[str, Scalar]], None]
 
 
 class Segment(Record):
@@ -39,19 +44,29 @@ class Segment(Record):
     threads: int = 1
 
 
-def run_segment(segment: Segment, *, number: int, on_rung: OnRung, on_step: OnStep | None = None) -> TrialRecord | None:
+def run_segment(
+    segment: Segment,
+    *,
+    number: int,
+    on_rung: OnRung,
+    on_step: OnStep | None = None,
+    on_facts: OnFacts | None = None,
+) -> TrialRecord | None:
     """Carry a segment out; returns the candidate's record where it can go on no further, None where it can.
 
-    `on_rung` gets every report after its checkpoint is safe on disk, the last one again on a resume.
+    `on_rung` gets every report after its checkpoint is safe on disk, the last one again on a resume. `on_facts` gets
+    what there is to know of a candidate that can go on, after its first rung.
 
     Raises:
         ConfigError, DataError: the job cannot be carried out at all.
         CheckpointError: `job.folder` holds a checkpoint that is damaged or of another job.
     """
-    return within_memory(segment.job, number, lambda: _run(segment, number, on_rung, on_step))
+    return within_memory(segment.job, number, lambda: _run(segment, number, on_rung, on_step, on_facts))
 
 
-def _run(segment: Segment, number: int, on_rung: OnRung, on_step: OnStep | None) -> TrialRecord | None:
+def _run(
+    segment: Segment, number: int, on_rung: OnRung, on_step: OnStep | None, on_facts: OnFacts | None
+) -> TrialRecord | None:
     job = segment.job
     if segment.finish_by is not None and exists(Path(job.folder) / FINAL):  # its worker died just after
         training = begin(job.inside(FINAL))
@@ -64,7 +79,11 @@ def _run(segment: Segment, number: int, on_rung: OnRung, on_step: OnStep | None)
         if segment.finish_by is not None:
             _finish(training, job, segment.finish_by, on_rung, on_step)
             return ended(training, job, number=number, reason=None)
-        _go_on(training, segment, on_rung, on_step)
+        is_new = not training.curve
+        with contextlib.suppress(OutOfTimeError):  # its checkpoint is of the rung before, and features are kept
+            _go_on(training, segment, on_rung, on_step)
+        if on_facts and is_new and training.curve:
+            on_facts(facts_of(training))
     except DivergedError as error:
         return ended(training, job, number=number, reason=diverged(error))
     return None
@@ -76,14 +95,25 @@ def _go_on(training: Training, segment: Segment, on_rung: OnRung, on_step: OnSte
     def is_late() -> bool:
         return segment.not_after is not None and time.time() >= segment.not_after
 
+    _stop_features(training, is_late)
     while segment.until is None or training.rung < segment.until:
         if not training.train(on_step, stop=is_late):
             keep(training, segment.job)
             return
         report = training.report()
         keep(training, segment.job)
-        keep_best(training, segment.job)
+        if training.learner.is_trained:
+            keep_best(training, segment.job)
         on_rung(report)
+
+
+def _stop_features(training: Training, stop: Callable[[], bool]) -> None:
+    """Let features of frozen networks be computed only until then."""
+    assert isinstance(training.source, EpisodeSampler)
+    assert isinstance(training.validate, Validation)
+    for pool in (training.source.pool, training.validate.pool):
+        for table in pool.features.values():
+            table.stop = stop
 
 
 def _finish(training: Training, job: Job, deadline: float, on_rung: OnRung, on_step: OnStep | None) -> None:
@@ -103,7 +133,8 @@ def _finish(training: Training, job: Job, deadline: float, on_rung: OnRung, on_s
     training.train(on_step, stop=lambda: pace.left <= 0)
     training.end_cool_down()
     training.report()
-    take_best(training, job)
+    if training.learner.is_trained:
+        take_best(training, job)
     keep(training, job.inside(FINAL))
     on_rung(training.curve[-1])
 

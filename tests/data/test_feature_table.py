@@ -11,7 +11,7 @@ import pytest
 
 from autometa.data import cache
 from autometa.data.feature_table import Compute, FeatureTable
-from autometa.errors import DataError
+from autometa.errors import DataError, OutOfTimeError
 
 IMAGES = np.arange(60, dtype=np.uint8).reshape(60, 1, 1, 1)
 POSITIONS = np.arange(10, 50)  # of the images of one split
@@ -93,3 +93,13 @@ def test_a_damaged_table_is_one_line() -> None:
         (folder / "rows.npy").write_bytes(content)
         with pytest.raises(DataError, match=r"damaged-v\d+ is damaged .*; delete it, and it is made again"):
             table("damaged", rows)
+
+
+def test_rows_that_were_computed_before_the_time_was_over_are_kept() -> None:
+    stopped = table("stopped", rows)
+    stopped.stop = lambda: stopped.known >= 16
+    with pytest.raises(OutOfTimeError, match="features stopped"):
+        stopped[np.arange(40)]
+    assert stopped.known == 16
+    # Whoever goes on finds these, and no lock.
+    np.testing.assert_array_equal(table("stopped", rows)[np.arange(40)], rows(IMAGES[10:50]))

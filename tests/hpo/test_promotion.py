@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 from autometa.hpo.promotion import Finish, GoOn, New, Promotion, Standing, Twin
 from autometa.records import Accuracy, RungReport
 
@@ -41,7 +43,13 @@ def test_others_are_tried_almost_to_the_end_where_the_leader_is_not_trained() ->
     assert (fixed.is_fixed, leader.is_fixed) == (True, False)
     assert decided(trained, leader, left=90.0) == Finish(1)
     assert decided(trained, fixed, left=90.0) == GoOn(1, until=3)
-    assert decided(trained, fixed, left=49.0) == Finish(1)
+    assert decided(trained, fixed, left=29.0) == Finish(1)
+    # Confirmation and test need features, and the more time the dearer they are.
+    for seconds, left in ((0.001, 30.0), (0.01, 60.0), (1.0, 85.0)):
+        policy = Promotion(finish_from=100.0, finalists=2, features_at_end=lambda an_image: 6000 * an_image)
+        dear = dataclasses.replace(fixed, image_seconds=seconds)
+        assert policy.last_from([trained, dear]) == left
+        assert policy.last_from([trained, leader]) == 100.0
     taken = Standing(1, fixed.curve, is_busy=True)  # more seeds of it would be the same model
     assert decided(standing(0, 0.5, 0.6), taken, left=9.0, finishing=1) == Finish(0)
 
@@ -73,6 +81,29 @@ def test_a_start_that_is_believed_in_is_given_up_only_for_one_that_is_clearly_be
     busy = standing(1, 0.5, 0.55, 0.6, busy=True)
     later = standing(2, 0.5, 0.55, 0.61)
     assert believing.decide([starts[0], busy, later], left=9.0, finishing=0, exploring=0, can_start=True) == Finish(2)
+
+
+def test_features_of_another_rung_may_not_take_long_unless_others_have_them() -> None:
+    policy = Promotion(finish_from=100.0, finalists=1, believed=1, episode_images=100)
+    # 10 more episodes are 1,000 images: 10 s of 500, and at most 75.
+    cheap, dear = (
+        Standing(0, [fixed_report(1, 0.8, episodes=10)], network="a-128", image_seconds=seconds)
+        for seconds in (0.01, 0.08)
+    )
+
+    def then(*standings: Standing) -> object:
+        return policy.decide(standings, left=500.0, finishing=0, exploring=0, can_start=True)
+
+    assert then(cheap) == GoOn(0, until=2)
+    assert then(dear) == New()
+    other = Standing(1, [fixed_report(1, 0.7), fixed_report(2, 0.7, episodes=20)], True, "a-128", 0.08)
+    assert then(dear, other) == GoOn(0, until=2)
+    assert then(dear, dataclasses.replace(other, network="b-128")) == New()
+
+
+def fixed_report(rung: int, mean: float, *, episodes: int = 10) -> RungReport:
+    accuracy = Accuracy(mean=mean, half_width=0.02, episodes=episodes, seed=0)
+    return RungReport(rung=rung, accuracy=accuracy, steps=0, seconds=0.0)
 
 
 def test_the_highest_rung_comes_first() -> None:

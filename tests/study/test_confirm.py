@@ -7,7 +7,7 @@ import pytest
 
 from autometa.learning import intervals
 from autometa.learning.scores import Scores
-from autometa.records import Baseline, Confirmation, Retrained, TrialConfig
+from autometa.records import Accuracy, Baseline, Confirmation, Retrained, RungReport, TrialConfig, TrialRecord
 from autometa.study import confirm
 
 
@@ -86,3 +86,25 @@ def test_finalists_are_compared_on_the_reported_half_of_common_episodes() -> Non
     assert found.ahead == pytest.approx(0.05)
     assert found.is_distinguishable
     assert confirm.compared("trial 5", kept) == [], "the winner of an older search kept no answers"
+
+
+def frozen(number: int, network: str, mean: float, *, cooled: bool = False) -> TrialRecord:
+    accuracy = Accuracy(mean=mean, half_width=0.02, episodes=40, seed=0)
+    last = RungReport(rung=3, accuracy=accuracy, steps=0, seconds=0.0, cooled=cooled)
+    facts = {"features": network, "image_seconds": 0.01}
+    state = "complete" if cooled else "pruned"
+    return TrialRecord(number=number, state=state, config=TrialConfig(values={}), curve=[last], facts=facts)
+
+
+def test_where_a_frozen_network_leads_the_best_of_each_network_may_be_better_together() -> None:
+    trials = [
+        frozen(0, "a-160", 0.84, cooled=True),
+        frozen(1, "a-160", 0.83),
+        frozen(2, "b-160", 0.80),
+        frozen(3, "b-160", 0.82),
+        frozen(4, "c-160", 0.80),
+    ]
+    assert [trial.number for trial in confirm.to_combine(trials)] == [0, 3]
+    (last,) = trials[0].curve
+    trained = trials[0].model_copy(update={"curve": [last.model_copy(update={"steps": 9})]})
+    assert confirm.to_combine([trained, *trials[1:]]) == [trained]

@@ -166,14 +166,18 @@ def test_features_of_images_that_were_not_looked_at_take_of_the_time_at_the_end(
     frozen = rival(0, 0.7, 0.02, seconds=1.0).model_copy(update={"facts": facts})  # 0.01 s an episode
     drawn = Drawn(an_episode=100, validation=10**9, test=10**9)  # so many that none is drawn twice
     share = Share(workers=2, gpus=0.0, spread=True)
-    # A quarter of the time for 100 images of each split at two workers is 0.5 s each; 0.005 + 0.01 s for the rest.
+    # 100 images of each split take two workers 0.5 s each; and there are 0.005 + 0.01 s for the rest.
     found = affordable_episodes([frozen], None, [], share, seconds=160.0, drawn=drawn)
     assert found == int(160 / (2 * 0.5 + 0.02)) // 2 * 2
     trained = rival(1, 0.7, 0.02, seconds=1.0)
     assert affordable_episodes([trained], None, [], share, seconds=160.0, drawn=drawn) == confirm.EPISODES
+    # Together with one of another network: 0.03 s an image of both splits.
+    other = rival(2, 0.7, 0.02, seconds=1.0).model_copy(update={"facts": {"features": "b-128", "image_seconds": 0.02}})
+    found = affordable_episodes([frozen], None, [(frozen, 1), (other, 1)], share, seconds=160.0, drawn=drawn)
+    assert 160 / (2 * 1.5 + 0.1) - 2 <= found <= 160 / (2 * 1.5)
     few = Drawn(an_episode=100, validation=3000, test=5000)
     expected = 3000 * 0.03 + 5000 * 0.02
-    assert few.seconds_of_features(10**6, {"a": 0.01, "b": 0.02}) == pytest.approx(expected)
+    assert few.seconds_of_features(10**6, an_image=0.03, a_test_image=0.02) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(("seconds", "expected"), [(1000.0, 600), (12.001, 200), (0.1, 50), (-5.0, 50)])

@@ -27,7 +27,8 @@ HEADS = ("cosine", "mahalanobis", "ridge", "logistic", "svm")
 CENTRES = ("none", "train", "support")
 _SCALE = 10.0  # of cosines and regressions, which are flat for a softmax
 _LOGISTIC_STEPS, _SVM_STEPS = 100, 100
-_SEEN = 2000  # train images by which centre and covariances are estimated
+# Train images by which centre and covariances are estimated; more are no better (`docs/log.md`).
+_SEEN = 1300
 _LEAST_EIGENVALUE = 5e-2  # of the covariance, as a part of their mean: smaller ones are noise of few images
 
 
