@@ -39,8 +39,9 @@ def search(
     # What is easily wrong is told at once, not when Ray has started and stopped.
     if not catalog.is_folder(settings.dataset):
         catalog.source(settings.dataset)
-    assert isinstance(settings.space, str)  # as the command line gives it
-    load_space(settings.space)
+    if settings.space:
+        assert isinstance(settings.space, str)  # as the command line gives it
+        load_space(settings.space)
     if not as_json and sys.stderr.isatty():
         print("starting …", file=sys.stderr, flush=True)
     gc.disable()  # looking for garbage among what is imported takes a tenth of the time, and there is none

@@ -47,6 +47,8 @@ _START_SECONDS = 12.0
 _FIRST_RUNGS, _LEAST_FIRST_RUNG = 128, 0.5
 # Bytes of a default name: a hundred in all.
 _LONGEST_DATASET, _LONGEST_TASK = 49, 50
+# Spaces where nobody names one: with weights from elsewhere, and without.
+_EXTERNAL, _INTERNAL = "pretrained", "few_shot"
 
 
 @dataclass(frozen=True)
@@ -138,15 +140,16 @@ def make_plan(settings: SearchSettings, *, runs: Path, validation_episodes: int,
     Raises:
         AutometaError: the first thing that is wrong.
     """
-    settings = _with_an_end(settings)
+    settings = _with_usual_space(_with_an_end(settings))
     now = time.monotonic() if started is None else started
     deadline = now + settings.time_budget if settings.time_budget else None
     url = settings.storage or default_url(runs)
     if settings.study is not None and not _is_continued(settings.study, url):
         check_name(settings.study, where="--study")
     make_pruner(settings.pruner, rungs=9)
+    assert settings.space is not None
     space = settings.space.renamed(ALIASES) if isinstance(settings.space, SearchSpace) else load_space(settings.space)
-    require_comparable(space, transductive=settings.transductive, external=settings.external)
+    require_comparable(space, transductive=settings.transductive, external=bool(settings.external))
     if settings.gpus_per_trial and not settings.address:
         require_local_gpus(settings.gpus_per_trial)
     asked = _data_asked_for(settings)
@@ -166,6 +169,8 @@ def make_plan(settings: SearchSettings, *, runs: Path, validation_episodes: int,
     )
     _check_rotations(space, pretrain_data or data)
     _check_train_shots(space, pretrain_data or data, spec)
+    usual_space = _EXTERNAL if catalog.is_folder(settings.dataset) else _INTERNAL
+    unusual_space = "" if space.name == usual_space else space.name
     plan = Plan(
         dataset=data,
         ref=ref,
@@ -177,7 +182,7 @@ def make_plan(settings: SearchSettings, *, runs: Path, validation_episodes: int,
         url=url,
         storage=open_storage(url),
         runs=runs,
-        name=settings.study or _default_name(data.name, spec, space, settings.seed, pretrain, url),
+        name=settings.study or _default_name(data.name, spec, unusual_space, settings.seed, pretrain, url),
         validation_episodes=validation_episodes,
         pretrain_data=pretrain_data,
     )
@@ -206,6 +211,16 @@ def _with_an_end(settings: SearchSettings) -> SearchSettings:
     if (settings.trials, settings.budget, settings.time_budget) != (None, None, None):
         return settings
     return replace(settings, time_budget=catalog.default_search_seconds(settings.dataset))
+
+
+def _with_usual_space(settings: SearchSettings) -> SearchSettings:
+    """The settings with the space of the data where nobody names one.
+
+    Whoever has a folder of photographs wants what works. Benchmarks compare methods, and weights from elsewhere may
+    have seen their test classes.
+    """
+    external = catalog.is_folder(settings.dataset) if settings.external is None else settings.external
+    return replace(settings, external=external, space=settings.space or (_EXTERNAL if external else _INTERNAL))
 
 
 def _data_asked_for(settings: SearchSettings) -> DatasetRef:
@@ -317,10 +332,10 @@ def _check_own_weights(space: SearchSpace) -> None:
 
 
 def _default_name(
-    dataset: str, spec: EpisodeSpec, space: SearchSpace, seed: int, pretrain: DatasetRef | None, storage: str
+    dataset: str, spec: EpisodeSpec, unusual_space: str, seed: int, pretrain: DatasetRef | None, storage: str
 ) -> str:
     """Data set, task, and what differs from the usual; only the data set's part is cut where that is too long."""
-    extras = [space.name] if space.name != "few_shot" else []
+    extras = [unusual_space] if unusual_space else []
     extras += [f"from-{Path(pretrain.name).name}"] if pretrain else []
     extras += [f"seed{seed}"] if seed else []
     task = "-".join([str(spec), *extras])

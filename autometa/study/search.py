@@ -132,7 +132,7 @@ def search(asked: Search) -> SearchResult:
         for note in plan.notes:
             warn(note)
         past = warm.Past() if asked.cold else warm.comparable(plan.name, plan.dataset.fingerprint, asked.prior, warn)
-        past = warm.permitted(past, transductive=asked.transductive, external=asked.external)
+        past = warm.permitted(past, transductive=asked.transductive, external=bool(plan.settings.external))
         cluster.wait()
         if cluster.joined:
             asked.on_event(ClusterJoined(cluster.joined))

@@ -43,9 +43,13 @@ class SearchSettings:
 
     dataset: Annotated[str, About("A name from `autometa datasets`, or a folder of images.")] = "omniglot"
     _: KW_ONLY
-    space: Annotated["str | Path | SearchSpace", About("A name from `autometa spaces`, or a TOML file.", parse=str)] = (
-        "few_shot"
-    )
+    space: Annotated[
+        "str | Path | SearchSpace | None",
+        About(
+            "A name from `autometa spaces`, or a TOML file. [default: pretrained with --external, else few_shot]",
+            parse=str,
+        ),
+    ] = None
     study: Annotated[str | None, About("Name of the study. [default: data set and task]")] = None
     way: Annotated[int | None, About("Classes per episode. [default: the data set's]", least=2)] = None
     shot: Annotated[int | None, About("Labelled images per class. [default: the data set's]", least=1)] = None
@@ -99,7 +103,10 @@ class SearchSettings:
         str | None, About("Train on this data set's classes instead, for example cifar-10 for cifar-fs.")
     ] = None
     transductive: Annotated[bool, About("Rank transductive candidates of the space among inductive ones.")] = False
-    external: Annotated[bool, About("Rank candidates with weights trained elsewhere (timm) among the others.")] = False
+    external: Annotated[
+        bool | None,
+        About("Rank candidates with weights trained elsewhere among the others. [default: for image folders only]"),
+    ] = None
     cold: Annotated[bool, About("Learn nothing from past studies.")] = False
     prior: Annotated[
         "str | Path | None",

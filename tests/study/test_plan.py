@@ -220,3 +220,20 @@ def test_it_tells_where_pretrained_weights_have_seen_classes_like_the_new_ones(t
     cifar = dataclasses.replace(made, ref=made.ref.model_copy(update={"name": "cifar-fs"}))
     assert "weights of lite were trained on ImageNet, which has classes like its test classes" in cifar.notes[0]
     assert not dataclasses.replace(cifar, space=load_space("few_shot")).notes
+
+
+def test_weights_from_elsewhere_take_part_by_default_in_the_search_of_a_folder_alone(tmp_path: Path) -> None:
+    folder = photographs(tmp_path / "photos")
+
+    def space_and_name(dataset: str, **changes: Any) -> tuple[str, str]:
+        made = plan(tmp_path, dataset, study=None, seed=0, **changes)
+        assert isinstance(made.space, SearchSpace)
+        return made.space.name, made.name
+
+    assert space_and_name(folder) == ("pretrained", "photos-2w2s")
+    assert space_and_name(folder, external=False) == ("few_shot", "photos-2w2s-few_shot")
+    assert space_and_name(folder, space="few_shot") == ("few_shot", "photos-2w2s-few_shot")
+    assert space_and_name("digits") == ("few_shot", "digits-5w2s")
+    assert space_and_name("digits", external=True) == ("pretrained", "digits-5w2s-pretrained")
+    with pytest.raises(ConfigError, match="add --external"):
+        plan(tmp_path, space="pretrained")
