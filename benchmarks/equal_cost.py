@@ -6,7 +6,10 @@ Per task and time T: `autometa search --time-budget T` on both cores; then each 
 Recipes are fixed before: prototypical networks (Snell et al. 2017), pre-training with logistic regression (Tian et al.
 2020), R2-D2's ridge head (Bertinetto et al. 2019) and MAML (Finn et al. 2017), with Conv4-64 and the settings in
 `RECIPES`. Their cosine schedule ends with their time. All are measured on the same 2,000 meta-test episodes. Nothing
-else should run on the machine.
+else should run on the machine. With weights from elsewhere the recipe is EfficientNet-Lite0 and logistic regression:
+
+    python benchmarks/equal_cost.py --data-root ../shared/data --tasks animals-5w5s --minutes 2 --options external \
+        --recipes "lite0 + logistic"
 """
 
 from __future__ import annotations
@@ -23,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from end_to_end import RESULTS, machine
+from superclasses import KINDS, write_folder
 
 from autometa.data.load import load_dataset
 from autometa.learning.intervals import difference
@@ -48,6 +52,13 @@ RECIPES: dict[str, dict[str, Any]] = {
         "weight_decay": 5e-4,
     },
     "ridge (R2-D2)": CONV4_64 | EPISODIC | {"learner": "ridge"},
+    "lite0 + logistic": {
+        "learner": "frozen",
+        "lite.model": "lite0",
+        "lite.image_size": 224,
+        "frozen.head": "logistic",
+        "frozen.centre": "none",
+    },
     "MAML": {k: v for k, v in CONV4_64.items() if k != "norm"}
     | EPISODIC
     | {"learner": "maml", "maml.norm": "support", "maml.inner_lr": 0.1, "maml.inner_steps": 3, "episodes_per_step": 2},
@@ -59,7 +70,11 @@ TASKS: dict[str, tuple[str, EpisodeSpec, str]] = {
     "cifar-fs-5w1s": ("cifar-fs", EpisodeSpec(way=5, shot=1, query=15), "crop_flip"),
     "cifar-fs-5w5s": ("cifar-fs", EpisodeSpec(way=5, shot=5, query=15), "crop_flip"),
     "fc100-5w5s": ("fc100", EpisodeSpec(way=5, shot=5, query=15), "crop_flip"),
+    "digits-5w1s": ("digits", EpisodeSpec(way=5, shot=1, query=15), "none"),
+    **{f"{kind}-5w5s": (f"folder {kind}", EpisodeSpec(way=5, shot=5, query=15), "crop_flip") for kind in KINDS},
+    "grey-5w5s": ("folder grey", EpisodeSpec(way=5, shot=5, query=15), "crop_flip"),
 }
+TRAINED = [name for name in RECIPES if name != "lite0 + logistic"]
 
 
 def main() -> None:
@@ -68,14 +83,14 @@ def main() -> None:
     parser.add_argument("--tasks", nargs="+", default=list(TASKS), choices=list(TASKS))
     parser.add_argument("--minutes", type=float, default=4.0)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
-    parser.add_argument("--recipes", nargs="*", default=list(RECIPES), choices=list(RECIPES))
+    parser.add_argument("--recipes", nargs="*", default=TRAINED, choices=list(RECIPES))
     parser.add_argument("--options", nargs="*", default=[], help="further options of the search, such as cold")
     arguments = parser.parse_args()
     root = str(Path(arguments.data_root).resolve()) if arguments.data_root else None
     for task in arguments.tasks:
-        load_dataset(TASKS[task][0], data_root=root)  # decoded before the clock starts
         for seed in arguments.seeds:
             with tempfile.TemporaryDirectory() as folder:
+                load_dataset(dataset_of(task, root, Path(folder)), data_root=root)  # decoded before the clock starts
                 row = compared(task, arguments, seed, root, Path(folder))
             print(json.dumps(row), flush=True)
             keep(row)
@@ -98,11 +113,22 @@ def compared(task: str, arguments: argparse.Namespace, seed: int, root: str | No
     return row
 
 
+def dataset_of(task: str, root: str | None, folder: Path) -> str:
+    """The data set of a task; one that is a folder is made at first use."""
+    name, place = TASKS[task][0], folder / task
+    if not name.startswith("folder "):
+        return name
+    if not place.exists():
+        kind = name.removeprefix("folder ")
+        write_folder("all" if kind == "grey" else kind, place, data_root=root, grey=kind == "grey")
+    return str(place)
+
+
 def search(
     task: str, seconds: float, seed: int, root: str | None, folder: Path, options: Sequence[str]
 ) -> tuple[Path, float]:
     """The model that a search hands over, and the seconds from Enter to the prompt."""
-    dataset, spec, _ = TASKS[task]
+    dataset, spec = dataset_of(task, root, folder), TASKS[task][1]
     command = ["search", "--dataset", dataset, "--time-budget", f"{seconds:g}s", "--seed", str(seed), "--study", "s"]
     command += ["--way", str(spec.way), "--shot", str(spec.shot), "--query", str(spec.query)]
     command += (["--data-root", root] if root else []) + [f"--{option}" for option in options]
@@ -117,7 +143,7 @@ def trained(
     task: str, seconds: float, seed: int, root: str | None, folder: Path, names: Sequence[str]
 ) -> dict[str, Path]:
     """Each recipe's model, two trained at a time, each on one core."""
-    dataset, spec, augment = TASKS[task]
+    dataset, (_, spec, augment) = dataset_of(task, root, folder), TASKS[task]
     waiting, running, found = list(names), [], {}
     while waiting or running:
         while waiting and len(running) < 2:

@@ -1,6 +1,6 @@
-"""Heads on a frozen pretrained network: test accuracy on CIFAR-FS, 5-way, and what the features cost.
+"""Heads on frozen pretrained networks: test accuracy on CIFAR-FS, 5-way, and what the features cost.
 
-    python benchmarks/frozen.py --data-root ../shared/data --image-size 128 --episodes 2000
+    python benchmarks/frozen.py --data-root ../shared/data --image-size 160 --episodes 2000
 
 Every head sees the same inductive episodes over all images of the test classes. Centre and covariance are those of
 train classes. Features are computed once; the first row of a shot pays for all.
@@ -25,21 +25,29 @@ from autometa.learning.features import pool_for
 from autometa.records import Accuracy, EpisodeSpec, TrialConfig
 from autometa.trial.build import candidate
 
+SPREAD: dict[str, Any] = {"frozen.whiten": 0.5, "frozen.spread": 0.04}
 HEADS: dict[str, dict[str, Any]] = {
-    "cosine, not centred": {"frozen.centre": "none", "lite.layer": "head"},
-    "cosine": {"lite.layer": "head"},
-    "cosine, both layers": {},
-    "cosine, both layers, whitened by 1/4": {"frozen.whiten": 0.25},
-    "ridge, both layers": {"frozen.head": "ridge"},
-    "logistic, both layers": {"frozen.head": "logistic"},
-    "svm, both layers": {"frozen.head": "svm"},
+    "lite1, cosine, not centred": {"frozen.centre": "none", "lite.layer": "head"},
+    "lite1, cosine": {"lite.layer": "head"},
+    "lite1, cosine, both layers": {},
+    "lite1, cosine, both layers, whitened": {"frozen.whiten": 0.5},
+    "lite1, cosine, both layers, whitened, spread": SPREAD,
+    "lite1, ridge, both layers, whitened, spread": SPREAD | {"frozen.head": "ridge"},
+    "lite1, logistic, both layers, whitened, spread": SPREAD | {"frozen.head": "logistic"},
+    "lite2, logistic": {
+        "lite.model": "lite2",
+        "lite.layer": "head",
+        "frozen.centre": "none",
+        "frozen.head": "logistic",
+    },
+    "lite2, cosine, both layers, whitened, spread": SPREAD | {"lite.model": "lite2"},
 }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data-root", required=True)
-    parser.add_argument("--image-size", type=int, default=128)
+    parser.add_argument("--image-size", type=int, default=160)
     parser.add_argument("--episodes", type=int, default=2000)
     asked = parser.parse_args()
     limit_threads(1)
@@ -52,7 +60,8 @@ def main() -> None:
 
 def measured(data: FewShotDataset, shot: int, name: str, asked: argparse.Namespace) -> dict[str, Any]:
     """Accuracy and seconds of one head."""
-    values = {"learner": "frozen", "backbone": "lite", "lite.layer": "both", "lite.image_size": asked.image_size}
+    values = {"learner": "frozen", "backbone": "lite", "lite.model": "lite1", "lite.layer": "both"}
+    values |= {"lite.image_size": asked.image_size}
     spec = EpisodeSpec(way=5, shot=shot, query=15)
     tried = candidate(TrialConfig(values=values | HEADS[name]))
     learner = tried.build(image_shape=data.image_shape, way=5, train_classes=len(data.splits["train"]))
@@ -74,12 +83,12 @@ def shown(accuracy: Accuracy) -> str:
 
 def text(facts: dict[str, Any]) -> str:
     lines = [
-        "# Heads on frozen features of EfficientNet-Lite0: CIFAR-FS, 5-way, %",
+        "# Heads on frozen features of EfficientNet-Lite: CIFAR-FS, 5-way, %",
         "",
         f"{facts['image_size']} pixels, {facts['episodes']} inductive test episodes over all images, 95 % intervals "
         "over episodes, nothing trained. ImageNet weights: external, and ImageNet has classes like those of CIFAR-100. "
         f"`python benchmarks/frozen.py --data-root DIR --image-size {facts['image_size']} --episodes "
-        f"{facts['episodes']}` makes it again; the machine is in `frozen.json`. Other work ran on both cores.",
+        f"{facts['episodes']}` makes it again; the machine is in `frozen.json`.",
         "",
         "| head | 1-shot | 5-shot | ms an episode, 5-shot |",
         "|---|---|---|---|",
