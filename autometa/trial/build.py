@@ -24,6 +24,7 @@ from autometa.learning.backbones.pixels import Pixels
 from autometa.learning.backbones.resnet12 import ResNet12
 from autometa.learning.backbones.resnet18 import ResNet18
 from autometa.learning.backbones.timm_model import TimmModel
+from autometa.learning.backbones.transformers_model import TransformersModel
 from autometa.learning.backbones.vit import ViT
 from autometa.learning.backbones.wrn import WideResNet
 from autometa.learning.learner import Learner, Setting
@@ -80,6 +81,7 @@ BACKBONES: dict[str, type[Backbone]] = {
     "blocks": Blocks,
     "lite": Lite,
     "timm": TimmModel,
+    "transformers": TransformersModel,
     "pixels": Pixels,
 }
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import hashlib
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -186,12 +186,18 @@ def is_sketch() -> bool:
     return torch.empty(0).device.type == "meta"
 
 
-def without_parameters(network: nn.Module) -> nn.Module:
-    """The same network with buffers for parameters: no optimiser or inner loop finds anything to change."""
+def without_parameters(network: nn.Module, *, but: Collection[nn.Parameter] = ()) -> nn.Module:
+    """The same network with buffers for parameters: no optimiser or inner loop finds anything to change.
+
+    Args:
+        but: parameters that stay.
+    """
+    kept = set(map(id, but))
     for module in network.modules():
         for name, weight in list(module.named_parameters(recurse=False, remove_duplicate=False)):
-            delattr(module, name)
-            module.register_buffer(name, weight.detach())
+            if id(weight) not in kept:
+                delattr(module, name)
+                module.register_buffer(name, weight.detach())
     return network
 
 
