@@ -371,11 +371,11 @@ def say_in_worker(**call: Any) -> dict[str, Any]:
     return said_in_views(**call)
 
 
-def measure_all_classes_in_worker(**call: Any) -> DeployedTask:
+def measure_all_classes_in_worker(threads: int, **call: Any) -> DeployedTask:
     """`deployment.all_classes.measure_all_classes`, in a worker."""
     from autometa.deployment.all_classes import measure_all_classes
 
-    keep_to_share(call.get("use_gpu"), 1.0)
+    keep_to_share(call.get("use_gpu"), 1.0, threads=threads)
     return measure_all_classes(**call)
 
 

@@ -272,7 +272,8 @@ def _won(
     seconds = timed.PART_FOR_ENSEMBLE * schedule.seconds_to_measure()
     ensemble = finals.combine(plan, study, to_combine, share, seconds=seconds, is_new=is_new) if to_combine else None
     together = [(t, ensemble.views_of(t.number)) for t in to_combine if t.number in ensemble.views] if ensemble else []
-    left = schedule.seconds_to_measure() - timed.seconds_for_all_classes(plan, trials)
+    may_win = [*rivals, *(trial for trial, _ in together)]
+    left = schedule.seconds_to_measure() - timed.seconds_for_all_classes(plan, may_win, share)
     drawn = timed.Drawn.of(plan)
     episodes = timed.affordable_episodes(rivals, baseline, together, share, seconds=left, drawn=drawn)
     return finals.run(plan, study, rivals, share, on_event, episodes=episodes, ensemble=ensemble)

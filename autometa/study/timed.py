@@ -173,13 +173,22 @@ def _networks(trials: Sequence[TrialRecord]) -> dict[str, float]:
     }
 
 
-def seconds_for_all_classes(plan: Plan, trials: Sequence[TrialRecord]) -> float:
-    """What naming images of all classes may take at the end, by what an image takes in an episode."""
-    if plan.ref.keep_back is None:
-        return 0.0
-    images = sum(min(2 * _MOST_OF_A_CLASS, int(count)) for count in plan.dataset.class_counts)
+def seconds_for_all_classes(plan: Plan, trials: Sequence[TrialRecord], share: Share) -> float:
+    """What naming images of all classes may take one of these at the end, or all that are frozen networks together.
+
+    It goes by what an image takes in an episode, and a frozen network.
+    """
+    images = _images_of_all_classes(plan)
     an_episode = plan.episodes.way * (plan.episodes.shot + plan.episodes.query)
-    return images / an_episode * max(map(_an_episode, trials), default=0.0)
+    features = images * sum(_networks(trials).values()) / share.threads
+    return images / an_episode * max(map(_an_episode, trials), default=0.0) + features
+
+
+def _images_of_all_classes(plan: Plan) -> int:
+    """Labelled images and images to name, of the task of all classes; 0 where it is not measured."""
+    if plan.ref.keep_back is None:
+        return 0
+    return sum(min(2 * _MOST_OF_A_CLASS, int(count)) for count in plan.dataset.class_counts)
 
 
 def _an_episode(trial: TrialRecord) -> float:
@@ -187,10 +196,11 @@ def _an_episode(trial: TrialRecord) -> float:
     return trial.last.seconds_per_episode if trial.last else 0.0
 
 
-def _features_at_end(drawn: Drawn, image_seconds: float) -> float:
-    """Seconds of one core that confirmation and test take of an ensemble of two such networks."""
+def _features_at_end(plan: Plan, share: Share, image_seconds: float) -> float:
+    """Seconds that confirmation, test and the task of all classes take of an ensemble of two such networks."""
     both = 2 * image_seconds
-    return drawn.seconds_of_features(confirm.EPISODES, an_image=both, a_test_image=both) / (1 - PART_FOR_ENSEMBLE)
+    episodes = Drawn.of(plan).seconds_of_features(confirm.EPISODES, an_image=both, a_test_image=both) / share.workers
+    return episodes / (1 - PART_FOR_ENSEMBLE) + _images_of_all_classes(plan) * both / share.threads
 
 
 def run_candidates(
@@ -202,13 +212,12 @@ def run_candidates(
     # Ray Tune takes a second to import, and must not while Ray starts in its thread.
     from autometa.orchestrator import ray_tune, segments
 
-    drawn = Drawn.of(plan)
     policy = Promotion(
         finish_from=FINISH * (schedule.training - time.monotonic()),
         finalists=share.finalists,
         believed=_BELIEVED,
-        episode_images=drawn.an_episode,
-        features_at_end=lambda image_seconds: _features_at_end(drawn, image_seconds) / share.workers,
+        episode_images=Drawn.of(plan).an_episode,
+        features_at_end=functools.partial(_features_at_end, plan, share),
     )
     desk = SearchDesk(
         ledger,
