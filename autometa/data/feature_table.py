@@ -41,6 +41,7 @@ class FeatureTable:
         compute: rows [M, width] of images [M, C, H, W].
 
     Attributes:
+        width: as above.
         seconds: that this process has spent on rows which were not there.
         stop: asked after every few rows whether there is time for more.
 
@@ -50,7 +51,7 @@ class FeatureTable:
     """
 
     def __init__(self, key: str, images: np.ndarray, positions: np.ndarray, width: int, compute: Compute) -> None:
-        self.seconds = 0.0
+        self.width, self.seconds = width, 0.0
         self.stop: Callable[[], bool] = lambda: False
         self._images, self._positions, self._compute = images, positions, compute
         self._key, self._count = key, len(positions)

@@ -20,6 +20,7 @@ from autometa.data.episodes import Normaliser
 from autometa.deployment.task import Task
 from autometa.errors import ConfigError, DataError
 from autometa.learning.device import pick_device
+from autometa.learning.features import rows_of_members
 from autometa.learning.learner import Learner
 from autometa.records import DeployedTask, Right, TrialConfig
 from autometa.trial import baselines, build
@@ -41,6 +42,11 @@ class _Images:
     classes: list[int]
     labelled: list[np.ndarray]
     asked: list[np.ndarray]
+
+    @property
+    def all(self) -> np.ndarray:
+        """First those that are labelled."""
+        return np.concatenate([*self.labelled, *self.asked])
 
 
 def measure_all_classes(
@@ -87,6 +93,14 @@ def measure_all_classes(
     )
 
 
+def compute_features(folder: Path, *, dataset: DatasetRef, use_gpu: bool | None) -> None:
+    """Have those features in the cache that `measure_all_classes` needs; several processes share the work."""
+    job, device = job_of(folder), pick_device(use_gpu)
+    data = open_dataset(at(dataset, job.dataset))
+    learner = load_model(folder, data).to(device).eval()
+    rows_of_members(learner, data, _chosen(data, job, SHOTS).all, device)
+
+
 def _chosen(data: FewShotDataset, job: Job, shots: int) -> _Images:
     """Images of all classes, or of those that were not trained on where all images of the others were."""
     splits: Sequence[str] = ("train", "val", "test")
@@ -112,14 +126,17 @@ def _chosen(data: FewShotDataset, job: Job, shots: int) -> _Images:
 
 def _right(learner: Learner, data: FewShotDataset, chosen: _Images, device: torch.device) -> list[np.ndarray]:
     """Of each class, whether each image to be named gets it."""
-    support = torch.from_numpy(data.images[np.concatenate(chosen.labelled)])
-    normalise = Normaliser(data.mean, data.std, device)
-    task = Task(learner, support, [len(images) for images in chosen.labelled], normalise, device)
-    asked = np.concatenate(chosen.asked)
-    said = [
-        task.logits(task.episode(torch.from_numpy(data.images[asked[first : first + task.at_once]]))).argmax(-1).cpu()
-        for first in range(0, len(asked), task.at_once)
-    ]
+    labelled, asked = np.concatenate(chosen.labelled), np.concatenate(chosen.asked)
+    rows = rows_of_members(learner, data, chosen.all, device)
+    of_labelled = {key: of[: len(labelled)] for key, of in rows.items()}
+    normalise, shots = Normaliser(data.mean, data.std, device), [len(images) for images in chosen.labelled]
+    task = Task(learner, torch.from_numpy(data.images[labelled]), shots, normalise, device, of_labelled)
+    said = []
+    for first in range(0, len(asked), task.at_once):
+        here = slice(first, first + task.at_once)
+        of_asked = {key: of[len(labelled) :][here] for key, of in rows.items()}
+        episode = task.episode(torch.from_numpy(data.images[asked[here]]), of_asked)
+        said.append(task.logits(episode).argmax(-1).cpu())
     counts = [len(images) for images in chosen.asked]
     is_right = torch.cat(said).numpy() == np.repeat(np.arange(len(counts)), counts)
     return np.split(is_right, np.cumsum(counts)[:-1])

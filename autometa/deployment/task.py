@@ -26,32 +26,40 @@ class Task:
         support: uint8 [M, C, H, W], class by class.
         shots: of each class, N numbers of at least 1.
         normalise: as the learner was trained.
+        rows: what frozen networks say of the labelled images, [M, W] by key, where that is known.
     """
 
     def __init__(
-        self, learner: Learner, support: Tensor, shots: Sequence[int], normalise: Normaliser, device: torch.device
+        self,
+        learner: Learner,
+        support: Tensor,
+        shots: Sequence[int],
+        normalise: Normaliser,
+        device: torch.device,
+        rows: Mapping[str, Tensor] | None = None,
     ) -> None:
         self.learner = learner
         self._shots = list(shots)
         self._normalise = normalise
         self._device = device
+        self._known_rows = rows
         self._support = normalise(support.to(device))[None]
         self._labels = torch.arange(len(self._shots)).repeat_interleave(torch.tensor(self._shots)).to(device)[None]
 
     @functools.cached_property
     def _support_rows(self) -> Mapping[str, Tensor]:
-        return rows_of_images(self.learner, self._support[0])
+        return rows_of_images(self.learner, self._support[0]) if self._known_rows is None else self._known_rows
 
     @property
     def at_once(self) -> int:
         """How many images to name at a time."""
         return max(_AT_ONCE, self._support.shape[1])
 
-    def episode(self, images: Tensor) -> EpisodeBatch:
-        """One episode with uint8 images [Q, C, H, W] to name, whose labels are not known."""
+    def episode(self, images: Tensor, rows: Mapping[str, Tensor] | None = None) -> EpisodeBatch:
+        """One episode with uint8 images [Q, C, H, W] to name, whose labels are not known; `rows` as of the others."""
         query = self._normalise(images.to(self._device))[None]
-        found = rows_of_images(self.learner, query[0])
-        rows = {key: (of[None], found[key][None]) for key, of in self._support_rows.items()}
+        found = rows_of_images(self.learner, query[0]) if rows is None else rows
+        known = {key: (of[None], found[key][None]) for key, of in self._support_rows.items()}
         return EpisodeBatch(
             support_x=self._support,
             support_y=self._labels,
@@ -59,7 +67,7 @@ class Task:
             query_y=torch.zeros(1, len(images), dtype=torch.int64, device=self._device),
             way=len(self._shots),
             shots=shots_of(self._shots),
-            known=KnownRows(self._support, query, rows) if rows else None,
+            known=KnownRows(self._support, query, known) if known else None,
         )
 
     @torch.no_grad()

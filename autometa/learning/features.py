@@ -45,6 +45,26 @@ def rows_of_images(learner: Learner, images: Tensor) -> dict[str, Tensor]:
     }
 
 
+def rows_of_members(
+    learner: Learner, dataset: FewShotDataset, index: np.ndarray, device: torch.device
+) -> dict[str, Tensor]:
+    """What each frozen network in the learner says of images of a data set, of any split: [M, W] by key.
+
+    Args:
+        index: of the images, [M]; each class of theirs is in a split.
+    """
+    found: dict[str, np.ndarray] = {}
+    for split in dataset.splits:
+        order = in_order(dataset, split)
+        row_of_image = np.full(len(dataset.labels), -1)
+        row_of_image[order] = np.arange(len(order))
+        is_here = row_of_image[index] >= 0
+        for key, table in tables_for(learner, dataset, split, device).items():
+            rows = found.setdefault(key, np.empty((len(index), table.width), np.float16))
+            rows[is_here] = table[row_of_image[index[is_here]]]
+    return {key: torch.from_numpy(rows).to(device).float() for key, rows in found.items()}
+
+
 @torch.inference_mode()
 def seconds_per_image(learner: Learner) -> dict[str, float]:
     """What an image that no table has takes one core here, of each frozen network in the learner by its key."""

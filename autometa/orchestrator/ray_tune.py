@@ -371,11 +371,19 @@ def say_in_worker(**call: Any) -> dict[str, Any]:
     return said_in_views(**call)
 
 
-def measure_all_classes_in_worker(threads: int, **call: Any) -> DeployedTask:
+def compute_all_classes_in_worker(**call: Any) -> None:
+    """`deployment.all_classes.compute_features`, in a worker."""
+    from autometa.deployment.all_classes import compute_features
+
+    keep_to_share(call.get("use_gpu"), 1.0)
+    compute_features(**call)
+
+
+def measure_all_classes_in_worker(**call: Any) -> DeployedTask:
     """`deployment.all_classes.measure_all_classes`, in a worker."""
     from autometa.deployment.all_classes import measure_all_classes
 
-    keep_to_share(call.get("use_gpu"), 1.0, threads=threads)
+    keep_to_share(call.get("use_gpu"), 1.0)
     return measure_all_classes(**call)
 
 

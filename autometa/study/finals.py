@@ -103,8 +103,9 @@ def deployed_task(plan: Plan, study: optuna.Study, share: Share, on_event: OnEve
     from autometa.orchestrator import ray_tune
 
     call = {"folder": plan.model_folder.resolve(), "dataset": plan.ref, "use_gpu": share.gpus > 0}
-    call["threads"] = share.threads  # of others, there is no work any more
     try:
+        if external_backbones(plan.space):
+            list(ray_tune.run_everywhere(ray_tune.compute_all_classes_in_worker, [call] * share.workers, share))
         ((_, found),) = ray_tune.run_everywhere(ray_tune.measure_all_classes_in_worker, [call], share)
     except AutometaError as error:
         on_event(Warned(f"all classes at once were not measured: {error}"))

@@ -36,8 +36,6 @@ _SECONDS_BETWEEN_NOTES = 10.0
 # What the measurements of the end take before the first episode, and episodes that say something at least; where
 # features take the time, fewer still say something.
 _MEASURING_STARTS, _FEWEST_EPISODES, _FEWEST_OF_FROZEN = 2.0, 50, 20
-# Two threads compute features 1.4 times as fast as one.
-_LOSS_OF_THREADS = 1.4
 # Labelled images of a class where all classes are told apart, and images to name (`deployment/all_classes.py`).
 _MOST_OF_A_CLASS = 20
 
@@ -182,13 +180,8 @@ def seconds_for_all_classes(plan: Plan, trials: Sequence[TrialRecord], share: Sh
     """
     images = _images_of_all_classes(plan)
     an_episode = plan.episodes.way * (plan.episodes.shot + plan.episodes.query)
-    features = _of_one_worker(images * sum(_networks(trials).values()), share)
+    features = images * sum(_networks(trials).values()) / share.workers
     return images / an_episode * max(map(_an_episode, trials), default=0.0) + features
-
-
-def _of_one_worker(core_seconds: float, share: Share) -> float:
-    """What features take one worker, whose threads share the work with a loss."""
-    return core_seconds * (_LOSS_OF_THREADS / share.threads if share.threads > 1 else 1.0)
 
 
 def _images_of_all_classes(plan: Plan) -> int:
@@ -206,8 +199,8 @@ def _an_episode(trial: TrialRecord) -> float:
 def _features_at_end(plan: Plan, share: Share, image_seconds: float) -> float:
     """Seconds that confirmation, test and the task of all classes take of an ensemble of two such networks."""
     both = 2 * image_seconds
-    episodes = Drawn.of(plan).seconds_of_features(confirm.EPISODES, an_image=both, a_test_image=both) / share.workers
-    return episodes / (1 - PART_FOR_ENSEMBLE) + _of_one_worker(_images_of_all_classes(plan) * both, share)
+    episodes = Drawn.of(plan).seconds_of_features(confirm.EPISODES, an_image=both, a_test_image=both)
+    return (episodes / (1 - PART_FOR_ENSEMBLE) + _images_of_all_classes(plan) * both) / share.workers
 
 
 def run_candidates(

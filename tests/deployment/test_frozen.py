@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 import autometa
+from autometa.deployment.all_classes import compute_features, measure_all_classes
 from autometa.learning.backbones.lite import Lite
 from autometa.learning.features import pool_for
 from autometa.trial.model import fit_ensemble, said_in_views
@@ -91,3 +92,14 @@ def test_a_frozen_and_a_trained_model_answer_together(
     right = predictor.predict_proba(inbox).argmax(1) == np.repeat(np.arange(4), 12)
     assert right.mean() > 0.75
     assert sum(looked_at) == 48
+
+
+def test_the_task_of_all_classes_reads_features_that_are_there(frozen: Path, looked_at: list[int]) -> None:
+    found = measure_all_classes(frozen, with_baselines=False)
+    assert (found.classes, found.of_all.mean > 0.6) == (8, True)
+    images = sum(looked_at)
+    assert images <= 8 * 60, "each once"
+    looked_at.clear()
+    compute_features(frozen, dataset=job_of(frozen).dataset, use_gpu=False)
+    assert measure_all_classes(frozen, with_baselines=False).of_all == found.of_all
+    assert not looked_at
