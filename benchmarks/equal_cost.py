@@ -25,10 +25,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import optuna
 from end_to_end import RESULTS, machine
 from superclasses import KINDS, write_folder
 
 from autometa.data.load import load_dataset
+from autometa.hpo.ledger import record_of
 from autometa.learning.intervals import difference
 from autometa.records import Budget, EpisodeSpec
 from autometa.trial.measured import Measured, together
@@ -104,6 +106,7 @@ def compared(task: str, arguments: argparse.Namespace, seed: int, root: str | No
     scores = {name: measured(model, root) for name, model in models.items()}
     row: dict[str, Any] = {"task": task, "minutes": arguments.minutes, "seed": seed, "options": arguments.options}
     row |= {**machine(), "search_seconds": round(took, 1), "winner": job_of(searched).config.values}
+    row["best of the first five"] = best_of_first(folder / "runs", 5)
     for name, found in scores.items():
         accuracy = together([found])
         row[name] = {"test": shown(accuracy.mean, accuracy.half_width)}
@@ -111,6 +114,15 @@ def compared(task: str, arguments: argparse.Namespace, seed: int, root: str | No
             ahead, half = difference(scores["search"].scores, found.scores)
             row[name]["search ahead"] = shown(ahead, half)
     return row
+
+
+def best_of_first(runs: Path, count: int) -> dict[str, Any]:
+    """Number and configuration of the best of the first candidates of a search, as far as each has come."""
+    study = optuna.load_study(study_name="s", storage=f"sqlite:///{runs}/autometa.db")
+    records = [record_of(trial) for trial in study.trials[:count]]
+    known = {record.number: record.last.accuracy.sure for record in records if record.last}
+    best = records[max(known, key=lambda number: known[number])]
+    return {"trial": best.number, **best.config.values}
 
 
 def dataset_of(task: str, root: str | None, folder: Path) -> str:
