@@ -269,7 +269,8 @@ def _won(
     baseline = confirm.best_baseline(study_record.read(study).baselines)
     is_single = plan.settings.no_ensemble or plan.settings.confirm_seeds
     to_combine = [] if is_single else confirm.to_combine(trials)
-    seconds = timed.PART_FOR_ENSEMBLE * schedule.seconds_to_measure()
+    for_all_classes = timed.seconds_for_all_classes(plan, [*rivals, *to_combine], share)
+    seconds = timed.PART_FOR_ENSEMBLE * (schedule.seconds_to_measure() - for_all_classes)
     ensemble = finals.combine(plan, study, to_combine, share, seconds=seconds, is_new=is_new) if to_combine else None
     together = [(t, ensemble.views_of(t.number)) for t in to_combine if t.number in ensemble.views] if ensemble else []
     may_win = [*rivals, *(trial for trial, _ in together)]
