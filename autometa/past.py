@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal
@@ -113,3 +113,19 @@ class PastStudy:
         """The best of the trials that reached the last rung."""
         full = [trial for trial in self.trials if self.rungs in trial.by_rung]
         return max(full, key=lambda trial: self.sign * trial.by_rung[self.rungs].value, default=None)
+
+
+def checked(past: Iterable[PastStudy], who: str) -> tuple[PastStudy, ...]:
+    """These past studies; raises `TypeError` where one is something else, such as a study of Optuna.
+
+    Args:
+        who: was given them.
+    """
+    if isinstance(past, str):
+        raise TypeError(f"{who} learns from past studies, and {past!r} is a text: autometa.past_studies({past!r})")
+    found = tuple(past)
+    for study in found:
+        if not isinstance(study, PastStudy):
+            hint = "autometa.from_optuna makes one of a study of Optuna"
+            raise TypeError(f"{who} learns from past studies, not from a {type(study).__name__}; {hint}")
+    return found

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from autometa.archives import archive, folders, foreign
@@ -35,14 +35,17 @@ def past_study(folder: Path) -> PastStudy:
     return kept if isinstance(kept, PastStudy) else as_past(kept.study, kept.trials, origin=str(folder))
 
 
-def past_studies(*roots: Path, on_broken: Callable[[str], None] | None = None) -> list[PastStudy]:
+def past_studies(*roots: str | Path, on_broken: Callable[[str], None] | None = None) -> list[PastStudy]:
     """Read all archives under these roots, by default your own and the shipped ones (`archive.list_archives`).
 
-    A broken one is left out, and its reason goes to `on_broken`, or becomes a warning without it. Where two under
-    given roots have the same name, the second is called `name~2`.
+    A root may be the folder of one archive. A broken archive is left out, and its reason goes to `on_broken`, or
+    becomes a warning without it. Where two under given roots have the same name, the second is called `name~2`.
+
+    Raises:
+        StudyError: a root is no folder.
     """
     found: list[PastStudy] = []
-    for folder in archive.list_archives(*roots):
+    for folder in _archives(*map(Path, roots)):
         try:
             found.append(past_study(folder))
         except AutometaError as error:
@@ -53,6 +56,18 @@ def past_studies(*roots: Path, on_broken: Callable[[str], None] | None = None) -
 def all_past_studies(*roots: Path) -> list[PastStudy]:
     """The same; raises at the first that is broken."""
     return _told_apart(past_study(folder) for folder in archive.list_archives(*roots))
+
+
+def _archives(*roots: Path) -> Iterator[Path]:
+    """Those that are given themselves, then those below the other roots, or all without any root."""
+    for root in roots:
+        if not root.is_dir():
+            raise StudyError(f"{root}: no such folder, so there are no past studies in it")
+    single = [root for root in roots if (root / folders.HEAD).is_file()]
+    yield from dict.fromkeys(root.resolve() for root in single)
+    below = [root for root in roots if root not in single]
+    if below or not roots:
+        yield from archive.list_archives(*below)
 
 
 def as_past(study: StudyRecord, trials: Sequence[TrialRecord], *, origin: str = "") -> PastStudy:

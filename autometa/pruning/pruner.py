@@ -14,7 +14,7 @@ from optuna.pruners import BasePruner
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from autometa.past import PastStudy
+from autometa.past import PastStudy, checked
 from autometa.pruning.curves import Array, CurvePrior, Forecast
 from autometa.pruning.running import Running, running
 
@@ -52,7 +52,7 @@ class PriorPruner(BasePruner):
             raise ValueError(f"`0 <= chance < 1` must hold, but got chance={chance}.")
         if rungs is not None and rungs < 1:
             raise ValueError(f"`rungs >= 1` must hold, but got rungs={rungs}.")
-        self._past = tuple(past)
+        self._past = checked(past, "PriorPruner")
         self._rungs = rungs
         self._chance = chance
         self._priors: dict[int, CurvePrior] = {}

@@ -19,7 +19,7 @@ from optuna.trial import FrozenTrial, TrialState
 from autometa import trial_attributes as attributes
 from autometa.errors import StudyError
 from autometa.optuna_private import storage_of
-from autometa.past import PastStudy
+from autometa.past import PastStudy, checked
 from autometa.sampling import inferred
 from autometa.sampling.encoding import Domain, infer_domain
 from autometa.sampling.proposals import Proposal, Proposer
@@ -56,6 +56,14 @@ class PriorSampler(BaseSampler):
         cold: the sampler for cold proposals; TPE by default.
         cold_every: from the tenth trial on every n-th proposal is cold; 0 for none.
         cost_aware: prefer improvement a second of training, where past studies noted seconds.
+
+    Attributes:
+        dropped: past studies that say nothing about the target, each with the reason, by name; known once the past is
+            fitted, which is at the first proposal or by `prepare`.
+
+    Raises:
+        TypeError: something in `past` is no `PastStudy`.
+        ValueError: `log_weights` has a name that no past study has, or `cold_every` is negative.
     """
 
     def __init__(
@@ -69,7 +77,11 @@ class PriorSampler(BaseSampler):
         cold_every: int = _COLD_EVERY,
         cost_aware: bool = False,
     ) -> None:
-        self.past = tuple(past)
+        self.past = checked(past, "PriorSampler")
+        if unknown := sorted(set(log_weights or {}) - {study.name for study in self.past}):
+            raise ValueError(f"log_weights has names that no past study has: {', '.join(unknown)}.")
+        if cold_every < 0:
+            raise ValueError(f"`cold_every >= 0` must hold, but got cold_every={cold_every}.")
         self._seed = int(np.random.SeedSequence(seed).generate_state(1)[0]) if seed is None else seed
         self._given = _given(space)
         self._log_weights = dict(log_weights or {})

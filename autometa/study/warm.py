@@ -85,9 +85,9 @@ def comparable(name: str, fingerprint: str, folder: str | Path | None, warn: Cal
     if folder is None:
         past = read.past_studies(on_broken=warn)
     elif (Path(folder) / "study.toml").is_file():
-        past = [read.past_study(Path(folder))]
+        past = [read.past_study(Path(folder))]  # where it is broken, nothing is left
     else:
-        past = read.past_studies(Path(folder), on_broken=warn)
+        past = read.past_studies(folder, on_broken=warn) if Path(folder).is_dir() else []
         if not past:
             raise StudyError(f"--prior {folder}: no archived study is there; see `autometa studies`")
     others = [study for study in past if study.name.split("~")[0] != name]

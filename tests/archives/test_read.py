@@ -11,7 +11,7 @@ import pytest
 from autometa import shipped
 from autometa.archives import archive, foreign, read
 from autometa.data.dataset import FewShotDataset
-from autometa.errors import ConfigError
+from autometa.errors import ConfigError, StudyError
 from autometa.past import PastReport
 from autometa.study import warm
 from autometa.tasks.features import compute
@@ -60,6 +60,16 @@ def test_a_broken_study_is_left_out_with_its_reason(tmp_path: Path) -> None:
         read.past_studies(tmp_path)
     with pytest.raises(ConfigError, match=r"^\S+a-broken/trials.jsonl: line 1"):
         read.all_past_studies(tmp_path)
+
+
+def test_roots_are_texts_or_paths_and_folders_of_many_archives_or_of_one(tmp_path: Path) -> None:
+    own, other = archive.write(tmp_path / "mine", STUDY, TRIALS), foreign.write(tmp_path / "theirs", LOSSES)
+    assert [past.name for past in read.past_studies(str(tmp_path / "mine"))] == ["digits-5w1s"]
+    assert [past.name for past in read.past_studies(own, own)] == ["digits-5w1s"]
+    assert [past.name for past in read.past_studies(tmp_path / "mine", str(other))] == ["losses", "digits-5w1s"]
+    assert read.past_studies(tmp_path) == []
+    with pytest.raises(StudyError, match="nowhere: no such folder"):
+        read.past_studies(tmp_path / "nowhere")
 
 
 def test_studies_of_one_name_are_both_there(tmp_path: Path) -> None:

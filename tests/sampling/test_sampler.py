@@ -16,6 +16,7 @@ from autometa import shipped
 from autometa.archives.read import past_studies
 from autometa.errors import StudyError
 from autometa.past import PastReport, PastStudy, PastTrial
+from autometa.pruning.pruner import PriorPruner
 from autometa.sampling.sampler import PriorSampler
 from autometa.space.files import load_space
 from autometa.trial_attributes import ORIGIN
@@ -301,3 +302,19 @@ def test_what_is_enqueued_in_part_gets_the_best_of_the_rest() -> None:
         seen[trial.suggest_categorical("kind", ["a", "b"])] = trial.suggest_float("x", 0, 1)
         study.tell(trial, value(trial.params))
     assert seen == {"a": pytest.approx(0.2, abs=0.1), "b": pytest.approx(0.8, abs=0.1)}
+
+
+def test_what_is_given_wrongly_is_told_at_once() -> None:
+    study = optuna.create_study()
+    past = past_studies(shipped.folder("studies"))
+    for wrong in ([study], [*past, study]):
+        with pytest.raises(TypeError, match=r"not from a Study; autometa.from_optuna makes one"):
+            PriorSampler(wrong)
+        with pytest.raises(TypeError, match=r"PriorPruner learns from past studies"):
+            PriorPruner(wrong)
+    with pytest.raises(TypeError, match=r"is a text: autometa.past_studies\('studies'\)"):
+        PriorSampler("studies")
+    with pytest.raises(ValueError, match="log_weights has names that no past study has: nobody"):
+        PriorSampler(past, log_weights={past[0].name: 1.0, "nobody": 2.0})
+    with pytest.raises(ValueError, match="cold_every=-1"):
+        PriorSampler(past, cold_every=-1)
