@@ -13,6 +13,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:  # the table below once more, for type checkers and editors; a test compares them
     from autometa.archives.optuna_study import from_optuna as from_optuna
     from autometa.archives.read import past_studies as past_studies
+    from autometa.archives.table import from_frame as from_frame
     from autometa.data.load import load_dataset as load_dataset
     from autometa.deployment.predictor import Predictor as Predictor
     from autometa.looks import looks_at
@@ -33,6 +34,7 @@ _PUBLIC = {
     "PriorPruner": ("autometa.pruning.pruner", "PriorPruner"),
     "PriorSampler": ("autometa.sampling.sampler", "PriorSampler"),
     "evaluate": ("autometa.trial.run", "evaluate_checkpoint"),
+    "from_frame": ("autometa.archives.table", "from_frame"),
     "from_optuna": ("autometa.archives.optuna_study", "from_optuna"),
     "load_dataset": ("autometa.data.load", "load_dataset"),
     "load_space": ("autometa.space.files", "load_space"),

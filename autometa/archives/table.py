@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,7 +18,7 @@ import pandas as pd
 from autometa.archives import columns as cells
 from autometa.archives.columns import Columns
 from autometa.errors import ConfigError
-from autometa.past import PastReport, PastStudy, PastTrial
+from autometa.past import Direction, PastReport, PastStudy, PastTrial
 from autometa.records import Scalar, TrialState
 
 
@@ -40,6 +41,25 @@ def from_table(frame: pd.DataFrame, columns: Columns, *, name: str, where: str) 
         PastStudy(f"{name}-{task}", table.trials(np.flatnonzero(codes == code)), columns.direction, dataset=task)
         for code, task in enumerate(tasks)
     ]
+
+
+def from_frame(
+    frame: pd.DataFrame, *, value: str, direction: Direction, name: str = "table", **columns: Any
+) -> list[PastStudy]:
+    """The past studies in a data frame of evaluations: a row is a trial, or a rung of one.
+
+    Args:
+        value: the column of what was measured, in any unit.
+        direction: "maximize" or "minimize".
+        name: of the study, and how the names begin where there is one for each task.
+        columns: `task`, `rung`, `trial`, `seconds`, `half_width`, `state`, `params`, `rename` and `ignore`, as
+            `autometa studies import` has them.
+
+    Raises:
+        ConfigError: as `from_table`; options of the command line that it names are arguments here.
+        TypeError: there is no such argument.
+    """
+    return from_table(frame, Columns(value=value, direction=direction, **columns), name=name, where=name)
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
+import autometa
 from autometa.archives.columns import Columns
 from autometa.archives.table import from_table
 from autometa.archives.table_files import read_table, table_name
@@ -36,6 +37,17 @@ def written(folder: Path, text: str, name: str = "runs.csv") -> Path:
 
 def read(file: Path, columns: Columns) -> list[PastStudy]:
     return from_table(read_table(file), columns, name=table_name(file), where=str(file))
+
+
+def test_a_data_frame_is_read_as_its_file_would_be(tmp_path: Path) -> None:
+    frame = read_table(written(tmp_path, RUNS))
+    (past,) = autometa.from_frame(frame, value="loss", direction="minimize", rung="epoch", trial="run", seconds="took")
+    (expected,) = read(tmp_path / "runs.csv", BY_RUN)
+    assert (past.name, past.digest, past.direction) == ("table", expected.digest, "minimize")
+    by_run = autometa.from_frame(frame, value="loss", direction="minimize", task="run", name="mine")
+    assert [study.name for study in by_run] == ["mine-b", "mine-a", "mine-c", "mine-d"]
+    with pytest.raises(ConfigError, match="table has no such column"):
+        autometa.from_frame(frame, value="accuracy", direction="maximize")
 
 
 def test_rows_of_a_trial_become_its_curve(tmp_path: Path) -> None:
