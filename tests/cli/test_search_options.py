@@ -38,8 +38,8 @@ def test_the_options_of_the_command_are_the_fields_with_their_defaults_and_docum
     assert {name: option.default for name, option in found.items()} == DEFAULTS
     for name, (kind, about) in documented(SearchSettings).items():
         assert found[name].opts == ["--" + name.replace("_", "-")]
-        assert not found[name].secondary_opts
-        assert found[name].is_flag == (kind is bool)
+        assert found[name].secondary_opts == (["--no-external"] if name == "external" else [])
+        assert found[name].is_flag == (kind in (bool, bool | None))
         assert about.help in found[name].help
 
 
