@@ -36,13 +36,17 @@ _ENDED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 
 @dataclass
 class Asked:
-    """A trial to run: its values, its seed, the folder its checkpoint is (or will be) in, and the rung it is at."""
+    """A trial to run: its values, its seed, the folder its checkpoint is (or will be) in, and the rung it is at.
+
+    `goes_on` says that it continues an interrupted one, which may have had no checkpoint yet.
+    """
 
     number: int
     values: dict[str, Scalar]
     seed: int
     folder: str
     rung: int = 0
+    goes_on: bool = False
 
 
 @dataclass
@@ -156,7 +160,7 @@ class Ledger:
         if created.number is not None and created.number != trial.number:
             trial = Trial(self.study, created.number)
             seed, folder = self._identified(trial)
-        asked = Asked(trial.number, values, seed, folder)
+        asked = Asked(trial.number, values, seed, folder, goes_on=attributes.CONTINUES.of(trial) is not None)
         live = self._live[trial.number] = Live(trial, asked)
         for report in self._saved_curve(folder):
             self.write(live, report)

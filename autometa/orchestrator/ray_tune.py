@@ -248,7 +248,7 @@ class _Propose(StatelessSearcher):
         group = [self.ledger.ask()]
         count = min(self._share.together, self._left)
         first = group[0]
-        if first.rung or not is_stackable(first.values):
+        if first.goes_on or not is_stackable(first.values):  # others that go on wait for the workers, too
             return group
         while len(group) < count and self.ledger.has_others_like(first):
             group.append(self.ledger.ask_like(first))

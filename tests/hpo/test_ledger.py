@@ -150,6 +150,8 @@ def test_interrupted_trials_come_before_all_that_waits(
     assert [asked.folder for asked in again[:2]] == [asked.folder for asked in cut]
     assert [asked.values for asked in again[:2]] == [asked.values for asked in cut]
     assert again[2].values["a.rate"] == 0.4, "then the queue goes on where it was"
+    # They go on though they had no checkpoint yet, so that no new trial takes the place of the second in a group.
+    assert [(asked.goes_on, asked.rung) for asked in again] == [(True, 0), (True, 0), (False, 0)]
     assert [t.params["a.rate"] for t in study.get_trials(states=[TrialState.RUNNING])] == [0.4, 0.2, 0.3]
 
 

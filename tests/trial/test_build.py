@@ -42,7 +42,7 @@ def test_every_learner_can_be_had_by_its_name_alone(name: str) -> None:
     assert type(learner) is build.tables()["learner"][name]
 
 
-@pytest.mark.parametrize("name", [name for name in build.tables()["backbone"] if name != "timm"])
+@pytest.mark.parametrize("name", [name for name in build.tables()["backbone"] if name not in ("timm", "transformers")])
 def test_every_backbone_can_be_had_by_its_name_alone(name: str) -> None:
     learner = built((3, 32, 32), backbone=name)
     assert type(learner.backbone) is build.tables()["backbone"][name]
