@@ -74,6 +74,18 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     return f"{hint}known: {', '.join(names)}"
 
 
+def require_one_of(option: str, value: object, allowed: Iterable[object]) -> None:
+    """Raise `ConfigError` unless an option has one of these values."""
+    known = tuple(allowed)
+    if value not in known:
+        raise ConfigError(f"{option} = {value!r}: it may be {' | '.join(map(str, known))}")
+
+
+def first_line(error: Exception) -> str:
+    """What an error of another library says first, or of what kind it is where it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
 def write_trouble(error: OSError) -> str | None:
     """Why nothing can be written there, for people; None where the error is of another kind.
 

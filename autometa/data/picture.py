@@ -19,6 +19,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from autometa.errors import first_line
+
 _BACKGROUND = (255, 255, 255, 255)
 _GREY = {"1", "L", "LA", "La", "I", "F"}
 _DEEP = {"I": 65_535.0, "F": 1.0}  # by mode, the value that becomes 255
@@ -79,8 +81,7 @@ class _complaints:  # noqa: N801 - reads as a statement
 def _reason(error: Exception) -> str:
     if isinstance(error, UnidentifiedImageError):
         return "not an image"
-    said = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return (said.splitlines() or [type(error).__name__])[0]
+    return error.strerror if isinstance(error, OSError) and error.strerror else first_line(error)
 
 
 def _mode(image: Image.Image) -> str:

@@ -18,7 +18,7 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as dump_tensors
 from torch import Tensor
 
-from autometa.errors import CheckpointError
+from autometa.errors import CheckpointError, first_line
 from autometa.learning.checkpoint_facts import FACTS, FORMAT, read_facts
 from autometa.learning.checkpoint_files import tidy, unwritable, write
 from autometa.learning.device import is_out_of_memory
@@ -87,7 +87,7 @@ def load(folder: Path, training: Training) -> None:
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         if is_out_of_memory(error):
             raise
-        raise CheckpointError(f"{folder}: damaged: {(str(error).splitlines() or [type(error).__name__])[0]}") from None
+        raise CheckpointError(f"{folder}: damaged: {first_line(error)}") from None
     cooling = None if cooling is None else (float(cooling[0]), float(cooling[1]))
     warms_from = int(facts.get("warms_from", 0))
     training.state = TrainingState(training.state.budget, steps, seconds, last_step, curve, cooling, warms_from)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from autometa.errors import ConfigError
+from autometa.errors import require_one_of
 from autometa.learning.ops import table as ops
 from autometa.learning.ops.statistics import Groups, Normalisation, Statistics
 
@@ -55,8 +55,7 @@ class Norm(nn.Module):
 
     def __init__(self, channels: int, mode: str = "running") -> None:
         super().__init__()
-        if mode not in MODES:
-            raise ConfigError(f"norm = {mode!r}: it may be {' | '.join(MODES)}")
+        require_one_of("norm", mode, MODES)
         self.mode = mode
         self.weight = nn.Parameter(torch.ones(channels))
         self.bias = nn.Parameter(torch.zeros(channels))

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from autometa.errors import ConfigError
+from autometa.errors import require_one_of
 from autometa.learning.heads import Fit
 
 KINDS = ("none", "soft_kmeans", "pseudo_label", "knn")
@@ -21,8 +21,7 @@ _MOST_NEIGHBOURS = 3
 
 def check_kind(option: str, kind: str) -> None:
     """Raise `ConfigError` unless `kind` is one of `KINDS`."""
-    if kind not in KINDS:
-        raise ConfigError(f"{option} = {kind!r}: it may be {' | '.join(KINDS)}")
+    require_one_of(option, kind, KINDS)
 
 
 def transductive_scores(kind: str, fit: Fit, support: Tensor, targets: Tensor, query: Tensor) -> Tensor:

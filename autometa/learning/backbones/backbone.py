@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from autometa.errors import ConfigError
+from autometa.errors import require_one_of
 from autometa.learning.normalization import Layout
 from autometa.learning.seen_images import SeenImages
 from autometa.records import Scalar
@@ -49,8 +49,7 @@ class Backbone(nn.Module, ABC):
 
     def __init__(self, image_shape: Shape, map_shape: Shape, readout: str) -> None:
         super().__init__()
-        if readout not in READOUTS:
-            raise ConfigError(f"readout = {readout!r}: it may be {' | '.join(READOUTS)}")
+        require_one_of("readout", readout, READOUTS)
         self.image_shape = image_shape
         self.map_shape = map_shape
         self.readout = readout

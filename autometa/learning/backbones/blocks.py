@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from autometa.errors import ConfigError
+from autometa.errors import ConfigError, require_one_of
 from autometa.learning.backbones.backbone import Backbone, Shape, pooled_sides
 from autometa.learning.backbones.conv import POOLINGS, halved
 from autometa.learning.normalization import Layout, Norm
@@ -79,8 +79,7 @@ class Blocks(Backbone):
     ) -> None:
         if not 1 <= stages <= 4:
             raise ConfigError(f"blocks.stages = {stages}: it may be 1 … 4")
-        if pooling not in POOLINGS:
-            raise ConfigError(f"blocks.pooling = {pooling!r}: it may be {' | '.join(POOLINGS)}")
+        require_one_of("blocks.pooling", pooling, POOLINGS)
         widths = (width1, width2, width3, width4)[:stages]
         depths = (depth1, depth2, depth3, depth4)[:stages]
         kernels = (kernel1, kernel2, kernel3, kernel4)[:stages]
@@ -215,7 +214,5 @@ def _check_stage(number: int, width: int, depth: int, kernel: int, kind: str) ->
         raise ConfigError(f"blocks.width{number} = {width}: it may be 1 … 1024")
     if not 1 <= depth <= 8:
         raise ConfigError(f"blocks.depth{number} = {depth}: it may be 1 … 8")
-    if kernel not in KERNELS:
-        raise ConfigError(f"blocks.kernel{number} = {kernel}: it may be {' | '.join(map(str, KERNELS))}")
-    if kind not in _KINDS:
-        raise ConfigError(f"blocks.block{number} = {kind!r}: it may be {' | '.join(_KINDS)}")
+    require_one_of(f"blocks.kernel{number}", kernel, KERNELS)
+    require_one_of(f"blocks.block{number}", kind, _KINDS)

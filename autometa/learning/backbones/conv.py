@@ -6,7 +6,7 @@ import itertools
 
 from torch import Tensor, nn
 
-from autometa.errors import ConfigError
+from autometa.errors import ConfigError, require_one_of
 from autometa.learning.backbones.backbone import Backbone, Shape, pooled_sides
 from autometa.learning.normalization import Layout, Norm
 from autometa.learning.ops.memory_format import channels_last
@@ -60,8 +60,7 @@ class Conv(Backbone):
             raise ConfigError(
                 f"conv.joined_blocks = {joined_blocks}: it may be 1 … {len(channels)}, the blocks there are"
             )
-        if pooling not in POOLINGS:
-            raise ConfigError(f"conv.pooling = {pooling!r}: it may be {' | '.join(POOLINGS)}")
+        require_one_of("conv.pooling", pooling, POOLINGS)
         halving = pooled_blocks or len(channels)
         shapes = _map_shapes(image_shape, channels, halving)
         super().__init__(image_shape, shapes[-1], readout)

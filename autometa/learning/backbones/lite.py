@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from autometa.errors import ConfigError
+from autometa.errors import ConfigError, require_one_of
 from autometa.learning.backbones.backbone import Shape
 from autometa.learning.backbones.pretrained import (
     Fixed,
@@ -107,13 +107,9 @@ class Lite(Pretrained):
         layer: str = "head",
         frozen: bool = True,
     ) -> None:
-        for option, value, allowed in (
-            ("model", model, tuple(SIZES)),
-            ("weights", weights, ("imagenet", "none")),
-            ("layer", layer, LAYERS),
-        ):
-            if value not in allowed:
-                raise ConfigError(f"lite.{option} = {value!r}: it may be {' | '.join(allowed)}")
+        require_one_of("lite.model", model, SIZES)
+        require_one_of("lite.weights", weights, ("imagenet", "none"))
+        require_one_of("lite.layer", layer, LAYERS)
         given = Input([_MEAN] * 3, [_STD] * 3, checked_size("lite.image_size", image_size))
         side = math.ceil(image_size / 32)
         is_packaged = weights == "imagenet"

@@ -6,8 +6,10 @@ resolution that they were trained with.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
+import importlib
 from abc import abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,8 +18,9 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from autometa.errors import ConfigError
+from autometa.errors import ConfigError, first_line
 from autometa.learning.backbones.backbone import Backbone, Shape
 from autometa.learning.normalization import Layout, Norm
 
@@ -179,6 +182,26 @@ def checked_size(option: str, size: int) -> int:
     if not _SMALLEST <= size <= _LARGEST:
         raise ConfigError(f"{option} = {size}: it may be {_SMALLEST} … {_LARGEST}")
     return size
+
+
+def extra(package: str) -> Any:
+    """A package that is an optional extra, for the backbone of its name.
+
+    Raises:
+        ConfigError: it is not installed, or cannot be loaded.
+    """
+    try:
+        return importlib.import_module(package)
+    except Exception as error:  # a torchvision of another build than torch fails with RuntimeError, for one
+        if isinstance(error, ModuleNotFoundError) and error.name == package:
+            install = f"pip install 'autometa-search[{package}]'"
+            raise ConfigError(f"backbone {package} needs the package {package}: {install}") from None
+        raise ConfigError(f"{package} is installed but cannot be loaded: {first_line(error)}") from error
+
+
+def differentiable_twice(is_needed: bool) -> contextlib.AbstractContextManager[object]:
+    """Attention whose kernels have a second derivative, which MAML needs: torch's fused ones have none (2.13)."""
+    return sdpa_kernel(SDPBackend.MATH) if is_needed else contextlib.nullcontext()
 
 
 def is_sketch() -> bool:

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-import contextlib
-import importlib
 import math
 from pathlib import Path
 from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from autometa.errors import ConfigError
+from autometa.errors import ConfigError, first_line
 from autometa.learning.backbones.backbone import Shape
-from autometa.learning.backbones.pretrained import COLOURS, Input, Pretrained, digest_of, is_sketch, without_parameters
+from autometa.learning.backbones.pretrained import (
+    COLOURS,
+    Input,
+    Pretrained,
+    differentiable_twice,
+    digest_of,
+    extra,
+    is_sketch,
+    without_parameters,
+)
 
-_INSTALL = "pip install 'autometa-search[timm]'"
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
@@ -62,8 +67,7 @@ class TimmModel(Pretrained):
         super().__init__(image_shape, shape, network, given, frozen=frozen, source=source, digest=digest)
 
     def maps_by(self, network: nn.Module, prepared: Tensor) -> Tensor:
-        # The fused kernels of attention have no second derivative (torch 2.13), which MAML needs in the weights.
-        with contextlib.nullcontext() if self.frozen else sdpa_kernel(SDPBackend.MATH):
+        with differentiable_twice(not self.frozen):
             found = network(prepared)
         return _as_maps(network, found)
 
@@ -88,20 +92,9 @@ def _input(network: nn.Module, image_size: int) -> Input:
     )
 
 
-def _timm() -> Any:
-    try:
-        return importlib.import_module("timm")
-    except ModuleNotFoundError as error:
-        if error.name == "timm":
-            raise ConfigError(f"backbone timm needs the package timm: {_INSTALL}") from None
-        raise ConfigError(f"timm is installed but cannot be loaded: {_first_line(error)}") from error
-    except Exception as error:  # torchvision of another build than torch fails with RuntimeError, for one
-        raise ConfigError(f"timm is installed but cannot be loaded: {_first_line(error)}") from error
-
-
 def _created(model: str, weights: str) -> nn.Module:
     """The network without classifier and pooling, and with its weights unless memory is not to be used."""
-    timm = _timm()
+    timm = extra("timm")
     options: dict[str, Any] = {"pretrained": weights != "none" and not is_sketch()}
     if weights not in ("hub", "none"):
         options["pretrained_cfg_overlay"] = {"file": _weights_file(weights)}
@@ -111,7 +104,7 @@ def _created(model: str, weights: str) -> nn.Module:
     try:
         network: nn.Module = timm.create_model(model, num_classes=0, global_pool="", **options)
     except Exception as error:  # unknown names, missing weights and no network each fail in their own way
-        raise ConfigError(f"timm.model = {model!r}, timm.weights = {weights!r}: {_first_line(error)}") from error
+        raise ConfigError(f"timm.model = {model!r}, timm.weights = {weights!r}: {first_line(error)}") from error
     return network
 
 
@@ -133,7 +126,7 @@ def _map_shape(network: nn.Module, model: str, sides: list[int]) -> Shape:
     except Exception as error:  # whatever the model has against this size
         height, width = sides
         hint = "timm.image_size sets another size"
-        raise ConfigError(f"timm.model = {model!r}, images {height} x {width}: {_first_line(error)}; {hint}") from error
+        raise ConfigError(f"timm.model = {model!r}, images {height} x {width}: {first_line(error)}; {hint}") from error
     return channels, height, width
 
 
@@ -144,7 +137,3 @@ def _as_maps(network: nn.Module, found: Tensor) -> Tensor:
     patches = found[:, int(getattr(network, "num_prefix_tokens", 0)) :].mT  # (M, C, patches)
     side = math.isqrt(patches.shape[2])
     return patches.unflatten(2, (side, -1) if side**2 == patches.shape[2] else (1, -1))
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

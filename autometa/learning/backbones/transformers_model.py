@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
 import inspect
 import logging
 from collections.abc import Iterator, Mapping
@@ -11,21 +10,21 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from autometa.errors import ConfigError
+from autometa.errors import ConfigError, first_line, require_one_of
 from autometa.learning.backbones.backbone import Shape
 from autometa.learning.backbones.pretrained import (
     COLOURS,
     Input,
     Pretrained,
     checked_size,
+    differentiable_twice,
     digest_of,
+    extra,
     is_sketch,
     without_parameters,
 )
 
-_INSTALL = "pip install 'autometa-search[transformers]'"
 _HALF = (0.5, 0.5, 0.5)
 _USUAL_SIZE = 224
 LAYERS = ("pooled", "mean", "both")
@@ -63,14 +62,14 @@ class TransformersModel(Pretrained):
         frozen: bool = True,
         image_size: int = 0,
     ) -> None:
-        for option, value, allowed in (("weights", weights, ("hub", "none")), ("layer", layer, LAYERS)):
-            if value not in allowed:
-                raise ConfigError(f"transformers.{option} = {value!r}: it may be {' | '.join(allowed)}")
+        require_one_of("transformers.weights", weights, ("hub", "none"))
+        require_one_of("transformers.layer", layer, LAYERS)
         if image_size:
             checked_size("transformers.image_size", image_size)
+        package = extra("transformers")
         with _one_line(model), _quiet():
-            network, has_pooler = _created(model, is_random=weights == "none" or is_sketch())
-            given = _input(model, network, image_size)
+            network, has_pooler = _created(package, model, is_random=weights == "none" or is_sketch())
+            given = _input(package, model, network, image_size)
             self.options = _options(network, has_pooler)
             digest = digest_of(network.state_dict())
             width, used = _tried(network, given.size, self.options, layer)
@@ -90,17 +89,15 @@ class TransformersModel(Pretrained):
         return self.chosen(self.described_by(network, prepared))[:, :, None, None]
 
     def described_by(self, network: nn.Module, prepared: Tensor) -> Tensor:
-        # The fused kernels of attention have no second derivative (torch 2.13), which MAML needs in the weights.
-        with contextlib.nullcontext() if self.frozen else sdpa_kernel(SDPBackend.MATH):
+        with differentiable_twice(not self.frozen):
             return _described(network, prepared, self.options)
 
     def chosen(self, described: Tensor) -> Tensor:
         return _part(described, self.layer)
 
 
-def _created(model: str, *, is_random: bool) -> tuple[nn.Module, bool]:
+def _created(package: Any, model: str, *, is_random: bool) -> tuple[nn.Module, bool]:
     """The network for images, and whether its pooler, if it has one, has weights."""
-    package = _package()
     missing: set[str] = set()
     if is_random:
         whole = package.AutoModel.from_config(package.AutoConfig.from_pretrained(model))
@@ -109,15 +106,15 @@ def _created(model: str, *, is_random: bool) -> tuple[nn.Module, bool]:
         missing = set(report["missing_keys"])
     poolers = {name for name in missing if "pooler." in name}
     if missing - poolers:
-        raise ConfigError(f"its file lacks weights: {', '.join(sorted(missing - poolers)[:3])}")
+        raise ValueError(f"its file lacks weights: {', '.join(sorted(missing - poolers)[:3])}")
     network: nn.Module = getattr(whole, "vision_model", whole)
     return network.eval(), not poolers
 
 
-def _input(model: str, network: Any, image_size: int) -> Input:
+def _input(package: Any, model: str, network: Any, image_size: int) -> Input:
     """What the model's own preprocessing says that weights expect; where it says nothing, what most models do."""
     try:
-        says, _ = _package().ImageProcessingMixin.get_image_processor_dict(model)
+        says, _ = package.ImageProcessingMixin.get_image_processor_dict(model)
     except OSError:
         says = {}
     own = _side(says) or getattr(network.config, "image_size", None) or _USUAL_SIZE
@@ -179,33 +176,18 @@ def _patches(network: Any, prepared: Tensor) -> int:
     return int((prepared.shape[-2] // down) * (prepared.shape[-1] // right))
 
 
-def _package() -> Any:
-    try:
-        return importlib.import_module("transformers")
-    except ModuleNotFoundError as error:
-        if error.name == "transformers":
-            raise ConfigError(f"backbone transformers needs the package transformers: {_INSTALL}") from None
-        raise
-
-
 @contextlib.contextmanager
 def _one_line(model: str) -> Iterator[None]:
     """Tell in one line what transformers has against a model; it fails in many ways."""
     try:
         yield
-    except ConfigError as error:
-        if str(error).startswith("backbone "):
-            raise
-        raise ConfigError(f"transformers.model = {model!r}: {error}") from None
     except Exception as error:
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ConfigError(f"transformers.model = {model!r}: {first}") from error
+        raise ConfigError(f"transformers.model = {model!r}: {first_line(error)}") from error
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Without the bars and the notes of transformers and its hub, which are for other uses of them."""
-    _package()
     from huggingface_hub.utils import logging as notes_of_hub
     from transformers.utils import logging as notes
 

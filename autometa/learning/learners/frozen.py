@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from autometa.data.episodes import EpisodeBatch
-from autometa.errors import ConfigError
+from autometa.errors import ConfigError, require_one_of
 from autometa.learning.backbones.backbone import Backbone
 from autometa.learning.heads import Fit, Head, logistic, nearest_mean, ridge
 from autometa.learning.learner import (
@@ -70,9 +70,8 @@ class Frozen(EpisodicLearner):
         penalty: float = 1.0,
     ) -> None:
         super().__init__(backbone, setting)
-        for option, value, allowed in (("head", head, HEADS), ("centre", centre, CENTRES)):
-            if value not in allowed:
-                raise ConfigError(f"frozen.{option} = {value!r}: it may be {' | '.join(allowed)}")
+        require_one_of("frozen.head", head, HEADS)
+        require_one_of("frozen.centre", centre, CENTRES)
         if not 0 < power <= 1:
             raise ConfigError(f"frozen.power = {power}: it must be above 0, and 1 at most")
         if not 0 <= whiten <= 1:

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from autometa.data.episodes import EpisodeBatch
 from autometa.data.rotation import rotated
-from autometa.errors import ConfigError
+from autometa.errors import ConfigError, require_one_of
 from autometa.learning.augment import Augment, make_augment
 from autometa.learning.backbones.backbone import Backbone
 from autometa.learning.device import global_generator
@@ -268,8 +268,7 @@ def _follow(teacher: nn.ModuleList, student: tuple[nn.Module, ...], steps: int) 
 
 
 def _one_of(option: str, value: str, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise ConfigError(f"pretrain.{option} = {value!r}: it may be {' | '.join(allowed)}")
+    require_one_of(f"pretrain.{option}", value, allowed)
 
 
 def _at_least(option: str, value: float, least: float) -> None:
