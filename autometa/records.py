@@ -224,6 +224,11 @@ class RungReport(Record):
     best_rung: int | None = Field(None, ge=1, le=MOST_RUNGS)
 
     @property
+    def is_untrained(self) -> bool:
+        """Whether no step was taken: of a candidate that is not trained, more time gives nothing."""
+        return self.steps == 0
+
+    @property
     def seconds_per_episode(self) -> float:
         """What one validation episode took."""
         return self.validation_seconds / self.accuracy.episodes

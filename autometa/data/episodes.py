@@ -221,9 +221,7 @@ class ImagePool:
     @cached_property
     def _row_of_image(self) -> np.ndarray:
         """The row of each image in the tables, which have those that are kept back, too."""
-        rows = np.zeros(len(self.dataset.labels), np.int64)
-        order = in_order(self.dataset, self.split)
-        rows[order] = np.arange(len(order))
+        rows = places_in_order(self.dataset, self.split)
         # On a CPU images are where the data set has them, on a GPU those of the pool alone.
         return rows if self.device.type == "cpu" else rows[self._order]
 
@@ -429,6 +427,14 @@ def _support_and_query(of_images: Tensor, spec: EpisodeSpec) -> tuple[Tensor, Te
 def in_order(dataset: FewShotDataset, split: str) -> np.ndarray:
     """Indices of the images of a split, class by class."""
     return np.concatenate(_members(dataset, split))
+
+
+def places_in_order(dataset: FewShotDataset, split: str) -> np.ndarray:
+    """The place of each image of a data set in `in_order`; -1 where it is not in the split."""
+    order = in_order(dataset, split)
+    places = np.full(len(dataset.labels), -1)
+    places[order] = np.arange(len(order))
+    return places
 
 
 def _members(dataset: FewShotDataset, split: str) -> list[np.ndarray]:

@@ -10,7 +10,7 @@ accuracies and clocks, and knows neither Optuna nor workers.
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from autometa.records import RungReport
@@ -57,7 +57,7 @@ class Standing:
     @property
     def is_fixed(self) -> bool:
         """Whether it is not trained, so that more time gives it nothing."""
-        return bool(self.curve) and self.curve[-1].steps == 0
+        return bool(self.curve) and self.curve[-1].is_untrained
 
 
 @dataclass(frozen=True)
@@ -99,14 +99,14 @@ class Promotion:
         finalists: how many there may be.
         believed: how many of the first candidates are believed in most.
         episode_images: images of a validation episode.
-        features_at_end: seconds that the end takes for features, by the seconds that an image takes a frozen network.
+        images_at_end: images whose features one worker computes at the end, where a frozen network leads.
     """
 
     finish_from: float
     finalists: int
     believed: int = 0
     episode_images: int = 0
-    features_at_end: Callable[[float], float] = lambda image_seconds: 0.0
+    images_at_end: float = 0.0
 
     def decide(
         self, standings: Sequence[Standing], *, left: float, finishing: int, exploring: int, can_start: bool
@@ -142,7 +142,7 @@ class Promotion:
         leader = _leader(standings)
         if leader is None or not leader.is_fixed:
             return self.finish_from
-        needed = self.features_at_end(leader.image_seconds)
+        needed = self.images_at_end * leader.image_seconds
         return min(max(needed, LAST_CALL * self.finish_from), FIRST_CALL * self.finish_from)
 
     def _finalist(self, standings: Sequence[Standing]) -> Finish | Twin | None:
@@ -171,15 +171,15 @@ class Promotion:
 
     def _promoted(self, standings: Sequence[Standing], left: float) -> Standing | None:
         """One with a head start; or, from the highest rung that has one, the best that waits of its better half."""
+        free = {s.number for s in standings if not s.is_busy and not self._is_too_dear(s, standings, left)}
         for standing in standings[: self.believed]:
-            is_ahead = 0 < standing.rung < HEAD_START and not standing.is_busy
-            if is_ahead and not self._is_too_dear(standing, standings, left):
+            if 0 < standing.rung < HEAD_START and standing.number in free:
                 return standing
         for rung in range(max((standing.rung for standing in standings), default=0), 0, -1):
             there = [(at, -s.number, s) for s in standings if (at := s.at(rung)) is not None]
             better = sorted(there, key=lambda entry: entry[:2], reverse=True)[: len(there) // KEEP_ONE_OF]
             for _, _, standing in better:
-                if standing.rung == rung and not standing.is_busy and not self._is_too_dear(standing, standings, left):
+                if standing.rung == rung and standing.number in free:
                     return standing
         return None
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from autometa.data.dataset import FewShotDataset
-from autometa.data.episodes import ImagePool, in_order
+from autometa.data.episodes import ImagePool, in_order, places_in_order
 from autometa.data.feature_table import FeatureTable
 from autometa.learning.backbones.pretrained import Pretrained
 from autometa.learning.learner import Learner
@@ -55,13 +55,11 @@ def rows_of_members(
     """
     found: dict[str, np.ndarray] = {}
     for split in dataset.splits:
-        order = in_order(dataset, split)
-        row_of_image = np.full(len(dataset.labels), -1)
-        row_of_image[order] = np.arange(len(order))
-        is_here = row_of_image[index] >= 0
+        places = places_in_order(dataset, split)[index]
+        is_here = places >= 0
         for key, table in tables_for(learner, dataset, split, device).items():
             rows = found.setdefault(key, np.empty((len(index), table.width), np.float16))
-            rows[is_here] = table[row_of_image[index[is_here]]]
+            rows[is_here] = table[places[is_here]]
     return {key: torch.from_numpy(rows).to(device).float() for key, rows in found.items()}
 
 

@@ -57,9 +57,9 @@ def to_combine(trials: Sequence[TrialRecord]) -> list[TrialRecord]:
     Where its best needs no training, they are the best heads of frozen networks.
     """
     ended = best([t for t in trials if t.last and t.last.cooled], CANDIDATES)
-    if not any(t.last and t.last.steps == 0 for t in ended):
+    if not any(t.last and t.last.is_untrained for t in ended):
         return ended
-    frozen = [t for t in trials if t.state != "fail" and t.last and t.last.steps == 0]
+    frozen = [t for t in trials if t.state != "fail" and t.last and t.last.is_untrained]
     by_network = {t.facts.get("features"): t for t in sorted(frozen, key=_sure)}
     return sorted(by_network.values(), key=_sure, reverse=True)[:_NETWORKS]
 

@@ -196,11 +196,10 @@ def _an_episode(trial: TrialRecord) -> float:
     return trial.last.seconds_per_episode if trial.last else 0.0
 
 
-def _features_at_end(plan: Plan, share: Share, image_seconds: float) -> float:
-    """Seconds that confirmation, test and the task of all classes take of an ensemble of two such networks."""
-    both = 2 * image_seconds
-    episodes = Drawn.of(plan).seconds_of_features(confirm.EPISODES, an_image=both, a_test_image=both)
-    return (episodes / (1 - PART_FOR_ENSEMBLE) + _images_of_all_classes(plan) * both) / share.workers
+def _images_at_end(plan: Plan, drawn: Drawn, share: Share) -> float:
+    """Images that one worker has of confirmation, test and the task of all classes, for two networks together."""
+    episodes = drawn.seconds_of_features(confirm.EPISODES, an_image=1.0, a_test_image=1.0)
+    return 2 * (episodes / (1 - PART_FOR_ENSEMBLE) + _images_of_all_classes(plan)) / share.workers
 
 
 def run_candidates(
@@ -212,12 +211,13 @@ def run_candidates(
     # Ray Tune takes a second to import, and must not while Ray starts in its thread.
     from autometa.orchestrator import ray_tune, segments
 
+    drawn = Drawn.of(plan)
     policy = Promotion(
         finish_from=FINISH * (schedule.training - time.monotonic()),
         finalists=share.finalists,
         believed=_BELIEVED,
-        episode_images=Drawn.of(plan).an_episode,
-        features_at_end=functools.partial(_features_at_end, plan, share),
+        episode_images=drawn.an_episode,
+        images_at_end=_images_at_end(plan, drawn, share),
     )
     desk = SearchDesk(
         ledger,

@@ -85,7 +85,7 @@ def comparable(name: str, fingerprint: str, folder: str | Path | None, warn: Cal
     if folder is None:
         past = read.past_studies(on_broken=warn)
     elif (Path(folder) / "study.toml").is_file():
-        past = [read.past_study(Path(folder))]  # where it is broken, nothing is left
+        past = [read.past_study(Path(folder))]
     else:
         past = read.past_studies(folder, on_broken=warn) if Path(folder).is_dir() else []
         if not past:
