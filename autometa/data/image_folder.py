@@ -107,7 +107,7 @@ def _classes(root: Path) -> dict[str, tuple[Path, ...]]:
     classes: dict[str, tuple[Path, ...]] = {}
     for entry in _entries(root):
         path, name = Path(entry.path), shown(entry.name)
-        if not path.exists():
+        if entry.is_symlink() and not path.exists():
             raise DataError(f"{root}: {name} is a link to nothing; mend or remove it")
         files = tuple(_images(path, {_identity(root)})) if path.is_dir() else ()
         if files and name in classes:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from autometa.data import image_folder as image_folder_module
 from autometa.data.dataset import SPLITS
 from autometa.data.folder_images import look
 from autometa.data.load import load_dataset
@@ -173,6 +174,22 @@ def test_a_class_that_links_to_nothing_is_named(tmp_path: Path) -> None:
     (root / "lost").symlink_to(tmp_path / "unmounted")
     with pytest.raises(DataError, match="lost is a link to nothing"):
         load_dataset(str(root))
+
+
+def test_a_class_that_goes_while_the_folder_is_read_is_a_class_less_and_no_broken_link(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = image_folder(tmp_path / "f", classes=6)
+    listed = image_folder_module._entries
+
+    def listed_and_gone(folder: Path) -> list[os.DirEntry[str]]:
+        entries = listed(folder)
+        if folder == root:
+            (root / "class3").rename(tmp_path / "class3")
+        return entries
+
+    monkeypatch.setattr(image_folder_module, "_entries", listed_and_gone)
+    assert "class3" not in image_folder_module.find(root).classes
 
 
 def test_names_in_another_encoding_are_shown_escaped(tmp_path: Path) -> None:
