@@ -433,7 +433,8 @@ class StudyRecord(Record):
     it learned from: the digest of each (`past.py`), or several where an archive changed in between; None where
     nobody noted it. `search_seconds` is the time that an open search has had so far. The identities say more of the
     data than its fingerprint; older studies have none, and no `baselines`. `deployed` is of the model that was handed
-    over last, where the data is an image folder.
+    over last, where the data is an image folder. With `all_classes` the data is split by images, and its task is to
+    tell all classes apart.
     """
 
     name: str
@@ -442,6 +443,7 @@ class StudyRecord(Record):
     dataset_identity: DataIdentity | None = None
     pretrain_dataset: str | None = None
     pretrain_identity: DataIdentity | None = None
+    all_classes: bool = False
     episodes: EpisodeSpec
     space: str
     space_version: str

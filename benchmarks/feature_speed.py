@@ -43,7 +43,7 @@ def main() -> None:
         learner = candidate(TrialConfig(values=VALUES)).build(
             image_shape=data.image_shape, way=5, train_classes=len(data.splits["train"])
         )
-        (table,) = tables_for(learner, data, "train", torch.device("cpu")).values()
+        (table,) = tables_for(learner, data, torch.device("cpu")).values()
         turns = np.arange(asked.images).reshape(-1, TURN)
         by_table, bare = [], []
         prepared = torch.rand(AT_ONCE, 3, 160, 160).contiguous(memory_format=torch.channels_last)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import shlex
 import sys
 import time
 from typing import TYPE_CHECKING, Annotated, Any
@@ -120,7 +121,8 @@ def _print_winner(result: SearchResult, storage: str | None) -> None:
     print(f"model in {result.model}\n")
     print("next:")
     if catalog.is_folder(result.study.dataset):
-        print(f"  autometa predict {result.model} --support my_classes/ --query inbox/")
+        support = shlex.quote(result.study.dataset) if result.study.all_classes else "my_classes/"
+        print(f"  autometa predict {result.model} --support {support} --query inbox/")
     print(f"  autometa evaluate {result.model} --episodes 2000")
     if result.study.budget.open and won.baseline is None:
         print(f"  autometa train {result.model} --budget 1h")

@@ -77,9 +77,9 @@ def deployed_task(found: DeployedTask) -> list[str]:
     lines = [f"your task: all {found.classes} classes, {shots}: {_part_right(found.of_all)} {kept}"]
     parts = [("of classes trained on", found.of_trained), ("of new classes", found.of_new)]
     said = [f"{what} {_part_right(part)}" for what, part in parts if part and part.images]
-    if found.of_trained:
+    if found.of_trained and len(said) > 1:
         lines.append(f"  {'; '.join(said)}")
-    else:
+    elif not found.of_trained:
         lines.append("  only classes that it was not trained on: no images of the others were kept back")
     best = max(found.baselines, key=lambda name: found.baselines[name].mean, default=None)
     chance = f"chance {100 / found.classes:.1f} %"

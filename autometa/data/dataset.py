@@ -32,6 +32,10 @@ class FewShotDataset:
         unreadable: how many files of a folder were left out.
         notes: what a user should know about the images, each in a line.
         kept_back: bool [N], images that are not trained on, of every class; None where none are.
+        content: changes with any image, but not with the splits; empty where nobody noted it.
+        labelled: the classes whose images are labelled in an episode, by the class of its other images; None where
+            they are of the same class, as is usual.
+        by_classes: the same images as they lie, where these splits were made from them.
     """
 
     name: str
@@ -48,6 +52,9 @@ class FewShotDataset:
     unreadable: int = 0
     notes: tuple[str, ...] = ()
     kept_back: np.ndarray | None = field(default=None, repr=False)
+    content: str = ""
+    labelled: Mapping[int, tuple[int, ...]] | None = field(default=None, repr=False)
+    by_classes: FewShotDataset | None = field(default=None, repr=False)
     class_counts: np.ndarray = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -70,9 +77,19 @@ class FewShotDataset:
         """
         kept = np.zeros(len(self.labels), bool)
         for members in (np.flatnonzero(self.labels == label) for label in range(len(self.class_names))):
-            count = min(_MOST_KEPT_BACK, round(_PART_KEPT_BACK * len(members)), len(members) - least)
+            count = min(last_of_a_class(len(members)), len(members) - least)
             kept[members[len(members) - max(0, count) :]] = True
         return replace(self, kept_back=kept)
+
+    def members(self, split: str) -> list[np.ndarray]:
+        """Indices of the images of each class of a split."""
+        return [np.flatnonzero(self.labels == label) for label in self.splits[split]]
+
+    def labelled_members(self, split: str) -> list[np.ndarray] | None:
+        """Indices of the images that may be labelled in an episode, of each class; None where all of it may be."""
+        if self.labelled is None or int(self.splits[split][0]) not in self.labelled:
+            return None
+        return [np.flatnonzero(np.isin(self.labels, self.labelled[int(label)])) for label in self.splits[split]]
 
     def facts(self) -> dict[str, Scalar]:
         """Size and splits in plain words, for a study's record."""
@@ -130,8 +147,17 @@ class FewShotDataset:
             )
         smallest = int(ids[np.argmin(self.class_counts[ids])])
         have, need = int(self.class_counts[smallest]), spec.shot + spec.query
-        if have < need:
+        if self.labelled and int(smallest) in self.labelled:
+            if have < spec.query:
+                name = self.class_names[smallest]
+                raise DataError(f"class {name!r} of {self.name} has {have} images to name: lower --query to that")
+        elif have < need:
             raise DataError(
                 f"class {self.class_names[smallest]!r} of {self.name} ({split}) has {have} images, but "
                 f"--shot {spec.shot} + --query {spec.query} needs {need}: lower one of them"
             )
+
+
+def last_of_a_class(images: int) -> int:
+    """How many of a class's images are kept for testing: a fifth, 20 at most."""
+    return min(_MOST_KEPT_BACK, round(_PART_KEPT_BACK * images))

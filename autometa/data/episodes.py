@@ -10,7 +10,6 @@ import functools
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -161,7 +160,7 @@ class ImagePool:
     Of train classes without those that are kept back.
 
     Args:
-        tables: what frozen networks say of the images, by a network's key; rows are as `in_order` says.
+        tables: what frozen networks say of all images of the data set, by a network's key.
     """
 
     def __init__(
@@ -176,15 +175,15 @@ class ImagePool:
         self.split = split
         self.device = torch.device(device)
         self.features = dict(tables or {})
-        members = _members(dataset, split)
+        members = dataset.members(split)
         if split == "train" and dataset.kept_back is not None:
             members = [of_class[~dataset.kept_back[of_class]] for of_class in members]
-        self._order = np.concatenate(members)
+        labelled = dataset.labelled_members(split)
+        self._order = np.unique(np.concatenate([*members, *(labelled or ())]))
+        self.images = self._images(dataset)  # uint8 (M, C, H, W)
         self.counts = torch.tensor([len(m) for m in members])  # (classes,)
-        self.images, members = self._images(dataset, members)  # uint8 (M, C, H, W)
-        self.table = torch.from_numpy(_padded(members))  # (classes, most images), index of an image
-        places = (torch.device("cpu"), self.device)
-        self._tables = {place.type: (self.counts.to(place), self.table.to(place)) for place in places}
+        self._tables = self._tables_of(members)
+        self._labelled = self._tables_of(labelled) if labelled else None
         self._normalise = Normaliser(dataset.mean, dataset.std, self.device)
 
     @property
@@ -199,8 +198,20 @@ class ImagePool:
         return np.unique(names, return_inverse=True)[1]
 
     def tables(self, device: torch.device) -> tuple[Tensor, Tensor]:
-        """`counts` and `table` where indices are drawn, so that nothing there waits for the other side."""
+        """How many images each class has [classes], and their indices [classes, most images].
+
+        They are where indices are drawn, so that nothing there waits for the other side.
+        """
         return self._tables[device.type]
+
+    def tables_of_labelled(self, device: torch.device) -> tuple[Tensor, Tensor] | None:
+        """The same of the images that may be labelled, where these are others."""
+        return self._labelled[device.type] if self._labelled else None
+
+    def most_shots(self, query: int) -> int:
+        """Labelled images that each class has beside so many to name; half of the classes, where they may recur."""
+        labelled = self.tables_of_labelled(torch.device("cpu"))
+        return int(labelled[0].median()) if labelled else int(self.counts.min()) - query
 
     def gather(self, index: Tensor) -> Tensor:
         """Normalised float images [M, C, H, W] by their index [M]."""
@@ -215,23 +226,22 @@ class ImagePool:
         """What each frozen network says of images [M], by their index: [M, W] by its key."""
         if not self.features:
             return {}
-        numbers = self._row_of_image[index.cpu().numpy()]
+        # On a CPU images are where the data set has them, on a GPU those of the pool alone.
+        numbers = index.numpy() if self.device.type == "cpu" else self._order[index.cpu().numpy()]
         return {key: torch.from_numpy(table[numbers]).to(self.device).float() for key, table in self.features.items()}
 
-    @cached_property
-    def _row_of_image(self) -> np.ndarray:
-        """The row of each image in the tables, which have those that are kept back, too."""
-        rows = places_in_order(self.dataset, self.split)
-        # On a CPU images are where the data set has them, on a GPU those of the pool alone.
-        return rows if self.device.type == "cpu" else rows[self._order]
-
-    def _images(self, dataset: FewShotDataset, members: list[np.ndarray]) -> tuple[Tensor, list[np.ndarray]]:
+    def _images(self, dataset: FewShotDataset) -> Tensor:
         if self.device.type == "cpu":
-            return _mapped(dataset.images), members
-        order = np.concatenate(members)
-        ends = np.cumsum([len(m) for m in members])
-        uploaded = torch.from_numpy(np.ascontiguousarray(dataset.images[order])).to(self.device)
-        return uploaded, np.split(np.arange(len(order)), ends[:-1])
+            return _mapped(dataset.images)
+        return torch.from_numpy(np.ascontiguousarray(dataset.images[self._order])).to(self.device)
+
+    def _tables_of(self, members: list[np.ndarray]) -> dict[str, tuple[Tensor, Tensor]]:
+        """Counts and indices into `images`, by where they are."""
+        if self.device.type != "cpu":
+            members = [np.searchsorted(self._order, of_class) for of_class in members]
+        counts, table = torch.tensor([len(m) for m in members]), torch.from_numpy(_padded(members))
+        places = (torch.device("cpu"), self.device)
+        return {place.type: (counts.to(place), table.to(place)) for place in places}
 
 
 class EpisodeSampler:
@@ -390,11 +400,25 @@ def _draw_classes(classes: int, way: int, count: int, generator: torch.Generator
 
 def _draw_images(pool: ImagePool, spec: EpisodeSpec, classes: Tensor, generator: torch.Generator) -> Tensor:
     """Indices of images [count, N, K + Q] of classes [count, N], without repetition in a row."""
-    counts, table = pool.tables(classes.device)
-    drawn = torch.rand((*classes.shape, table.shape[1]), generator=generator, device=classes.device)
-    padding = torch.arange(table.shape[1], device=classes.device) >= counts[classes][..., None]
-    place = drawn.masked_fill_(padding, -1).topk(spec.shot + spec.query, dim=-1).indices
-    return table[classes[..., None], place]
+    tables, labelled = pool.tables(classes.device), pool.tables_of_labelled(classes.device)
+    if labelled is None:
+        return _draw_of(tables, spec.shot + spec.query, classes, generator)
+    support = _draw_of(labelled, spec.shot, classes, generator)
+    return torch.cat([support, _draw_of(tables, spec.query, classes, generator)], -1)
+
+
+def _draw_of(tables: tuple[Tensor, Tensor], number: int, classes: Tensor, generator: torch.Generator) -> Tensor:
+    """Indices of so many images [count, N, number] of classes [count, N].
+
+    They recur only where a class has fewer, and there about equally often.
+    """
+    counts, table = tables
+    have = counts[classes][..., None]
+    width = max(number, table.shape[1])
+    drawn = torch.rand((*classes.shape, width), generator=generator, device=classes.device)
+    padding = torch.arange(width, device=classes.device) >= have.clamp(min=number)
+    place = drawn.masked_fill_(padding, -1).topk(number, dim=-1).indices
+    return table[classes[..., None], place % have]
 
 
 def _gathered(
@@ -422,23 +446,6 @@ def _gathered(
 def _support_and_query(of_images: Tensor, spec: EpisodeSpec) -> tuple[Tensor, Tensor]:
     """Of [B, N, K + Q, ...] the parts [B, N·K, ...] and [B, N·Q, ...]."""
     return of_images[:, :, : spec.shot].flatten(1, 2), of_images[:, :, spec.shot :].flatten(1, 2)
-
-
-def in_order(dataset: FewShotDataset, split: str) -> np.ndarray:
-    """Indices of the images of a split, class by class."""
-    return np.concatenate(_members(dataset, split))
-
-
-def places_in_order(dataset: FewShotDataset, split: str) -> np.ndarray:
-    """The place of each image of a data set in `in_order`; -1 where it is not in the split."""
-    order = in_order(dataset, split)
-    places = np.full(len(dataset.labels), -1)
-    places[order] = np.arange(len(order))
-    return places
-
-
-def _members(dataset: FewShotDataset, split: str) -> list[np.ndarray]:
-    return [np.flatnonzero(dataset.labels == c) for c in dataset.splits[split]]
 
 
 def _mapped(images: np.ndarray) -> Tensor:

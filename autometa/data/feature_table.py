@@ -21,8 +21,9 @@ import numpy as np
 from autometa.data import cache
 from autometa.errors import DataError, OutOfTimeError
 
-FORMAT = 1  # to be raised when the same network would give the same image another row
-# Parts of a table, each with a lock. More would let more workers help, with smaller batches.
+FORMAT = 2  # to be raised when the same network would give the same image another row
+# Parts of a table, each with a lock: every eighth row, so that a split's images are in all of them. More would let
+# more workers help, with smaller batches.
 _PARTS = 8
 _BATCH = 8  # images; more do not stay in a core's cache (of 1, 2, 4, 8, 16 and 32 the quickest at 128 pixels)
 _SECONDS_BETWEEN_LOOKS = 0.05
@@ -35,8 +36,7 @@ class FeatureTable:
 
     Args:
         key: names the images and the network; the same key has the same rows for ever.
-        images: uint8 [N, C, H, W]; row r is of image `positions[r]`.
-        positions: of the images of the table, [images].
+        images: uint8 [images, C, H, W]; row r is of image r.
         width: numbers of a row.
         compute: rows [M, width] of images [M, C, H, W].
 
@@ -50,11 +50,11 @@ class FeatureTable:
         OutOfTimeError: `stop` said so; rows that were computed are kept.
     """
 
-    def __init__(self, key: str, images: np.ndarray, positions: np.ndarray, width: int, compute: Compute) -> None:
+    def __init__(self, key: str, images: np.ndarray, width: int, compute: Compute) -> None:
         self.width, self.seconds = width, 0.0
         self.stop: Callable[[], bool] = lambda: False
-        self._images, self._positions, self._compute = images, positions, compute
-        self._key, self._count = key, len(positions)
+        self._images, self._compute = images, compute
+        self._key, self._count = key, len(images)
         self._folder = _ensure(key, self._count, width)
         try:
             self._rows = np.load(self._folder / "rows.npy", mmap_mode="r+", allow_pickle=False)
@@ -91,11 +91,11 @@ class FeatureTable:
         """Compute rows, or wait until others have; yields after each batch."""
         while len(missing):
             before = len(missing)
-            for part in np.unique(missing * _PARTS // self._count):
+            for part in np.unique(missing % _PARTS):
                 lock = filelock.FileLock(self._folder / f"part-{part}.lock")
                 try:
                     with lock.acquire(timeout=0):
-                        yield from self._fill(missing[missing * _PARTS // self._count == part])
+                        yield from self._fill(missing[missing % _PARTS == part])
                 except filelock.Timeout:  # another process is at it
                     continue
             missing = self._missing(missing)
@@ -107,7 +107,7 @@ class FeatureTable:
         missing = self._missing(wanted)
         for start in range(0, len(missing), _BATCH):
             numbers = missing[start : start + _BATCH]
-            found = self._compute(np.ascontiguousarray(self._images[self._positions[numbers]]))
+            found = self._compute(np.ascontiguousarray(self._images[numbers]))
             if not np.isfinite(found).all():
                 raise DataError(f"features {self._key} are not finite; the weights may be damaged")
             limit = float(np.finfo(np.float16).max)

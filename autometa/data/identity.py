@@ -7,7 +7,8 @@ from autometa.records import DataIdentity
 
 
 def identity_of(dataset: FewShotDataset, *, with_names: bool = True) -> DataIdentity:
-    """What must be the same for numbers of two runs to be of the same classes and images."""
+    """What must be the same for numbers of two runs to be of the same classes and images, as they lie."""
+    dataset = dataset.by_classes or dataset
     channels, size, _ = dataset.image_shape
     return DataIdentity(
         fingerprint=dataset.fingerprint,

@@ -130,6 +130,7 @@ def _open(folder: Path, name: str, title: str, licence: str, citation: str) -> F
         mean=tuple(facts["mean"]),
         std=tuple(facts["std"]),
         fingerprint=state.hexdigest()[:16],
+        content=facts["content"][:16],
         title=title,
         licence=licence,
         citation=citation,

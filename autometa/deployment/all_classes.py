@@ -72,7 +72,7 @@ def measure_all_classes(
     data = open_dataset(at(dataset, job.dataset))
     device = pick_device(use_gpu)
     chosen = _chosen(data, job, shots)
-    trained = {int(label) for label in data.splits["train"]} if job.pretrain is None else set()
+    trained = _trained_on(data, job)
     learner = load_model(folder, data).to(device).eval()
     started = time.perf_counter()
     right = _right(learner, data, chosen, device)
@@ -101,8 +101,20 @@ def compute_features(folder: Path, *, dataset: DatasetRef, use_gpu: bool | None)
     rows_of_members(learner, data, _chosen(data, job, SHOTS).all, device)
 
 
+def _trained_on(data: FewShotDataset, job: Job) -> set[int]:
+    """The classes, as `_chosen` has them, of which the model was trained on some images."""
+    if job.pretrain is not None:
+        return set()
+    return {int(label) for label in data.splits["test" if data.labelled else "train"]}
+
+
 def _chosen(data: FewShotDataset, job: Job, shots: int) -> _Images:
     """Images of all classes, or of those that were not trained on where all images of the others were."""
+    if data.labelled:
+        labelled = data.labelled_members("test")
+        assert labelled is not None
+        ids = [int(label) for label in data.splits["test"]]
+        return _Images(ids, [images[:shots] for images in labelled], data.members("test"))
     splits: Sequence[str] = ("train", "val", "test")
     if data.kept_back is None:
         data = data.keeping_back(1)

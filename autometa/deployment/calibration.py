@@ -89,9 +89,8 @@ def shape_like(shots: Sequence[int], pool: ImagePool, *, with_unknown: bool) -> 
     way = min(len(shots), pool.classes - unknown)
     if way < 2:
         raise DataError(f"{pool.dataset.name} has {pool.classes} validation classes, too few to calibrate on")
-    fewest = int(pool.counts.min())
-    query = max(1, min(_QUERY, fewest // 2))
-    most = max(1, min(_MOST_SHOTS, fewest - query))
+    query = max(1, min(_QUERY, int(pool.counts.min()) // 2))
+    most = max(1, min(_MOST_SHOTS, pool.most_shots(query)))
     ranked = sorted(shots)
     # Evenly spread over the classes at hand, so that few and many images are both there.
     chosen = [min(most, ranked[round(i * (len(ranked) - 1) / (way - 1))]) for i in range(way)]

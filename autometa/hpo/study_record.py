@@ -22,6 +22,7 @@ from autometa.records import Baseline, Confirmation, DataIdentity, DeployedTask,
 
 _KEY = "autometa"
 _MUST_AGREE = (
+    "all_classes",
     "episodes",
     "space",
     "space_version",

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from autometa.data.dataset import FewShotDataset
-from autometa.data.episodes import ImagePool, in_order, places_in_order
+from autometa.data.episodes import ImagePool
 from autometa.data.feature_table import FeatureTable
 from autometa.learning.backbones.pretrained import Pretrained
 from autometa.learning.learner import Learner
@@ -26,14 +26,12 @@ _AT_ONCE, _PIXELS_AT_ONCE = 8, 8 * 160**2
 
 def pool_for(learner: Learner, dataset: FewShotDataset, split: str, device: torch.device | str = "cpu") -> ImagePool:
     """The images of a split, with the features of each frozen network in the learner."""
-    return ImagePool(dataset, split, device, tables=tables_for(learner, dataset, split, torch.device(device)))
+    return ImagePool(dataset, split, device, tables=tables_for(learner, dataset, torch.device(device)))
 
 
-def tables_for(
-    learner: Learner, dataset: FewShotDataset, split: str, device: torch.device
-) -> Mapping[str, FeatureTable]:
-    """A table for each frozen network in the learner, by its key."""
-    return {key: _table(network, dataset, split, device) for key, network in _networks(learner).items()}
+def tables_for(learner: Learner, dataset: FewShotDataset, device: torch.device) -> Mapping[str, FeatureTable]:
+    """A table for each frozen network in the learner, by its key; a row for each image of the data set."""
+    return {key: _table(network, dataset, device) for key, network in _networks(learner).items()}
 
 
 @torch.no_grad()
@@ -48,19 +46,13 @@ def rows_of_images(learner: Learner, images: Tensor) -> dict[str, Tensor]:
 def rows_of_members(
     learner: Learner, dataset: FewShotDataset, index: np.ndarray, device: torch.device
 ) -> dict[str, Tensor]:
-    """What each frozen network in the learner says of images of a data set, of any split: [M, W] by key.
+    """What each frozen network in the learner says of images of a data set: [M, W] by key.
 
     Args:
-        index: of the images, [M]; each class of theirs is in a split.
+        index: of the images, [M].
     """
-    found: dict[str, np.ndarray] = {}
-    for split in dataset.splits:
-        places = places_in_order(dataset, split)[index]
-        is_here = places >= 0
-        for key, table in tables_for(learner, dataset, split, device).items():
-            rows = found.setdefault(key, np.empty((len(index), table.width), np.float16))
-            rows[is_here] = table[places[is_here]]
-    return {key: torch.from_numpy(rows).to(device).float() for key, rows in found.items()}
+    tables = tables_for(learner, dataset, device)
+    return {key: torch.from_numpy(table[index]).to(device).float() for key, table in tables.items()}
 
 
 @torch.inference_mode()
@@ -83,11 +75,10 @@ def _networks(learner: Learner) -> dict[str, Pretrained]:
     return {m.key: m for m in learner.modules() if isinstance(m, Pretrained) and m.key and m.external}
 
 
-def _table(network: Pretrained, dataset: FewShotDataset, split: str, device: torch.device) -> FeatureTable:
+def _table(network: Pretrained, dataset: FewShotDataset, device: torch.device) -> FeatureTable:
     return FeatureTable(
-        f"{dataset.name}-{dataset.fingerprint}-{split}-{network.key}",
+        f"{dataset.name}-{dataset.content or dataset.fingerprint}-{network.key}",
         dataset.images,
-        in_order(dataset, split),
         network.width,
         functools.partial(_rows, network, device),
     )

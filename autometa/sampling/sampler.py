@@ -7,7 +7,7 @@ has anything to say, come from a cold sampler.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,7 @@ from autometa.sampling import inferred
 from autometa.sampling.encoding import Domain, infer_domain
 from autometa.sampling.proposals import Proposal, Proposer
 from autometa.sampling.surrogate_cache import fit_or_load
+from autometa.sampling.surrogates import NOTHING_IN_COMMON
 from autometa.sampling.target_trials import TargetTrials
 from autometa.space.space import SearchSpace
 
@@ -202,12 +203,19 @@ class PriorSampler(BaseSampler):
         asked = _asked(study)
         return bool(asked) and self._refit(asked, study) is not None
 
-    def _refit(self, asked: Mapping[str, BaseDistribution], study: Study | None = None) -> Proposer | None:
-        """The proposer for what is known of the target's parameters; fitted again only when that changes."""
-        key = tuple(sorted((n, repr(d)) for n, d in asked.items()))
+    def _refit(
+        self, asked: Mapping[str, BaseDistribution], study: Study | None = None, first: str | None = None
+    ) -> Proposer | None:
+        """The proposer for what is known of the target's parameters; fitted again only when that changes.
+
+        Args:
+            first: the parameter that the very first trial asks for, while nothing else is known.
+        """
+        key = (first, *sorted((n, repr(d)) for n, d in asked.items()))
         if key != self._fitted_for:
-            domain = self._given or _domain(self.past, asked, study)
-            surrogates, self.dropped = fit_or_load(domain, self.past)
+            past, strangers = (self.past, {}) if self._given else _acquainted(self.past, {first, *asked})
+            surrogates, dropped = fit_or_load(self._given or _domain(past, asked, study), past)
+            self.dropped = strangers | dropped
             self._fitted_for, self._proposer = key, None
             if surrogates is not None:
                 start = np.array([self._log_weights.get(n, 0.0) for n in surrogates.names])
@@ -218,10 +226,7 @@ class PriorSampler(BaseSampler):
         if self._given is not None:
             return self._refit({})
         asked = _asked(study)
-        return self._refit(asked, study) if asked or self._has(name) else None
-
-    def _has(self, name: str) -> bool:
-        return any(name in trial.values for past in self.past for trial in past.trials)
+        return self._refit(asked, study) if asked else self._refit({}, study, first=name)
 
 
 def _note_origin(study: Study, trial: FrozenTrial, why: str) -> None:
@@ -245,6 +250,15 @@ def _asked(study: Study) -> dict[str, BaseDistribution]:
     for trial in study.get_trials(deepcopy=False):
         found |= trial.distributions
     return found
+
+
+def _acquainted(past: Sequence[PastStudy], names: Set[str | None]) -> tuple[list[PastStudy], dict[str, str]]:
+    """The studies that had one of these parameters, and the reason for leaving out each other one.
+
+    A parameter that they had under a condition, and the target was never seen to ask for, is none in common.
+    """
+    known = [study for study in past if names & {name for trial in study.trials for name in trial.values}]
+    return known, {study.name: NOTHING_IN_COMMON for study in past if study not in known}
 
 
 def _domain(past: Sequence[PastStudy], asked: Mapping[str, BaseDistribution], study: Study | None) -> Domain:

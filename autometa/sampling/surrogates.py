@@ -26,6 +26,7 @@ from autometa.sampling.scores import Results, normal_scores, scored
 # Share of a study's function that all studies have, before any is seen.
 _SHARED = 0.5
 _LEAST_TRIALS = 3
+NOTHING_IN_COMMON = "it has no parameter in common"
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,7 @@ def _training_set(domain: Domain, study: PastStudy) -> TrainingSet | str:
     """The study in the domain's coordinates, or why it cannot be."""
     known = {name for trial in study.trials for name in trial.values}
     if not known & set(domain.names):
-        return "it has no parameter in common"
+        return NOTHING_IN_COMMON
     results = results_of(study)
     scores, noise = scored(results, normal_scores)
     failed = np.array([trial.state == "fail" for trial in study.trials], dtype=bool)

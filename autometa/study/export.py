@@ -83,6 +83,7 @@ def _of_study(about: StudyRecord, budget: Budget, seed: int, config: dict[str, S
         pretrain_dataset=about.pretrain_dataset,
         pretrain_identity=about.pretrain_identity,
         skip_unreadable=bool({"unreadable", "pretrain_unreadable"} & about.dataset_facts.keys()),
+        all_classes=about.all_classes,
         episodes=about.episodes,
         image_size=int(about.dataset_facts["image_size"]) if "image_size" in about.dataset_facts else None,
         budget=budget,

@@ -95,7 +95,7 @@ def combine(
 
 def deployed_task(plan: Plan, study: optuna.Study, share: Share, on_event: OnEvent) -> DeployedTask | None:
     """What the model that is handed over shows on all classes of an image folder; measured once a model, and kept."""
-    if plan.ref.keep_back is None:
+    if not plan.measures_all_classes:
         return None
     known = study_record.read(study).deployed
     if known and known.model == content_of(plan.model_folder):

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import optuna
 from optuna.storages import BaseStorage
 from optuna.study import StudyDirection
@@ -19,6 +20,7 @@ from optuna.study import StudyDirection
 from autometa.aliases import ALIASES
 from autometa.archives.folders import check_name, is_folder_name, safe_name
 from autometa.data import catalog
+from autometa.data.all_classes import split_by_images
 from autometa.data.dataset import FewShotDataset
 from autometa.data.identity import identity_of
 from autometa.data.load import load_dataset
@@ -32,7 +34,7 @@ from autometa.records import Budget, EpisodeSpec, Scalar, StudyRecord, TrialConf
 from autometa.space.files import load_space, shipped_spaces
 from autometa.space.parameters import Choice, Range
 from autometa.space.space import SearchSpace
-from autometa.study.search_settings import SearchSettings
+from autometa.study.search_settings import ALL_CLASSES, SearchSettings
 from autometa.tasks.features import features
 from autometa.trial.abilities import external_backbones, is_transductive
 from autometa.trial.job import DatasetRef, Job
@@ -47,6 +49,9 @@ _START_SECONDS = 12.0
 _FIRST_RUNGS, _LEAST_FIRST_RUNG = 128, 0.5
 # Bytes of a default name: a hundred in all.
 _LONGEST_DATASET, _LONGEST_TASK = 49, 50
+# Where all classes are told apart: labelled images of a class, images to name, and numbers of an episode's images
+# in all, half a gigabyte.
+_SHOTS_OF_ALL, _QUERIES_OF_ALL, _NUMBERS_OF_AN_EPISODE = 20, 5, 2**27
 # Spaces where nobody names one: with weights from elsewhere, and without.
 _EXTERNAL, _INTERNAL = "pretrained", "few_shot"
 
@@ -80,6 +85,23 @@ class Plan:
             f"{self.dataset.name}: weights of {names} were trained on ImageNet, which has classes like its test classes"
         )
         return (*of_images, f"{seen}: their accuracy is not that of new classes")
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the data as it lies there, however it is split for the task."""
+        assert self.ref.identity is not None
+        return self.ref.identity.fingerprint
+
+    @property
+    def task(self) -> str:
+        """The task for people: `5w1s`, or `all 40 classes, 20 shots`."""
+        spec = self.episodes
+        return f"all {spec.way} classes, {spec.shot} shots" if self.ref.all_classes else str(spec)
+
+    @property
+    def measures_all_classes(self) -> bool:
+        """Whether the model that is handed over is measured on all classes of the data at once."""
+        return self.ref.all_classes or self.ref.keep_back is not None
 
     @property
     def folder(self) -> Path:
@@ -158,17 +180,20 @@ def make_plan(settings: SearchSettings, *, runs: Path, validation_episodes: int,
         from autometa.trial.check import check_space  # loads torch, so not for a space that has its test
 
         check_space(space, data.image_shape)
-    spec = _episode_spec(settings)
-    for split in ("val", "test") if settings.pretrain_dataset else ("train", "val", "test"):
-        data.require(split, spec)
     ref = _identified(asked, data)
-    if catalog.is_folder(ref.name) and not settings.pretrain_dataset:
+    if asked.all_classes:
+        data = split_by_images(data)
+    spec = _episode_spec_of_all(settings, data) if asked.all_classes else _episode_spec(settings)
+    for split in ("val", "test") if settings.pretrain_dataset or asked.all_classes else ("train", "val", "test"):
+        data.require(split, spec)
+    if catalog.is_folder(ref.name) and not settings.pretrain_dataset and not asked.all_classes:
         ref = ref.model_copy(update={"keep_back": _images_needed(space, spec)})
     pretrain, pretrain_data = (
         _pretrain(settings.pretrain_dataset, asked, data) if settings.pretrain_dataset else (None, None)
     )
     _check_rotations(space, pretrain_data or data)
-    _check_train_shots(space, pretrain_data or data, spec)
+    if not asked.all_classes:
+        _check_train_shots(space, pretrain_data or data, spec)
     usual_space = _EXTERNAL if catalog.is_folder(settings.dataset) else _INTERNAL
     unusual_space = "" if space.name == usual_space else space.name
     plan = Plan(
@@ -182,7 +207,8 @@ def make_plan(settings: SearchSettings, *, runs: Path, validation_episodes: int,
         url=url,
         storage=open_storage(url),
         runs=runs,
-        name=settings.study or _default_name(data.name, spec, unusual_space, settings.seed, pretrain, url),
+        name=settings.study
+        or _default_name(data.name, _task_name(settings, spec), unusual_space, settings.seed, pretrain, url),
         validation_episodes=validation_episodes,
         pretrain_data=pretrain_data,
     )
@@ -230,7 +256,18 @@ def _data_asked_for(settings: SearchSettings) -> DatasetRef:
         root=root,
         image_size=settings.image_size,
         skip_unreadable=settings.skip_unreadable,
+        all_classes=settings.task == ALL_CLASSES,
     )
+
+
+def _episode_spec_of_all(settings: SearchSettings, data: FewShotDataset) -> EpisodeSpec:
+    """All classes, by as many labelled images as half of them have, and as many to name as each has, within bounds."""
+    way = len(data.splits["test"])
+    labelled, asked = data.class_counts[:way], data.class_counts[way:]
+    query = settings.query or min(_QUERIES_OF_ALL, int(asked.min()))
+    room = _NUMBERS_OF_AN_EPISODE // (way * math.prod(data.image_shape)) - query
+    shot = settings.shot or max(1, min(_SHOTS_OF_ALL, int(np.median(labelled)), room))
+    return EpisodeSpec(way=way, shot=shot, query=query)
 
 
 def _episode_spec(settings: SearchSettings) -> EpisodeSpec:
@@ -331,14 +368,21 @@ def _check_own_weights(space: SearchSpace) -> None:
         )
 
 
+def _task_name(settings: SearchSettings, spec: EpisodeSpec) -> str:
+    """`5w1s`, or `all-classes` where the labelled images are as many as there are."""
+    if settings.task != ALL_CLASSES:
+        return str(spec)
+    return ALL_CLASSES if settings.shot is None else f"{ALL_CLASSES}-{spec.shot}s"
+
+
 def _default_name(
-    dataset: str, spec: EpisodeSpec, unusual_space: str, seed: int, pretrain: DatasetRef | None, storage: str
+    dataset: str, usual_task: str, unusual_space: str, seed: int, pretrain: DatasetRef | None, storage: str
 ) -> str:
     """Data set, task, and what differs from the usual; only the data set's part is cut where that is too long."""
     extras = [unusual_space] if unusual_space else []
     extras += [f"from-{Path(pretrain.name).name}"] if pretrain else []
     extras += [f"seed{seed}"] if seed else []
-    task = "-".join([str(spec), *extras])
+    task = "-".join([usual_task, *extras])
     before = f"{dataset}-{task}"
     if _is_continued(before, storage):
         return before
@@ -368,7 +412,7 @@ def new_record(plan: Plan, budget: Budget, share: Share | None = None) -> StudyR
     """The settings that a new study of this plan gets."""
     return StudyRecord(
         name=plan.name,
-        dataset_fingerprint=plan.dataset.fingerprint,
+        dataset_fingerprint=plan.fingerprint,
         **_where_and_what(plan),
         episodes=plan.episodes,
         space=plan.space.name,
@@ -393,6 +437,7 @@ def _where_and_what(plan: Plan) -> dict[str, Any]:
         "dataset_identity": plan.ref.identity,
         "pretrain_dataset": plan.pretrain.name if plan.pretrain else None,
         "pretrain_identity": plan.pretrain.identity if plan.pretrain else None,
+        "all_classes": plan.ref.all_classes,
     }
 
 

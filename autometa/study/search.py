@@ -131,7 +131,7 @@ def search(asked: Search) -> SearchResult:
         )
         for note in plan.notes:
             warn(note)
-        past = warm.Past() if asked.cold else warm.comparable(plan.name, plan.dataset.fingerprint, asked.prior, warn)
+        past = warm.Past() if asked.cold else warm.comparable(plan.name, plan.fingerprint, asked.prior, warn)
         past = warm.permitted(past, transductive=asked.transductive, external=bool(plan.settings.external))
         cluster.wait()
         if cluster.joined:
@@ -296,7 +296,7 @@ def _started(plan: Plan, study: optuna.Study, share: Share, record: StudyRecord,
     return SearchStarted(
         study=plan.name,
         dataset=plan.dataset.name,
-        episodes=str(plan.episodes),
+        episodes=plan.task,
         budget=str(record.budget),
         trials=None if record.budget.open else plan.settings.most_trials,
         ended=len(ended(study)),

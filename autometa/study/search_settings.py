@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from autometa.space.space import SearchSpace
 
 _TRIALS = 16
+EPISODES, ALL_CLASSES = TASKS = ("episodes", "all-classes")
 _SEEDS = 2**32 - 1  # the largest that numpy takes, which some samplers use
 
 
@@ -51,6 +52,13 @@ class SearchSettings:
         ),
     ] = None
     study: Annotated[str | None, About("Name of the study. [default: data set and task]")] = None
+    task: Annotated[
+        str,
+        About(
+            "What is measured: episodes of new classes, or all-classes, which tells all classes of the data apart "
+            "on other images of them."
+        ),
+    ] = EPISODES
     way: Annotated[int | None, About("Classes per episode. [default: the data set's]", least=2)] = None
     shot: Annotated[int | None, About("Labelled images per class. [default: the data set's]", least=1)] = None
     query: Annotated[int | None, About("Images to classify per class. [default: the data set's]", least=1)] = None
@@ -134,5 +142,11 @@ class SearchSettings:
     def __post_init__(self) -> None:
         for name, (_, about) in documented(type(self)).items():
             about.check(name, getattr(self, name))
+        if self.task not in TASKS:
+            raise ConfigError(f"--task {self.task}: it may be {' or '.join(TASKS)}")
+        if self.task == ALL_CLASSES and self.way is not None:
+            raise ConfigError(f"--way {self.way}: --task {ALL_CLASSES} has as many ways as the data has classes")
+        if self.task == ALL_CLASSES and self.pretrain_dataset:
+            raise ConfigError(f"--pretrain-dataset: --task {ALL_CLASSES} trains on images of the classes themselves")
         if self.confirm_seeds == 1:
             raise ConfigError("--confirm-seeds 1: one seed has no spread; give 2 or more, or 0 for none")

@@ -98,7 +98,9 @@ class Drawn:
     def of(cls, plan: Plan) -> Drawn:
         """The episodes of a search."""
         data, spec = plan.dataset, plan.episodes
-        val, test = (int(data.class_counts[list(data.splits[split])].sum()) for split in ("val", "test"))
+        val, test = (
+            sum(map(len, [*data.members(split), *(data.labelled_members(split) or ())])) for split in ("val", "test")
+        )
         return cls(spec.way * (spec.shot + spec.query), val, test)
 
     def distinct(self, episodes: int) -> float:
@@ -186,9 +188,13 @@ def seconds_for_all_classes(plan: Plan, trials: Sequence[TrialRecord], share: Sh
 
 def _images_of_all_classes(plan: Plan) -> int:
     """Labelled images and images to name, of the task of all classes; 0 where it is not measured."""
-    if plan.ref.keep_back is None:
+    data = plan.dataset
+    if not plan.measures_all_classes:
         return 0
-    return sum(min(2 * _MOST_OF_A_CLASS, int(count)) for count in plan.dataset.class_counts)
+    if labelled := data.labelled_members("test"):
+        pairs = zip(labelled, data.members("test"), strict=True)
+        return sum(min(_MOST_OF_A_CLASS, len(known)) + len(asked) for known, asked in pairs)
+    return sum(min(2 * _MOST_OF_A_CLASS, int(count)) for count in data.class_counts)
 
 
 def _an_episode(trial: TrialRecord) -> float:

@@ -17,7 +17,7 @@ class DatasetRef(Record):
 
     What is found there must be the data of this `identity`, where one is known; the place may differ. Where
     `keep_back` is given, some images of each class are kept back from training, for the task as it is deployed: each
-    class is left with so many at least.
+    class is left with so many at least. With `all_classes` it is split by images, to tell all of its classes apart.
     """
 
     name: str = Field(min_length=1)
@@ -27,6 +27,7 @@ class DatasetRef(Record):
     skip_unreadable: bool = False
     identity: DataIdentity | None = None
     keep_back: int | None = Field(None, ge=1)
+    all_classes: bool = False
 
 
 class Further(Record):

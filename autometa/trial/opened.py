@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from autometa.data import catalog
+from autometa.data.all_classes import split_by_images
 from autometa.data.dataset import FewShotDataset
 from autometa.data.identity import identity_of
 from autometa.data.load import load_dataset
@@ -35,6 +36,8 @@ def open_dataset(ref: DatasetRef, *, option: str = "--dataset") -> FewShotDatase
     change = ref.identity.change_to(identity_of(data)) if ref.identity else None
     if change:
         raise DataChangedError(f"{ref.name}: not the data that this began with: {change}")
+    if ref.all_classes:
+        return split_by_images(data)
     return data if ref.keep_back is None else data.keeping_back(ref.keep_back)
 
 
@@ -92,6 +95,8 @@ def change_between(before: DatasetRef | None, now: DatasetRef | None) -> str | N
     """What is different in the data, in a few words; None where it is the same, or where nobody noted what it was."""
     if before is None or now is None:
         return None if before is now else "its training classes come from another data set"
+    if before.all_classes != now.all_classes:
+        return "one is split by images, to tell all classes apart, and one by classes"
     if before.keep_back != now.keep_back:
         return "other images of it are kept back from training"
     if before.identity and now.identity:

@@ -31,7 +31,7 @@ class Recipe(Record):
 
     The identities say which data it may be trained on, wherever that lies; a recipe written by hand has none.
     Images of `pretrain_dataset` have the size of the others. With `skip_unreadable` the search that found it left
-    out files that are no images.
+    out files that are no images. With `all_classes` it tells all classes of its data apart, on other images of them.
     """
 
     dataset: str
@@ -40,6 +40,7 @@ class Recipe(Record):
     pretrain_dataset: str | None = None
     pretrain_identity: DataIdentity | None = None
     skip_unreadable: bool = False
+    all_classes: bool = False
     episodes: EpisodeSpec
     budget: Budget
     seed: int = Field(0, ge=0, le=LARGEST_SEED)
@@ -64,6 +65,7 @@ class Recipe(Record):
             pretrain_dataset=job.pretrain.name if job.pretrain else None,
             pretrain_identity=_told(job.pretrain) if job.pretrain else None,
             skip_unreadable=job.dataset.skip_unreadable,
+            all_classes=job.dataset.all_classes,
             episodes=job.episodes,
             budget=Budget(steps=max(1, steps)) if is_open else job.budget,
             seed=job.seed,
@@ -96,6 +98,7 @@ class Recipe(Record):
             image_size=self.image_size,
             skip_unreadable=self.skip_unreadable,
             identity=identity,
+            all_classes=self.all_classes,
         )
 
 

@@ -43,6 +43,9 @@ from autometa.trial.validation import Validation, episodes_at_once
 
 _log = logging.getLogger(__name__)
 
+# Labelled images of a class in a training episode of all classes; forty classes by twenty are too many for a step.
+_MOST_TRAIN_SHOTS = 5
+
 R = TypeVar("R")
 OnRung = Callable[[RungReport], None]
 OnStep = Callable[[int, float, dict[str, torch.Tensor]], None]
@@ -303,7 +306,9 @@ def _training_source(
     if how.rotations:
         dataset.require_unrotated()
     spec = how.episodes(evaluated, len(dataset.splits["train"]))
-    if how.train_shot:
+    if dataset.labelled:
+        spec = _within(spec, dataset)
+    elif how.train_shot:
         dataset.require_train_shot(how.train_shot, spec.query)
     return EpisodeSampler(
         pool,
@@ -313,6 +318,13 @@ def _training_source(
         augment=make_augment(how.augment),
         rotations=how.rotations,
     )
+
+
+def _within(spec: EpisodeSpec, dataset: FewShotDataset) -> EpisodeSpec:
+    """Training episodes for a task of many labelled images, within what each class has and a step can take."""
+    fewest = int(dataset.class_counts[dataset.splits["train"]].min())
+    query = min(spec.query, max(1, fewest // 2))
+    return spec.model_copy(update={"shot": min(spec.shot, _MOST_TRAIN_SHOTS, fewest - query), "query": query})
 
 
 def _objective(

@@ -60,7 +60,7 @@ def test_no_image_that_is_kept_back_is_trained_on() -> None:
     assert data.kept_back is not None
     train, val = ImagePool(data, "train"), ImagePool(data, "val")
     assert (train.counts.tolist(), val.counts.tolist()) == ([8, 8], [10])
-    seen = train.gather(train.table.flatten().unique())[:, 0, 0, 0] * 255
+    seen = train.gather(train.tables(torch.device("cpu"))[1].flatten().unique())[:, 0, 0, 0] * 255
     assert not set(seen.round().int().tolist()) & set(np.flatnonzero(data.kept_back).tolist())
 
 

@@ -98,6 +98,18 @@ def test_an_unrelated_space_leaves_the_sampler_cold() -> None:
     assert params(searched(sampler, target, 15)) == params(searched(TPESampler(seed=3), target, 15))
 
 
+def test_a_conditional_study_without_a_parameter_in_common_is_left_out() -> None:
+    generator = np.random.default_rng(4)
+    trials = []
+    for number in range(60):
+        rate = float(generator.random())
+        values = {"kind": "ab"[number % 2], f"{'ab'[number % 2]}.rate": rate}
+        trials.append(PastTrial(values, (PastReport(1, -((rate - 0.7) ** 2)),)))
+    sampler, target = PriorSampler([PastStudy("other", tuple(trials))], seed=3), bowl(0.3, -3)
+    assert params(searched(sampler, target, 15)) == params(searched(TPESampler(seed=3), target, 15))
+    assert sampler.dropped == {"other": "it has no parameter in common"}
+
+
 def test_weight_goes_to_the_matching_study_when_its_rival_is_reversed() -> None:
     target = bowl(0.3, -3)
     sampler = PriorSampler(
