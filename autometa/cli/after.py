@@ -109,9 +109,10 @@ def evaluate(
 
 def _evaluate_all_classes(folder: Path, place: DatasetRef, shot: int | None, gpu: bool | None, as_json: bool) -> None:
     from autometa.cli.words import deployed_task
-    from autometa.deployment.all_classes import SHOTS, measure_all_classes
+    from autometa.data.all_classes import MOST_LABELLED
+    from autometa.deployment.all_classes import measure_all_classes
 
-    found = measure_all_classes(folder, dataset=place, shots=shot or SHOTS, use_gpu=gpu)
+    found = measure_all_classes(folder, dataset=place, shots=shot or MOST_LABELLED, use_gpu=gpu)
     if as_json:
         print_json({"dataset": place.name, "task": _Task.all_classes.value, **found.model_dump()})
     else:

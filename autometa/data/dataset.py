@@ -33,8 +33,8 @@ class FewShotDataset:
         notes: what a user should know about the images, each in a line.
         kept_back: bool [N], images that are not trained on, of every class; None where none are.
         content: changes with any image, but not with the splits; empty where nobody noted it.
-        labelled: the classes whose images are labelled in an episode, by the class of its other images; None where
-            they are of the same class, as is usual.
+        labelled: indices of the images that may be labelled in an episode, by the class of its other images; None
+            where they are of the same class, as is usual.
         by_classes: the same images as they lie, where these splits were made from them.
     """
 
@@ -53,7 +53,7 @@ class FewShotDataset:
     notes: tuple[str, ...] = ()
     kept_back: np.ndarray | None = field(default=None, repr=False)
     content: str = ""
-    labelled: Mapping[int, tuple[int, ...]] | None = field(default=None, repr=False)
+    labelled: Mapping[int, np.ndarray] | None = field(default=None, repr=False)
     by_classes: FewShotDataset | None = field(default=None, repr=False)
     class_counts: np.ndarray = field(init=False, repr=False)
 
@@ -89,7 +89,7 @@ class FewShotDataset:
         """Indices of the images that may be labelled in an episode, of each class; None where all of it may be."""
         if self.labelled is None or int(self.splits[split][0]) not in self.labelled:
             return None
-        return [np.flatnonzero(np.isin(self.labels, self.labelled[int(label)])) for label in self.splits[split]]
+        return [self.labelled[int(label)] for label in self.splits[split]]
 
     def facts(self) -> dict[str, Scalar]:
         """Size and splits in plain words, for a study's record."""

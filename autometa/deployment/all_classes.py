@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from autometa.data.all_classes import MOST_LABELLED
 from autometa.data.dataset import FewShotDataset
 from autometa.data.episodes import Normaliser
 from autometa.deployment.task import Task
@@ -30,8 +31,6 @@ from autometa.trial.model import load_model
 from autometa.trial.model_files import content_of, job_of
 from autometa.trial.opened import at, open_dataset
 
-# Labelled images of a class at most.
-SHOTS = 20
 _NORMAL = 1.959964  # the 97.5 % quantile
 
 
@@ -53,7 +52,7 @@ def measure_all_classes(
     folder: str | Path,
     *,
     dataset: DatasetRef | str | Path | None = None,
-    shots: int = SHOTS,
+    shots: int = MOST_LABELLED,
     use_gpu: bool | None = None,
     with_baselines: bool = True,
 ) -> DeployedTask:
@@ -98,7 +97,7 @@ def compute_features(folder: Path, *, dataset: DatasetRef, use_gpu: bool | None)
     job, device = job_of(folder), pick_device(use_gpu)
     data = open_dataset(at(dataset, job.dataset))
     learner = load_model(folder, data).to(device).eval()
-    rows_of_members(learner, data, _chosen(data, job, SHOTS).all, device)
+    rows_of_members(learner, data, _chosen(data, job, MOST_LABELLED).all, device)
 
 
 def _trained_on(data: FewShotDataset, job: Job) -> set[int]:

@@ -44,7 +44,7 @@ def run(
     share: Share,
     on_event: OnEvent,
     *,
-    episodes: int = confirm.EPISODES,
+    episodes: int | None = None,
     ensemble: Together | None = None,
 ) -> Confirmation | None:
     """Confirm the best trials and the best baseline, and return the winner.
@@ -53,10 +53,11 @@ def run(
 
     Args:
         trials: of which to confirm the best.
-        episodes: to measure each on.
+        episodes: to measure each on; as many as there may be by default.
         ensemble: of trials, if there is one.
     """
-    finals = _Finals(plan, study, share, on_event, episodes, ensemble)
+    most = int(plan.part_of_episodes * confirm.EPISODES)
+    finals = _Finals(plan, study, share, on_event, most if episodes is None else episodes, ensemble)
     best = [trial.number for trial in confirm.best(trials) if exists(finals.folder(trial.number))]
     finals.validate(best, [*finals.best_baseline(), *([ENSEMBLE] if ensemble else [])])
     if plan.settings.confirm_seeds:

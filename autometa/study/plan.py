@@ -20,7 +20,7 @@ from optuna.study import StudyDirection
 from autometa.aliases import ALIASES
 from autometa.archives.folders import check_name, is_folder_name, safe_name
 from autometa.data import catalog
-from autometa.data.all_classes import split_by_images
+from autometa.data.all_classes import MOST_LABELLED, split_by_images
 from autometa.data.dataset import FewShotDataset
 from autometa.data.identity import identity_of
 from autometa.data.load import load_dataset
@@ -49,9 +49,9 @@ _START_SECONDS = 12.0
 _FIRST_RUNGS, _LEAST_FIRST_RUNG = 128, 0.5
 # Bytes of a default name: a hundred in all.
 _LONGEST_DATASET, _LONGEST_TASK = 49, 50
-# Where all classes are told apart: labelled images of a class, images to name, and numbers of an episode's images
-# in all, half a gigabyte.
-_SHOTS_OF_ALL, _QUERIES_OF_ALL, _NUMBERS_OF_AN_EPISODE = 20, 5, 2**27
+# Where all classes are told apart: images of a class to name in an episode, numbers of an episode's images in all
+# (half a gigabyte), and episodes as a part of the usual number.
+_QUERIES_OF_ALL, _NUMBERS_OF_AN_EPISODE, _PART_OF_EPISODES = 5, 2**27, 0.2
 # Spaces where nobody names one: with weights from elsewhere, and without.
 _EXTERNAL, _INTERNAL = "pretrained", "few_shot"
 
@@ -97,6 +97,11 @@ class Plan:
         """The task for people: `5w1s`, or `all 40 classes, 20 shots`."""
         spec = self.episodes
         return f"all {spec.way} classes, {spec.shot} shots" if self.ref.all_classes else str(spec)
+
+    @property
+    def part_of_episodes(self) -> float:
+        """How many episodes are measured, of the usual number: one of all classes says more, and takes longer."""
+        return _part_of_episodes(self.ref)
 
     @property
     def measures_all_classes(self) -> bool:
@@ -156,7 +161,7 @@ def make_plan(settings: SearchSettings, *, runs: Path, validation_episodes: int,
 
     Args:
         runs: folder of the studies' checkpoints.
-        validation_episodes: how many every trial is validated on.
+        validation_episodes: how many every trial is validated on; fewer where all classes are told apart.
         started: `time.monotonic()` when the time budget began; now by default.
 
     Raises:
@@ -209,7 +214,7 @@ def make_plan(settings: SearchSettings, *, runs: Path, validation_episodes: int,
         runs=runs,
         name=settings.study
         or _default_name(data.name, _task_name(settings, spec), unusual_space, settings.seed, pretrain, url),
-        validation_episodes=validation_episodes,
+        validation_episodes=max(2, round(_part_of_episodes(ref) * validation_episodes)),
         pretrain_data=pretrain_data,
     )
     with damage_told(url):
@@ -260,13 +265,19 @@ def _data_asked_for(settings: SearchSettings) -> DatasetRef:
     )
 
 
+def _part_of_episodes(ref: DatasetRef) -> float:
+    return _PART_OF_EPISODES if ref.all_classes else 1.0
+
+
 def _episode_spec_of_all(settings: SearchSettings, data: FewShotDataset) -> EpisodeSpec:
     """All classes, by as many labelled images as half of them have, and as many to name as each has, within bounds."""
+    if settings.shot is not None and settings.shot > MOST_LABELLED:
+        raise ConfigError(f"--shot {settings.shot}: --task {ALL_CLASSES} takes {MOST_LABELLED} per class at most")
     way = len(data.splits["test"])
     labelled, asked = data.class_counts[:way], data.class_counts[way:]
     query = settings.query or min(_QUERIES_OF_ALL, int(asked.min()))
     room = _NUMBERS_OF_AN_EPISODE // (way * math.prod(data.image_shape)) - query
-    shot = settings.shot or max(1, min(_SHOTS_OF_ALL, int(np.median(labelled)), room))
+    shot = settings.shot or max(1, min(MOST_LABELLED, int(np.median(labelled)), room))
     return EpisodeSpec(way=way, shot=shot, query=query)
 
 

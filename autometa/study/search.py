@@ -275,8 +275,9 @@ def _won(
     together = [(t, ensemble.views_of(t.number)) for t in to_combine if t.number in ensemble.views] if ensemble else []
     may_win = [*rivals, *(trial for trial, _ in together)]
     left = schedule.seconds_to_measure() - timed.seconds_for_all_classes(plan, may_win, share)
-    drawn = timed.Drawn.of(plan)
-    episodes = timed.affordable_episodes(rivals, baseline, together, share, seconds=left, drawn=drawn)
+    episodes = timed.affordable_episodes(
+        rivals, baseline, together, share, seconds=left, drawn=timed.Drawn.of(plan), part=plan.part_of_episodes
+    )
     return finals.run(plan, study, rivals, share, on_event, episodes=episodes, ensemble=ensemble)
 
 

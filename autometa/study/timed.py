@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 import optuna
 
+from autometa.data.all_classes import MOST_LABELLED
 from autometa.errors import StopSearchError
 from autometa.hpo import study_record
 from autometa.hpo.open_ledger import OpenLedger
@@ -36,8 +37,6 @@ _SECONDS_BETWEEN_NOTES = 10.0
 # What the measurements of the end take before the first episode, and episodes that say something at least; where
 # features take the time, fewer still say something.
 _MEASURING_STARTS, _FEWEST_EPISODES, _FEWEST_OF_FROZEN = 2.0, 50, 20
-# Labelled images of a class where all classes are told apart, and images to name (`deployment/all_classes.py`).
-_MOST_OF_A_CLASS = 20
 
 
 @dataclass(frozen=True)
@@ -129,12 +128,14 @@ def affordable_episodes(
     *,
     seconds: float,
     drawn: Drawn,
+    part: float = 1.0,
 ) -> int:
     """How many episodes each model is confirmed on, and the winner tested on, in so many seconds; an even number.
 
     Args:
         together: members of an ensemble, and in how many views each sees an episode.
         drawn: of what they are drawn.
+        part: of the usual number of episodes.
     """
     of_rivals, of_members = _networks(rivals), _networks([trial for trial, _ in together])
     an_image = sum((of_rivals | of_members).values())
@@ -152,7 +153,7 @@ def affordable_episodes(
         return max(sum(costs) / share.workers, longest) + longest / share.threads + features > seconds
 
     fewest = _FEWEST_OF_FROZEN if an_image else _FEWEST_EPISODES
-    possible = range(fewest // 2, confirm.EPISODES // 2 + 1)
+    possible = range(math.ceil(part * fewest / 2), int(part * confirm.EPISODES / 2) + 1)
     return 2 * max(possible[0], possible[0] + bisect.bisect_left(possible, True, key=is_too_long) - 1)
 
 
@@ -193,8 +194,8 @@ def _images_of_all_classes(plan: Plan) -> int:
         return 0
     if labelled := data.labelled_members("test"):
         pairs = zip(labelled, data.members("test"), strict=True)
-        return sum(min(_MOST_OF_A_CLASS, len(known)) + len(asked) for known, asked in pairs)
-    return sum(min(2 * _MOST_OF_A_CLASS, int(count)) for count in data.class_counts)
+        return sum(len(known) + len(asked) for known, asked in pairs)
+    return sum(min(2 * MOST_LABELLED, int(count)) for count in data.class_counts)  # and as many to name
 
 
 def _an_episode(trial: TrialRecord) -> float:
@@ -204,7 +205,8 @@ def _an_episode(trial: TrialRecord) -> float:
 
 def _images_at_end(plan: Plan, drawn: Drawn, share: Share) -> float:
     """Images that one worker has of confirmation, test and the task of all classes, for two networks together."""
-    episodes = drawn.seconds_of_features(confirm.EPISODES, an_image=1.0, a_test_image=1.0)
+    count = int(plan.part_of_episodes * confirm.EPISODES)
+    episodes = drawn.seconds_of_features(count, an_image=1.0, a_test_image=1.0)
     return 2 * (episodes / (1 - PART_FOR_ENSEMBLE) + _images_of_all_classes(plan)) / share.workers
 
 

@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 import torch
 
+from autometa.data.all_classes import labelled_alone
 from autometa.data.dataset import FewShotDataset
 from autometa.data.episodes import EpisodeBatch, EpisodeSampler, ImagePool, fixed_episodes
 from autometa.data.rotation import TURNS
@@ -170,6 +171,8 @@ def prepare(job: Job) -> Training:
     learner.backbone.normalised_by(dataset.mean, dataset.std)
     if learner.backbone.external:  # it takes back what one data set was normalised by
         train_on = replace(train_on, mean=dataset.mean, std=dataset.std)
+    if train_on.labelled and not learner.is_trained:
+        train_on = labelled_alone(train_on)
     source = _training_source(candidate.sampling, job.episodes, pool_for(learner, train_on, "train", device), generator)
     validate = Validation(pool_for(learner, dataset, "val", device), job)
     return Training(

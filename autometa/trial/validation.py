@@ -24,8 +24,9 @@ from autometa.trial.job import Job
 # Images scored in one pass. Results do not depend on it; memory does: 640 of 32 x 32 through 64 channels are
 # about 170 MB.
 _EVALUATION_IMAGES = 640
-# Episodes of the first of several rungs. docs/log.md has what other choices cost a search.
-_AT_FIRST, _AT_FIRST_OPEN = 5, 10
+# Episodes of the first of several rungs; of an open budget as a part of all. docs/log.md has what other choices cost
+# a search.
+_AT_FIRST, _PART_AT_FIRST_OPEN = 5, 0.1
 _PART_FOR_VALIDATION, _LEAST_SECONDS = 0.5, 1.0
 
 
@@ -118,7 +119,7 @@ def _episodes_at(rung: int, job: Job) -> int:
 
 def doubling(most: int, rung: int) -> int:
     """Episodes at a rung of an open budget: twice as many from rung to rung, as is its cost, up to a number."""
-    return min(most, _AT_FIRST_OPEN * 2 ** (rung - 1))
+    return min(most, max(2, round(_PART_AT_FIRST_OPEN * most)) * 2 ** (rung - 1))
 
 
 def growing(last: int, rungs: int) -> list[int]:

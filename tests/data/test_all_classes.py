@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from autometa.data.all_classes import split_by_images
+from autometa.data.all_classes import labelled_alone, split_by_images
 from autometa.data.dataset import FewShotDataset
 from autometa.data.episodes import EpisodeSampler, ImagePool, fixed_episodes
 from autometa.data.identity import identity_of
@@ -62,9 +62,9 @@ def test_episodes_name_images_of_the_split_by_images_of_the_others(numbered: Few
     (episodes,) = fixed_episodes(pool, SPEC, count=50, seed=3, batch=50)
     support, query = (x.flatten(1).round().long().numpy() for x in (episodes.support_x, episodes.query_x))
     assert set(query.ravel()) <= set(np.concatenate(data.members(split)))
-    before = ("train",) if split == "val" else ("train", "val")
-    allowed = set(np.concatenate([images for one in before for images in data.members(one)]))
-    assert set(support.ravel()) <= allowed
+    counts = (2, 6, 18, 20) if split == "val" else (3, 8, 20, 20)
+    first = [np.flatnonzero(numbered.labels == n)[:count] for n, count in enumerate(counts)]
+    assert set(support.ravel()) == set(np.concatenate(first))
     assert episodes.classes is not None
     assert set(map(tuple, np.sort(episodes.classes.numpy(), 1))) == {(0, 1, 2, 3)}
     for x, y in ((support, episodes.support_y), (query, episodes.query_y)):
@@ -89,6 +89,13 @@ def test_training_draws_images_to_train_on_alone(numbered: FewShotDataset) -> No
     sampler = EpisodeSampler(ImagePool(data, "train"), spec, batch=60, generator=generator)
     seen = torch.cat([sampler.episodes().support_x.flatten(), sampler.images(200)[0].flatten()])
     assert set(seen.round().long().tolist()) <= set(np.concatenate(data.members("train")))
+
+
+def test_what_is_not_trained_looks_at_labelled_images_alone(numbered: FewShotDataset) -> None:
+    data = split_by_images(numbered)
+    train = ImagePool(labelled_alone(data), "train")
+    assert train.counts.tolist() == [2, 6, 18, 20]
+    assert [len(images) for images in labelled_alone(data).members("val")] == [1, 2, 6, 20]
 
 
 def test_it_is_the_same_data_split_in_another_way(tmp_path: Path) -> None:

@@ -65,6 +65,7 @@ def test_the_task_has_all_classes_and_the_labelled_images_that_half_of_them_have
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
+        ({"shot": 21}, "--shot 21: --task all-classes takes 20 per class at most"),
         ({"way": 5}, "--way 5: --task all-classes has as many ways as the data has classes"),
         ({"pretrain_dataset": "digits"}, "--pretrain-dataset: --task all-classes trains on images of the classes"),
         ({"task": "some"}, "--task some: it may be episodes or all-classes"),
