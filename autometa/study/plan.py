@@ -51,7 +51,7 @@ _FIRST_RUNGS, _LEAST_FIRST_RUNG = 128, 0.5
 _LONGEST_DATASET, _LONGEST_TASK = 49, 50
 # Where all classes are told apart: images of a class to name in an episode, numbers of an episode's images in all
 # (half a gigabyte), and episodes as a part of the usual number.
-_QUERIES_OF_ALL, _NUMBERS_OF_AN_EPISODE, _PART_OF_EPISODES = 5, 2**27, 0.2
+_QUERIES_OF_ALL, _NUMBERS_OF_AN_EPISODE, _PART_OF_EPISODES = 2, 2**27, 0.5
 # Spaces where nobody names one: with weights from elsewhere, and without.
 _EXTERNAL, _INTERNAL = "pretrained", "few_shot"
 
