@@ -160,7 +160,8 @@ class ClassInterval(Record):
     """A 95 % interval of an accuracy for new classes: over classes, their images, episodes, and seeds where there are.
 
     `families` is less than `classes` where classes belong together, as quarter turns of one class do. `seeds` is how
-    many trainings of one configuration were measured; one says nothing of seeds.
+    many trainings of one configuration were measured; one says nothing of seeds. Where the classes `are_all` of the task,
+    the interval is over images of these classes, and no new ones are meant.
     """
 
     low: float = Field(ge=0, le=1)
@@ -168,6 +169,7 @@ class ClassInterval(Record):
     classes: int = Field(ge=1)
     families: int = Field(ge=1)
     seeds: int = Field(1, ge=1)
+    are_all: bool = False
 
 
 class Accuracy(Record):

@@ -32,6 +32,8 @@ def certain(accuracy: Accuracy, kind: str) -> str:
     alone = f"± {100 * accuracy.half_width:.1f} over episodes alone"
     if interval is None:
         of = "classes not known"
+    elif interval.are_all:
+        of = f"images of these {interval.classes} classes"
     elif interval.seeds > 1:  # the kind would not fit a line of 80
         of = f"{interval.classes} classes, {interval.seeds} seeds"
     else:

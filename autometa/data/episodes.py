@@ -197,6 +197,11 @@ class ImagePool:
         names = [self.dataset.class_names[c].split("@")[0] for c in self.dataset.splits[self.split]]
         return np.unique(names, return_inverse=True)[1]
 
+    @property
+    def images_of_task(self) -> np.ndarray | None:
+        """How many images each class has to name [classes], where all classes are told apart; None elsewhere."""
+        return self.counts.numpy() if self._labelled else None
+
     def tables(self, device: torch.device) -> tuple[Tensor, Tensor]:
         """How many images each class has [classes], and their indices [classes, most images].
 

@@ -156,7 +156,7 @@ def calibrated(
     every, right = torch.cat(logits), torch.cat(targets)
     temperature = fitted_temperature(every, right)
     probabilities = (every / temperature).softmax(-1).flatten(0, 1)
-    scores = Scores(torch.cat(classes).numpy(), torch.cat(counts).numpy(), pool.families)
+    scores = Scores(torch.cat(classes).numpy(), torch.cat(counts).numpy(), pool.families, pool.images_of_task)
     return Calibration(
         shape=shape,
         temperature=temperature,

@@ -55,6 +55,7 @@ def answers(
     batches: Iterable[EpisodeBatch],
     families: np.ndarray,
     *,
+    images: np.ndarray | None = None,
     on_batch: Callable[[int], None] | None = None,
     change: Callable[[Learner, EpisodeBatch], EpisodeBatch] | None = None,
     fitting: Fitting | None = None,
@@ -63,6 +64,7 @@ def answers(
 
     Args:
         families: [classes of the split], which of them belong together.
+        images: [classes of the split], as of `Scores`.
     """
     classes: list[Tensor] = []
 
@@ -73,7 +75,7 @@ def answers(
             yield episodes
 
     counts = _of_all(episode_answers, learner, with_classes(), on_batch, change, fitting or Fitting())
-    return Scores(torch.cat(classes).numpy(), torch.cat(counts).numpy(), families)
+    return Scores(torch.cat(classes).numpy(), torch.cat(counts).numpy(), families, images)
 
 
 def _of_all(

@@ -1,4 +1,4 @@
-"""95 % intervals: over episodes, over classes and episodes, over training seeds as well, and of a difference.
+"""95 % intervals: over episodes, over classes or images and episodes, over training seeds too, and of a difference.
 
 Symbols: E episodes, N way, C classes, G families of classes, U the mean accuracy of all episodes.
 
@@ -17,6 +17,11 @@ Where every episode has every class (C = N) no episode can be left out. Then pai
 the error rate of an episode is N − 1 times the mean rate at which one class is taken for another, a U-statistic of
 order 2, whose pairs without class g remain. This extrapolates from smaller episodes and overstates what pairs
 contribute: with 5 classes the interval is up to twice as wide as it need be, and near the ceiling it covers .91.
+
+Where the classes are the task's own, as when all classes of a folder are told apart, no other classes are meant. What
+may differ are their images: a class of p right answers of n images adds p (1 − p) / n to the variance of the sum over
+classes. The same image in several episodes counts once. A difference has the sum of both variances, since both models
+named the same images.
 
 Simulated (`benchmarks/interval_cover.py`, results/interval_cover.json), the interval covers .91 to .98 with 8 to 64
 classes, and ± its longer side, which is what is printed, .94 to .98. The one over episodes alone covers .02 to .34.
@@ -62,7 +67,7 @@ def accuracy_of_seeds(several: Sequence[Scores], seed: int) -> Accuracy:
     scores = mean_of(several)
     values = scores.accuracies
     mean = float(values.mean())
-    spread = over_classes(scores)
+    spread = over_classes(scores) if scores.images is None else over_images(scores)
     if len(several) > 1:
         means = [float(s.accuracies.mean()) for s in several]
         spread = added(spread, Spread(float(np.var(means, ddof=1)) / len(several), len(several) - 1))
@@ -74,6 +79,7 @@ def accuracy_of_seeds(several: Sequence[Scores], seed: int) -> Accuracy:
         classes=len(present),
         families=len(np.unique(scores.families[present])),
         seeds=len(several),
+        are_all=scores.images is not None,
     )
     half_width = min(1.0, over_episodes(values).half_width)
     return Accuracy(mean=mean, half_width=half_width, episodes=len(values), seed=seed, over_classes=interval)
@@ -83,7 +89,8 @@ def difference(one: Scores, other: Scores) -> tuple[float, float]:
     """By how much one model is ahead of another on the same episodes, and the half width over classes and episodes."""
     assert one.has_same_episodes(other)
     values = one.accuracies - other.accuracies
-    return float(values.mean()), min(1.0, over_classes(one, other).half_width)
+    spread = over_classes(one, other) if one.images is None else added(over_images(one), over_images(other))
+    return float(values.mean()), min(1.0, spread.half_width)
 
 
 def over_episodes(values: np.ndarray) -> Spread:
@@ -105,6 +112,23 @@ def over_classes(scores: Scores, minus: Scores | None = None) -> Spread:
         return Spread(0.0, 0)
     variance = (count - 1) / count * float((shifts**2).sum())
     return Spread(max(variance, over_episodes(values).variance), count - 1)
+
+
+def over_images(scores: Scores) -> Spread:
+    """Of the mean accuracy, were other images drawn of these very classes."""
+    assert scores.images is not None
+    present = np.unique(scores.classes)
+    own = np.zeros((2, len(scores.images)))
+    for row, counts in enumerate((scores.answers.diagonal(axis1=1, axis2=2), scores.answers.sum(2))):
+        np.add.at(own[row], scores.classes, counts)
+    right, asked = own[:, present]
+    of = scores.images[present]
+    distinct = np.maximum(1.0, of * -np.expm1(-asked / of))  # of so many that were drawn again and again
+    part = (right + 0.5) / (asked + 1)
+    variance = float((part * (1 - part) / distinct).sum()) / len(present) ** 2
+    return Spread(
+        max(variance, over_episodes(scores.accuracies).variance), max(1.0, float(distinct.sum()) - len(present))
+    )
 
 
 def added(one: Spread, other: Spread) -> Spread:

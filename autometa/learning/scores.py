@@ -6,7 +6,7 @@ Symbols: E episodes, N way, C classes of the split. It is plain NumPy, for drive
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -27,11 +27,14 @@ class Scores:
         answers: [E, N, N], how many query images of class n were taken for class m; counts, or differences and
             means of counts.
         families: int64 [C], which classes belong together: quarter turns of one class do.
+        images: int64 [C], how many images each class has to draw from, where the classes are the task's own; None where
+            they stand for new ones.
     """
 
     classes: np.ndarray
     answers: np.ndarray
     families: np.ndarray
+    images: np.ndarray | None = None
 
     @property
     def accuracies(self) -> np.ndarray:
@@ -43,7 +46,7 @@ class Scores:
 
     def part(self, episodes: slice) -> Scores:
         """Some of the episodes."""
-        return Scores(self.classes[episodes], self.answers[episodes], self.families)
+        return replace(self, classes=self.classes[episodes], answers=self.answers[episodes])
 
     def has_same_episodes(self, other: Scores) -> bool:
         """Whether both are of episodes of the same classes in the same order."""
@@ -54,7 +57,7 @@ def mean_of(several: Sequence[Scores]) -> Scores:
     """What several models answer on average on the same episodes."""
     first = several[0]
     assert all(first.has_same_episodes(other) for other in several)
-    return Scores(first.classes, np.mean([scores.answers for scores in several], axis=0), first.families)
+    return replace(first, answers=np.mean([scores.answers for scores in several], axis=0))
 
 
 def write(file: Path, scores: Scores) -> None:
@@ -63,14 +66,16 @@ def write(file: Path, scores: Scores) -> None:
     draft = file.with_name(f".{file.name}.draft")
     classes, families = (np.ascontiguousarray(a, np.int32) for a in (scores.classes, scores.families))
     answers = np.ascontiguousarray(scores.answers, _COUNTS)
-    draft.write_bytes(save({"classes": classes, "answers": answers, "families": families}))
+    known = {"classes": classes, "answers": answers, "families": families}
+    known |= {} if scores.images is None else {"images": np.ascontiguousarray(scores.images, np.int32)}
+    draft.write_bytes(save(known))
     draft.replace(file)
 
 
 def read(file: Path) -> Scores:
     """What `write` kept; raises `StudyError` where it is damaged or missing."""
     try:
-        kept = load(file.read_bytes())
-        return Scores(*(kept[name].astype(np.int64) for name in ("classes", "answers", "families")))
+        kept = {name: values.astype(np.int64) for name, values in load(file.read_bytes()).items()}
+        return Scores(kept["classes"], kept["answers"], kept["families"], kept.get("images"))
     except (OSError, SafetensorError, KeyError) as error:
         raise StudyError(f"{file}: damaged or missing: {error}") from None

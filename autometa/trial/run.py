@@ -243,7 +243,9 @@ def measure_checkpoint(
     pool, spec = pool_for(learner, data, split, device), spec or job.episodes
     batches = fixed_episodes(pool, spec, count=episodes, seed=seed, batch=episodes_at_once(spec))
     change = _attacker(Attack(*attack), data, device, seed) if attack else None
-    scores = answers(learner.to(device), batches, pool.families, on_batch=on_batch, change=change)
+    scores = answers(
+        learner.to(device), batches, pool.families, images=pool.images_of_task, on_batch=on_batch, change=change
+    )
     look = Look(
         when=datetime.now(UTC).isoformat(timespec="seconds"),
         dataset=data.name,

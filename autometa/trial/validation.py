@@ -63,7 +63,7 @@ class Validation:
             batches = _for_seconds(batches, seconds_allowed(training), self.feature_seconds)
         if count < job.validation_episodes:
             return evaluate(training.model, batches, seed=job.validation_seed, fitting=self._fitting)
-        self._latest = answers(training.model, batches, self.pool.families, fitting=self._fitting)
+        self._latest = self._answers(training.model, batches)
         return intervals.accuracy(self._latest, job.validation_seed)
 
     def compared(self, learner: Learner) -> tuple[Accuracy, float, float]:
@@ -72,8 +72,12 @@ class Validation:
         Returns its accuracy, by how much it is ahead of the model that was measured then, and the half width of that.
         """
         assert self._latest is not None
-        scores = answers(learner, self._episodes(len(self._latest)), self.pool.families, fitting=self._fitting)
+        scores = self._answers(learner, self._episodes(len(self._latest)))
         return intervals.accuracy(scores, self._job.validation_seed), *intervals.difference(scores, self._latest)
+
+    def _answers(self, learner: Learner, batches: Iterable[EpisodeBatch]) -> Scores:
+        pool = self.pool
+        return answers(learner, batches, pool.families, images=pool.images_of_task, fitting=self._fitting)
 
     def _episodes(self, first: int) -> Iterator[EpisodeBatch]:
         job = self._job

@@ -91,6 +91,51 @@ def test_the_interval_stays_in_range_and_holds_the_mean() -> None:
         assert 0 <= found.over_classes.low <= found.mean <= found.over_classes.high <= 1
 
 
+def of_all_classes(rng: np.random.Generator, *, images: int = 20, episodes: int = 25) -> tuple[Scores, float]:
+    """Episodes of all twelve classes, whose images a learner always names alike; and how often it is right in truth."""
+    often = rng.uniform(0.3, 0.95, 12)
+    is_right = rng.random((12, images)) < often[:, None]
+    drawn = rng.random((episodes, 12, images)).argsort(2)[..., :2]
+    right = np.take_along_axis(np.broadcast_to(is_right, (episodes, 12, images)), drawn, 2).sum(2)
+    counts = np.zeros((episodes, 12, 12), int)
+    own = np.arange(12)
+    counts[:, own, own] = right
+    counts[:, own, (own + 1) % 12] = 2 - right
+    classes = np.tile(own, (episodes, 1))
+    return Scores(classes, counts, own, np.full(12, images)), float(often.mean())
+
+
+def test_an_interval_over_images_of_the_tasks_own_classes_covers_what_they_show_in_truth() -> None:
+    """However many episodes there are of the same images, and where they are too few to have all."""
+    rng = np.random.default_rng(8)
+    for episodes in (5, 25, 300):
+        inside, widths, spreads = [], [], []
+        for _ in range(400):
+            shown, truth = of_all_classes(rng, episodes=episodes)
+            found = intervals.accuracy(shown, seed=0)
+            assert found.over_classes is not None
+            inside.append(found.over_classes.low <= truth <= found.over_classes.high)
+            widths.append((found.over_classes.high - found.over_classes.low) / 2)
+            spreads.append(found.mean - truth)
+        assert 0.92 <= np.mean(inside) <= 0.995
+        assert np.mean(widths) < 1.3 * 1.96 * np.std(spreads)
+    assert found.over_classes.are_all
+    assert found.half_width < 0.5 * widths[-1]  # episodes alone would promise too much
+
+
+def test_a_difference_of_models_on_the_same_images_errs_on_the_wide_side(tmp_path: Path) -> None:
+    rng = np.random.default_rng(9)
+    one, other = of_all_classes(rng)[0], of_all_classes(rng)[0]
+    ahead, half_width = intervals.difference(one, other)
+    alone = [intervals.over_images(model).half_width for model in (one, other)]
+    assert half_width == pytest.approx(np.hypot(*alone), rel=0.02)
+    assert ahead == pytest.approx(one.accuracies.mean() - other.accuracies.mean())
+    scores.write(tmp_path / "kept", one)
+    again = scores.read(tmp_path / "kept")
+    assert again.images is not None
+    assert intervals.accuracy(again, 0) == intervals.accuracy(one, 0)
+
+
 def test_a_learners_answers_give_the_accuracy_that_evaluation_gives(digits: FewShotDataset, tmp_path: Path) -> None:
     torch.manual_seed(0)
     learner = Prototypical(Conv(digits.image_shape, depth=2, width=8), Setting(4, 24))
