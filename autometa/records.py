@@ -160,8 +160,8 @@ class ClassInterval(Record):
     """A 95 % interval of an accuracy for new classes: over classes, their images, episodes, and seeds where there are.
 
     `families` is less than `classes` where classes belong together, as quarter turns of one class do. `seeds` is how
-    many trainings of one configuration were measured; one says nothing of seeds. Where the classes `are_all` of the task,
-    the interval is over images of these classes, and no new ones are meant.
+    many trainings of one configuration were measured; one says nothing of seeds. Where the classes `are_all` of the
+    task, the interval is over images of these classes, and no new ones are meant.
     """
 
     low: float = Field(ge=0, le=1)

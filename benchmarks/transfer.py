@@ -8,8 +8,8 @@ and 0 for the best known one: on LCBench the best of 20,000 random configuration
 the table's best row. Needs `pip install 'autometa-search[bench]'`. An interrupted benchmark goes on where it was: each
 method has a file in the folder of `--partial`; remove it to run that method again.
 
-`--sources shuffled` and `--sources unrelated` give misleading past studies (`transfer_sources.py`), to show that they
-do no harm; `tpe-again` and `prior-cold-again`, which differ in seeds alone, show the noise of that comparison.
+`--sources shuffled`, `unrelated` and `upside-down` give misleading past studies (`transfer_sources.py`), to show what
+harm they do; `tpe-again` and `prior-cold-again`, which differ in seeds alone, show the noise of that comparison.
 `transfer_async.py` has parallel workers and pruning.
 """
 
@@ -32,6 +32,7 @@ DEFAULTS = {
     "real": tuple(method for method in METHODS if "again" not in method),
     "shuffled": ("random", *COLD, "past-bests", "portfolio", "prior"),
     "unrelated": ("random", *COLD, "prior"),
+    "upside-down": ("random", *COLD, "prior"),
 }
 
 

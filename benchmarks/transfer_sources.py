@@ -14,7 +14,7 @@ from optuna.distributions import (
 )
 from transfer_tasks import Cube, Distributions
 
-from autometa.past import PastStudy
+from autometa.past import PastReport, PastStudy
 
 Transform = Callable[[Sequence[PastStudy], int], list[PastStudy]]
 
@@ -39,7 +39,24 @@ def unrelated(past: Sequence[PastStudy], seed: int) -> list[PastStudy]:
     return [_moved(study, generator) for study in past]
 
 
-TRANSFORMS: dict[str, Transform] = {"real": real, "shuffled": shuffled, "unrelated": unrelated}
+def upside_down(past: Sequence[PastStudy], seed: int) -> list[PastStudy]:
+    """Each trial with its values negated: what was best is worst, as predictably as before."""
+    return [
+        replace(study, trials=tuple(replace(trial, curve=_negated(trial.curve)) for trial in study.trials))
+        for study in past
+    ]
+
+
+TRANSFORMS: dict[str, Transform] = {
+    "real": real,
+    "shuffled": shuffled,
+    "unrelated": unrelated,
+    "upside-down": upside_down,
+}
+
+
+def _negated(curve: Sequence[PastReport]) -> tuple[PastReport, ...]:
+    return tuple(replace(report, value=-report.value) for report in curve)
 
 
 def _relabelled(study: PastStudy, order: Sequence[int]) -> PastStudy:

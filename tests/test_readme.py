@@ -49,6 +49,7 @@ COMMANDS = {
     "autometa train omniglot-5w1s.toml -o runs/models/omniglot-5w1s": AS_IT_IS,
     "autometa dashboard": How("--port 0", serves=True),
     "autometa search --dataset path/to/photos --shot 5 --time-budget 1h": How(f"{PHOTOS} --study photos-5w5s"),
+    "autometa search --dataset path/to/photos --task all-classes --time-budget 1h": How(PHOTOS),
     "autometa datasets": AS_IT_IS,
     "autometa search --dataset cifar-fs --data-root ~/data --shot 5 --trials 12 --time-budget 15m": How(PHOTOS),
     "autometa spaces few_shot": AS_IT_IS,

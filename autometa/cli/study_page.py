@@ -65,7 +65,7 @@ def _own_facts(about: StudyRecord, past: PastStudy) -> dict[str, str]:
 
     facts = {
         "data set": about.dataset,
-        "task": f"{about.episodes.way}-way {about.episodes.shot}-shot, {about.episodes.query} queries a class",
+        "task": _task(about),
         "space": f"{about.space}, version {about.space_version}",
         "budget": f"{about.budget} a trial, {about.budget.rungs} rungs, pruner {about.pruner}",
     }
@@ -85,6 +85,11 @@ def _own_facts(about: StudyRecord, past: PastStudy) -> dict[str, str]:
     tested = [f"{c.source} {for_new_classes(c.test)}" for c in about.confirmed if c.test]
     facts |= {"test looks": f"{', '.join(tested)}, on the same episodes"} if len(tested) > 1 else {}
     return facts | ({"date": about.date} if about.date else {})
+
+
+def _task(about: StudyRecord) -> str:
+    way = f"all {about.episodes.way} classes by images, " if about.all_classes else f"{about.episodes.way}-way "
+    return f"{way}{about.episodes.shot}-shot, {about.episodes.query} queries a class"
 
 
 def _learned(past: Mapping[str, str]) -> str:

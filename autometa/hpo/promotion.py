@@ -10,7 +10,7 @@ accuracies and clocks, and knows neither Optuna nor workers.
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from autometa.records import RungReport
@@ -99,14 +99,15 @@ class Promotion:
         finalists: how many there may be.
         believed: how many of the first candidates are believed in most.
         episode_images: images of a validation episode.
-        images_at_end: images whose features one worker computes at the end, where a frozen network leads.
+        images_at_end: says how many images' features one worker computes at the end where a frozen network leads,
+            by the number of validation episodes that it was measured on.
     """
 
     finish_from: float
     finalists: int
     believed: int = 0
     episode_images: int = 0
-    images_at_end: float = 0.0
+    images_at_end: Callable[[int], float] = lambda seen: 0.0
 
     def decide(
         self, standings: Sequence[Standing], *, left: float, finishing: int, exploring: int, can_start: bool
@@ -142,7 +143,7 @@ class Promotion:
         leader = _leader(standings)
         if leader is None or not leader.is_fixed:
             return self.finish_from
-        needed = self.images_at_end * leader.image_seconds
+        needed = self.images_at_end(leader.curve[-1].accuracy.episodes) * leader.image_seconds
         return min(max(needed, LAST_CALL * self.finish_from), FIRST_CALL * self.finish_from)
 
     def _finalist(self, standings: Sequence[Standing]) -> Finish | Twin | None:

@@ -161,6 +161,11 @@ class Domain:
         choices = np.concatenate([np.arange(count) for count in self._counts[categories]] or [np.zeros(0)])
         return numbers, of, starts, starts[numbers] + 1, starts[of] + 1 + choices.astype(int), choices
 
+    @property
+    def number_columns(self) -> np.ndarray:
+        """Columns of the encoding that are codes of numbers, in the order of these parameters."""
+        return self._layout[3]
+
     def sample(self, generator: np.random.Generator, n: int) -> np.ndarray:
         """Random codes [n, P] without gaps: what is inactive has a value too, for when it becomes active."""
         drawn = generator.random((n, len(self.names)))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,8 +19,8 @@ from autometa.past import PastStudy
 from autometa.records import Scalar
 from autometa.space.parameters import same
 
-# Positive values over more than this are taken to have been drawn on a log scale.
-_LOG_SPAN = 50.0
+# Positive values over more than this may have been drawn on a log scale. How they lie decides, of so many or more.
+_LOG_SPAN, _FEW = 50.0, 8
 
 
 def distributions(past: Sequence[PastStudy]) -> dict[str, BaseDistribution]:
@@ -44,10 +46,18 @@ def of_values(values: Sequence[Scalar]) -> BaseDistribution:
         return CategoricalDistribution(distinct)
     numbers = [float(value) for value in values]
     low, high = min(numbers), max(numbers)
-    log = low > 0 and high / low > _LOG_SPAN
+    log = low > 0 and high / low > _LOG_SPAN and (len(numbers) < _FEW or _is_even_in_logarithms(numbers))
     if all(isinstance(value, int) for value in values):
         return IntDistribution(int(low), int(high), log=log)
     return FloatDistribution(low, high, log=log)
+
+
+def _is_even_in_logarithms(numbers: Sequence[float]) -> bool:
+    """Whether the median is nearer to the middle of the logarithms: even values from 0 on span a lot as well."""
+    low, middle, high = min(numbers), statistics.median(numbers), max(numbers)
+    place = (middle - low) / (high - low)
+    place_of_logarithm = math.log(middle / low) / math.log(high / low)
+    return abs(place_of_logarithm - 0.5) < abs(place - 0.5)
 
 
 def within(distribution: BaseDistribution, value: Any) -> Any:

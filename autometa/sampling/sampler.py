@@ -21,9 +21,10 @@ from autometa.errors import StudyError
 from autometa.optuna_private import storage_of
 from autometa.past import PastStudy, checked
 from autometa.sampling import inferred
+from autometa.sampling.carried import carrier
 from autometa.sampling.encoding import Domain, infer_domain
 from autometa.sampling.proposals import Proposal, Proposer
-from autometa.sampling.surrogate_cache import fit_or_load
+from autometa.sampling.surrogate_cache import Fit, fit_or_load
 from autometa.sampling.surrogates import NOTHING_IN_COMMON
 from autometa.sampling.target_trials import TargetTrials
 from autometa.space.space import SearchSpace
@@ -214,7 +215,7 @@ class PriorSampler(BaseSampler):
         key = (first, *sorted((n, repr(d)) for n, d in asked.items()))
         if key != self._fitted_for:
             past, strangers = (self.past, {}) if self._given else _acquainted(self.past, {first, *asked})
-            surrogates, dropped = fit_or_load(self._given or _domain(past, asked, study), past)
+            surrogates, dropped = fit_or_load(self._given, past) if self._given else _fit(past, asked, study)
             self.dropped = strangers | dropped
             self._fitted_for, self._proposer = key, None
             if surrogates is not None:
@@ -259,6 +260,19 @@ def _acquainted(past: Sequence[PastStudy], names: Set[str | None]) -> tuple[list
     """
     known = [study for study in past if names & {name for trial in study.trials for name in trial.values}]
     return known, {study.name: NOTHING_IN_COMMON for study in past if study not in known}
+
+
+def _fit(past: Sequence[PastStudy], asked: Mapping[str, BaseDistribution], study: Study | None) -> Fit:
+    """The fit to the ranges of past studies, carried over to those of the target where only ranges differ.
+
+    It is the same in a search that goes on in another process, and made once: at the first trial no range is known.
+    """
+    their_own, domain = _domain(past, {}, None), _domain(past, asked, study)
+    way = carrier(their_own, domain)
+    if way is None:
+        return fit_or_load(domain, past)
+    surrogates, dropped = fit_or_load(their_own, past)
+    return surrogates and way(surrogates), dropped
 
 
 def _domain(past: Sequence[PastStudy], asked: Mapping[str, BaseDistribution], study: Study | None) -> Domain:

@@ -81,7 +81,7 @@ def _line(study: StudyRecord, trials: Sequence[TrialRecord], place: str) -> Stud
     return StudyLine(
         name=study.name,
         dataset=Path(study.dataset).name,
-        task=str(study.episodes),
+        task=f"all {study.episodes}" if study.all_classes else str(study.episodes),
         trials=len(trials),
         winner=won.model if won else None,
         validation=won.validation if won else None,

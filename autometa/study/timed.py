@@ -10,7 +10,7 @@ import bisect
 import functools
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import optuna
@@ -86,7 +86,7 @@ class Drawn:
 
     Args:
         an_episode: images of an episode.
-        validation, test: images of all classes of the split.
+        validation, test: images of all classes of the split, without those that are in both.
     """
 
     an_episode: int
@@ -97,24 +97,21 @@ class Drawn:
     def of(cls, plan: Plan) -> Drawn:
         """The episodes of a search."""
         data, spec = plan.dataset, plan.episodes
-        val, test = (
-            sum(map(len, [*data.members(split), *(data.labelled_members(split) or ())])) for split in ("val", "test")
-        )
+        val, test = (sum(map(len, data.members(split))) for split in ("val", "test"))
+        val += sum(map(len, data.labelled_members("val") or ()))
         return cls(spec.way * (spec.shot + spec.query), val, test)
 
     def distinct(self, episodes: int) -> float:
         """How many different images so many episodes have, as expected; of the split that has more."""
         return self._distinct_of(max(self.validation, self.test), episodes)
 
-    def seconds_of_features(self, episodes: int, *, an_image: float, a_test_image: float) -> float:
-        """What features of frozen networks take that nobody needed before, of one worker and in both splits.
+    def new_in_validation(self, episodes: int, seen: int) -> float:
+        """How many images so many episodes have that so many others did not have, as expected."""
+        return self._distinct_of(self.validation, seen + episodes) - self._distinct_of(self.validation, seen)
 
-        Args:
-            an_image: seconds that all networks together take for a validation image.
-            a_test_image: that those of the winner take for a test image.
-        """
-        val, test = (self._distinct_of(images, episodes) for images in (self.validation, self.test))
-        return val * an_image + test * a_test_image
+    def new_in_test(self, episodes: int) -> float:
+        """The same of test episodes, which nobody saw before."""
+        return self._distinct_of(self.test, episodes)
 
     def _distinct_of(self, images: int, episodes: int) -> float:
         return images * -math.expm1(-episodes * self.an_episode / images) if images else 0.0
@@ -137,22 +134,23 @@ def affordable_episodes(
         drawn: of what they are drawn.
         part: of the usual number of episodes.
     """
-    of_rivals, of_members = _networks(rivals), _networks([trial for trial, _ in together])
-    an_image = sum((of_rivals | of_members).values())
-    a_test_image = max([0.0, *of_rivals.values(), sum(of_members.values())])
+    members = [trial for trial, _ in together]
+    networks, of_rivals, of_members = map(_networks, ([*rivals, *members], rivals, members))
+    of_winner = max([*([network] for network in of_rivals.values()), list(of_members.values())], key=_image_seconds)
 
     def is_too_long(pairs: int) -> bool:
         episodes = 2 * pairs
         costs = [share.threads * _seconds(trial, episodes, drawn) for trial in rivals]  # they had so many threads
         costs += [episodes * baseline.seconds / baseline.accuracy.episodes] if baseline else []
-        members = [share.threads * views * _seconds(trial, episodes, drawn) for trial, views in together]
-        costs += [sum(members)] if members else []
+        each = [share.threads * views * _seconds(trial, episodes, drawn) for trial, views in together]
+        costs += [sum(each)] if each else []
         longest = max(costs, default=0.0)
-        of_one = drawn.seconds_of_features(episodes, an_image=an_image, a_test_image=a_test_image)
+        of_one = sum(n.image_seconds * drawn.new_in_validation(episodes, n.seen) for n in networks.values())
+        of_one += _image_seconds(of_winner) * drawn.new_in_test(episodes)
         features = of_one / share.workers  # which share the work
         return max(sum(costs) / share.workers, longest) + longest / share.threads + features > seconds
 
-    fewest = _FEWEST_OF_FROZEN if an_image else _FEWEST_EPISODES
+    fewest = _FEWEST_OF_FROZEN if networks else _FEWEST_EPISODES
     possible = range(math.ceil(part * fewest / 2), int(part * confirm.EPISODES / 2) + 1)
     return 2 * max(possible[0], possible[0] + bisect.bisect_left(possible, True, key=is_too_long) - 1)
 
@@ -167,13 +165,28 @@ def _seconds(trial: TrialRecord, episodes: int, drawn: Drawn) -> float:
     return each_time * episodes + last.pass_seconds * drawn.distinct(episodes) / drawn.distinct(before)
 
 
-def _networks(trials: Sequence[TrialRecord]) -> dict[str, float]:
-    """Seconds of one core for an image, of each frozen network of these trials."""
-    return {
-        str(trial.facts["features"]): float(trial.facts["image_seconds"])
-        for trial in trials
-        if "image_seconds" in trial.facts
-    }
+@dataclass(frozen=True)
+class _Network:
+    """A frozen network: seconds of one core for an image, and in how many validation episodes it saw images."""
+
+    image_seconds: float
+    seen: int
+
+
+def _networks(trials: Sequence[TrialRecord]) -> dict[str, _Network]:
+    """The frozen networks of these trials, by their key."""
+    found: dict[str, _Network] = {}
+    for trial in trials:
+        if "image_seconds" in trial.facts:
+            key, seen = str(trial.facts["features"]), trial.last.accuracy.episodes if trial.last else 0
+            most = max(seen, found[key].seen if key in found else 0)
+            found[key] = _Network(float(trial.facts["image_seconds"]), most)
+    return found
+
+
+def _image_seconds(networks: Iterable[_Network]) -> float:
+    """What an image takes them all."""
+    return sum(network.image_seconds for network in networks)
 
 
 def seconds_for_all_classes(plan: Plan, trials: Sequence[TrialRecord], share: Share) -> float:
@@ -183,7 +196,7 @@ def seconds_for_all_classes(plan: Plan, trials: Sequence[TrialRecord], share: Sh
     """
     images = _images_of_all_classes(plan)
     an_episode = plan.episodes.way * (plan.episodes.shot + plan.episodes.query)
-    features = images * sum(_networks(trials).values()) / share.workers
+    features = _new_of_all_classes(plan) * _image_seconds(_networks(trials).values()) / share.workers
     return images / an_episode * max(map(_an_episode, trials), default=0.0) + features
 
 
@@ -198,16 +211,25 @@ def _images_of_all_classes(plan: Plan) -> int:
     return sum(min(2 * MOST_LABELLED, int(count)) for count in data.class_counts)  # and as many to name
 
 
+def _new_of_all_classes(plan: Plan) -> int:
+    """Those that no episode had; where all classes are the task, its episodes had them."""
+    return 0 if plan.ref.all_classes else _images_of_all_classes(plan)
+
+
 def _an_episode(trial: TrialRecord) -> float:
     """Seconds that an episode took."""
     return trial.last.seconds_per_episode if trial.last else 0.0
 
 
-def _images_at_end(plan: Plan, drawn: Drawn, share: Share) -> float:
-    """Images that one worker has of confirmation, test and the task of all classes, for two networks together."""
+def _images_at_end(plan: Plan, drawn: Drawn, share: Share, seen: int) -> float:
+    """Images that one worker has of confirmation, test and the task of all classes, for two networks together.
+
+    Args:
+        seen: validation episodes that the leader was measured on.
+    """
     count = int(plan.part_of_episodes * confirm.EPISODES)
-    episodes = drawn.seconds_of_features(count, an_image=1.0, a_test_image=1.0)
-    return 2 * (episodes / (1 - PART_FOR_ENSEMBLE) + _images_of_all_classes(plan)) / share.workers
+    episodes = drawn.new_in_validation(count, seen) + drawn.new_in_test(count)
+    return 2 * (episodes / (1 - PART_FOR_ENSEMBLE) + _new_of_all_classes(plan)) / share.workers
 
 
 def run_candidates(
@@ -225,7 +247,7 @@ def run_candidates(
         finalists=share.finalists,
         believed=_BELIEVED,
         episode_images=drawn.an_episode,
-        images_at_end=_images_at_end(plan, drawn, share),
+        images_at_end=functools.partial(_images_at_end, plan, drawn, share),
     )
     desk = SearchDesk(
         ledger,

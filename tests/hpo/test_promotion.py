@@ -46,7 +46,7 @@ def test_others_are_tried_almost_to_the_end_where_the_leader_is_not_trained() ->
     assert decided(trained, fixed, left=29.0) == Finish(1)
     # Confirmation and test need features, and the more time the dearer they are.
     for seconds, left in ((0.001, 30.0), (0.01, 60.0), (1.0, 85.0)):
-        policy = Promotion(finish_from=100.0, finalists=2, images_at_end=6000)
+        policy = Promotion(finish_from=100.0, finalists=2, images_at_end=lambda seen: 120_000 / seen)
         dear = dataclasses.replace(fixed, image_seconds=seconds)
         assert policy.last_from([trained, dear]) == left
         assert policy.last_from([trained, leader]) == 100.0

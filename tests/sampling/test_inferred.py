@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 from optuna.distributions import (
     BaseDistribution,
@@ -37,6 +38,15 @@ def test_the_narrowest_distribution_of_values(values: list[Scalar], found: BaseD
     assert got == found
     if isinstance(got, CategoricalDistribution):  # 1 == True
         assert list(map(type, got.choices)) == list(map(type, found.choices))  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_how_many_values_lie_tells_their_scale(seed: int) -> None:
+    generator = np.random.default_rng(seed)
+    for found, is_log in ((generator.uniform(0, 1, 100), False), (10 ** generator.uniform(-4, 0, 100), True)):
+        distribution = inferred.of_values(found.tolist())
+        assert isinstance(distribution, FloatDistribution)
+        assert distribution.log is is_log
 
 
 def test_a_noted_range_counts_and_others_lie_as_the_values_of_all_studies() -> None:

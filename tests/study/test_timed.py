@@ -11,6 +11,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import optuna
 import psutil
 import pytest
@@ -175,9 +176,11 @@ def test_features_of_images_that_were_not_looked_at_take_of_the_time_at_the_end(
     other = rival(2, 0.7, 0.02, seconds=1.0).model_copy(update={"facts": {"features": "b-128", "image_seconds": 0.02}})
     found = affordable_episodes([frozen], None, [(frozen, 1), (other, 1)], share, seconds=160.0, drawn=drawn)
     assert 160 / (2 * 1.5 + 0.1) - 2 <= found <= 160 / (2 * 1.5)
+    # The more episodes it saw, the fewer validation images are new.
     few = Drawn(an_episode=100, validation=3000, test=5000)
-    expected = 3000 * 0.03 + 5000 * 0.02
-    assert few.seconds_of_features(10**6, an_image=0.03, a_test_image=0.02) == pytest.approx(expected)
+    assert few.new_in_validation(10**6, seen=0) == pytest.approx(3000)
+    assert few.new_in_validation(10**6, seen=30) == pytest.approx(3000 * np.exp(-1))
+    assert few.new_in_test(10**6) == pytest.approx(5000)
 
 
 @pytest.mark.parametrize(("seconds", "expected"), [(1000.0, 600), (12.001, 200), (0.1, 50), (-5.0, 50)])
