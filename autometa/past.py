@@ -89,6 +89,11 @@ class PastStudy:
             found.update(f"{trial.values!r} {trial.state} {trial.curve!r}".encode())
         return found.hexdigest()[:16]
 
+    @cached_property
+    def parameters(self) -> tuple[str, ...]:
+        """All that its trials had, in the order they first had them."""
+        return tuple(dict.fromkeys(name for trial in self.trials for name in trial.values))
+
     def renamed(self, names: Mapping[str, str]) -> PastStudy:
         """The same study with other names of parameters."""
         trials = tuple(dataclasses.replace(t, values=aliases.renamed(t.values, names)) for t in self.trials)

@@ -2,8 +2,9 @@
 
     python benchmarks/all_classes.py --data-root ../shared/data --kinds animals things --minutes 3
 
-Each names the same images, which nobody saw before, by the same labelled ones, at most 20 of each class. scikit-learn
-has a logistic regression on features of EfficientNet-Lite0 at 224 pixels, as they are and of length 1: the better.
+Each names the same images by the same labelled ones, at most 20 of each class. The search for new classes was validated
+on some of these images; the others never saw them. scikit-learn has a logistic regression on features of
+EfficientNet-Lite0 at 224 pixels, as they are and of length 1: the better.
 """
 
 from __future__ import annotations
@@ -59,7 +60,7 @@ def measured(kind: str, root: str | None, minutes: float, folder: Path) -> dict[
     data = open_dataset(DatasetRef(name=str(photos), all_classes=True))
     for task, options in SEARCHES.items():
         model, seconds = searched(photos, task, options, minutes, folder)
-        # Both name the images by which a search for all classes is tested; one for new classes has seen some of them.
+        # Both name the images by which a search for all classes is tested.
         place = job_of(model).dataset.model_copy(update={"all_classes": True, "keep_back": None})
         found = measure_all_classes(model, dataset=place, with_baselines=False)
         row[f"search --task {task}"] = {

@@ -11,6 +11,7 @@ import typer
 
 from autometa.cli.as_json import Json, print_json
 from autometa.cli.options import LARGEST_SEED, DataRoot, Dataset, Gpu, Storage
+from autometa.study.search_settings import ALL_CLASSES, EPISODES
 
 if TYPE_CHECKING:
     from autometa.records import EpisodeSpec
@@ -26,8 +27,8 @@ class _Attack(StrEnum):
 
 
 class _Task(StrEnum):
-    episodes = "episodes"
-    all_classes = "all-classes"
+    episodes = EPISODES
+    all_classes = ALL_CLASSES
 
 
 def evaluate(

@@ -100,9 +100,12 @@ def _learned(past: Mapping[str, str]) -> str:
 
 
 def _foreign_facts(past: PastStudy) -> dict[str, str]:
-    names = list(dict.fromkeys(name for trial in past.trials for name in trial.values))
     facts = {"data set": past.dataset} if past.dataset else {}
-    facts |= {"parameters": ", ".join(names) or "none", "better": _BETTER[past.direction], "rungs": str(past.rungs)}
+    facts |= {
+        "parameters": ", ".join(past.parameters) or "none",
+        "better": _BETTER[past.direction],
+        "rungs": str(past.rungs),
+    }
     return facts | ({"from": past.origin} if past.origin else {})
 
 

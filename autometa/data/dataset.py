@@ -147,7 +147,7 @@ class FewShotDataset:
             )
         smallest = int(ids[np.argmin(self.class_counts[ids])])
         have, need = int(self.class_counts[smallest]), spec.shot + spec.query
-        if self.labelled and int(smallest) in self.labelled:
+        if self.labelled and smallest in self.labelled:
             if have < spec.query:
                 name = self.class_names[smallest]
                 raise DataError(f"class {name!r} of {self.name} has {have} images to name: lower --query to that")

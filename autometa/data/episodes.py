@@ -214,7 +214,7 @@ class ImagePool:
         return self._labelled[device.type] if self._labelled else None
 
     def most_shots(self, query: int) -> int:
-        """Labelled images that each class has beside so many to name; half of the classes, where they may recur."""
+        """Labelled images of each class beside so many to name. Where they may recur, half of the classes have them."""
         labelled = self.tables_of_labelled(torch.device("cpu"))
         return int(labelled[0].median()) if labelled else int(self.counts.min()) - query
 

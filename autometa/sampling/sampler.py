@@ -258,8 +258,8 @@ def _acquainted(past: Sequence[PastStudy], names: Set[str | None]) -> tuple[list
 
     A parameter that they had under a condition, and the target was never seen to ask for, is none in common.
     """
-    known = [study for study in past if names & {name for trial in study.trials for name in trial.values}]
-    return known, {study.name: NOTHING_IN_COMMON for study in past if study not in known}
+    known = [study for study in past if not names.isdisjoint(study.parameters)]
+    return known, {study.name: NOTHING_IN_COMMON for study in past if names.isdisjoint(study.parameters)}
 
 
 def _fit(past: Sequence[PastStudy], asked: Mapping[str, BaseDistribution], study: Study | None) -> Fit:

@@ -97,8 +97,7 @@ def fit_surrogates(
 
 def _training_set(domain: Domain, study: PastStudy) -> TrainingSet | str:
     """The study in the domain's coordinates, or why it cannot be."""
-    known = {name for trial in study.trials for name in trial.values}
-    if not known & set(domain.names):
+    if not set(study.parameters) & set(domain.names):
         return NOTHING_IN_COMMON
     results = results_of(study)
     scores, noise = scored(results, normal_scores)

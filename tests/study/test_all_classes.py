@@ -20,27 +20,10 @@ from autometa.trial.recipe import read_recipes
 from tests.cli.test_cli import run as run_command
 from tests.deployment.photos import write_photos
 
-SPACE = """
-name = "tiny"
-[parameters.learner]
-choices = ["prototypical", "pretrain"]
-[parameters."conv.depth"]
-choices = [1]
-[parameters."conv.width"]
-choices = [8]
-[parameters.outer_lr]
-low = 1e-3
-high = 1e-2
-log = true
-"""
 
-
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "tiny.toml").write_text(SPACE)
-    write_photos(tmp_path / "photos", {f"class{n}": 10 + 10 * (n % 2) for n in range(7)})
-    return tmp_path
+@pytest.fixture(autouse=True)
+def photos(folder: Path) -> Path:
+    return write_photos(folder / "photos", {f"class{n}": 10 + 10 * (n % 2) for n in range(7)})
 
 
 def planned(**settings: object) -> Plan:
@@ -49,7 +32,7 @@ def planned(**settings: object) -> Plan:
 
 
 def test_the_task_has_all_classes_and_the_labelled_images_that_half_of_them_have(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     plan = planned()
     assert plan.episodes == EpisodeSpec(way=7, shot=6, query=2)
@@ -71,13 +54,13 @@ def test_the_task_has_all_classes_and_the_labelled_images_that_half_of_them_have
         ({"task": "some"}, "--task some: it may be episodes or all-classes"),
     ],
 )
-def test_what_does_not_fit_is_told(folder: Path, settings: dict[str, object], message: str) -> None:
+def test_what_does_not_fit_is_told(settings: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         planned(**settings)
 
 
 def test_a_search_hands_over_what_tells_all_classes_apart(
-    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def run(*arguments: str) -> str:
         code, out, err = run_command(capsys, monkeypatch, *arguments)
