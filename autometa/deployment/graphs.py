@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from autometa.data.episodes import EpisodeBatch
 from autometa.errors import ConfigError
+from autometa.learning.backbones.pretrained import Fixed, Pretrained
 from autometa.learning.ensemble import Ensemble, Mixture
 from autometa.learning.head_learner import HeadLearner
 from autometa.learning.inner_loop import TaskLearner
@@ -51,6 +52,7 @@ class Features(nn.Module):
     def __init__(self, learner: Learner, taken: ModelInput) -> None:
         super().__init__()
         self.prepare, self.backbone = Prepare(taken), _with_head(learner).backbone
+        self.frozen = _frozen(learner)
 
     def forward(self, images: Tensor) -> Tensor:
         features: Tensor = self.backbone(self.prepare(images))
@@ -67,6 +69,7 @@ class Episode(nn.Module):
     def __init__(self, learner: Learner, taken: ModelInput) -> None:
         super().__init__()
         self.prepare, self.answer = Prepare(taken), _of_episode(learner)
+        self.frozen = _frozen(learner)
 
     def forward(self, support: Tensor, labels: Tensor, images: Tensor) -> Tensor:
         logits: Tensor = self.answer(self.prepare(support), labels, self.prepare(images))
@@ -87,6 +90,7 @@ class Classifier(nn.Module):
     def __init__(self, learner: Learner, taken: ModelInput, task: EpisodeBatch, temperature: float) -> None:
         super().__init__()
         self.prepare, self.answer = Prepare(taken), _of_task(learner, task)
+        self.frozen = _frozen(learner)
         self.temperature = temperature
 
     def forward(self, images: Tensor) -> Tensor:
@@ -219,6 +223,15 @@ def _with_head(learner: Learner) -> HeadLearner:
             "give the classes with --support DIR"
         )
     return learner
+
+
+def _frozen(learner: Learner) -> nn.ModuleList:
+    """The networks that backbones share and do not own.
+
+    A tensor that no module of a graph owns is a constant, and `torch.export` rebuilds the graph for each of them.
+    """
+    backbones = [part for part in learner.modules() if isinstance(part, Pretrained)]
+    return nn.ModuleList(part.network.on(torch.device("cpu")) for part in backbones if isinstance(part.network, Fixed))
 
 
 def _seen(task: EpisodeBatch, view: int) -> EpisodeBatch:

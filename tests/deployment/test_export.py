@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime
 import pytest
 import torch
 from PIL import Image
@@ -28,6 +29,7 @@ from autometa.trial.model_files import EnsembleFacts, copy_member
 from tests.cli.test_cli import run
 from tests.deployment.photos import SIZE, train_model
 
+FROZEN = {"learner": "frozen", "backbone": "lite", "lite.weights": "none", "lite.image_size": 32}
 EXAMPLE = Path(__file__).parents[2] / "examples" / "run_onnx.py"
 
 
@@ -72,6 +74,18 @@ def test_a_classifier_as_onnx_runs_by_the_example_without_torch(
     ]
     likeliest = predictor.predict_proba(files).max(1)
     np.testing.assert_allclose([float(line[2]) for line in lines], likeliest, atol=2e-4)
+
+
+def test_a_frozen_network_runs_under_onnx(photos: Path, support: Path, inbox: Path, tmp_path: Path) -> None:
+    """Its strided convolutions pad one pixel more on one side, which onnxruntime once could not load."""
+    model = train_model(photos, tmp_path / "model", steps=1, **FROZEN)
+    written = export_model(model, tmp_path / "frozen.onnx", Kind.onnx, support=support)
+    predictor = autometa.Predictor(model, use_gpu=False).fit(support)
+    assert written[tmp_path / "frozen.onnx"].difference < 1e-4
+    pictures, _ = Reader(predictor.trained_.taken).files(files_of(inbox))
+    session = onnxruntime.InferenceSession(tmp_path / "frozen.onnx", providers=["CPUExecutionProvider"])
+    (found,) = session.run(None, {"images": pictures.astype(np.float32)})
+    np.testing.assert_allclose(found, predictor.predict_proba(inbox), atol=1e-4)
 
 
 def test_without_classes_there_are_features_and_an_episode_for_any_support_set(

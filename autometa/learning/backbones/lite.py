@@ -183,8 +183,16 @@ class Convolution(nn.Module):
         self.rectified = rectified
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self._filtered(x) if self.conv.kernel_size[0] > 1 else self._mixed(x)
+        if torch.compiler.is_exporting():
+            y = self._plain(x)
+        else:
+            y = self._filtered(x) if self.conv.kernel_size[0] > 1 else self._mixed(x)
         return F.relu6(y, inplace=True) if self.rectified else y
+
+    def _plain(self, x: Tensor) -> Tensor:
+        """The same in the operations that an export holds best: onnxruntime takes no padded weight."""
+        down, right = (self._padding(side) for side in x.shape[-2:])
+        return self.conv(F.pad(x, (right // 2, (right + 1) // 2, down // 2, (down + 1) // 2)) if down or right else x)
 
     def _mixed(self, x: Tensor) -> Tensor:
         """A 1 x 1 convolution as one matrix product: torch's own is slow for few images on one thread."""

@@ -13,6 +13,7 @@ import importlib
 from abc import abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, Self
 
 import torch
@@ -54,7 +55,10 @@ class Fixed:
 
     def on(self, device: torch.device) -> nn.Module:
         """The network, moved to where images are."""
-        return self._network.to(device)
+        weights = chain(self._network.parameters(), self._network.buffers())
+        if any(one.device != device for one in weights):
+            self._network.to(device)
+        return self._network
 
 
 class Pretrained(Backbone):
