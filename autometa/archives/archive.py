@@ -60,9 +60,9 @@ def list_archives(*roots: Path) -> Iterator[Path]:
                 yield folder
 
 
-def own_archives() -> dict[str, Path]:
-    """Your own archives by name, which are those that did not come with autometa."""
-    return {folder.name: folder for folder in list_archives() if not is_shipped(folder)}
+def own_archives(*roots: Path) -> dict[str, Path]:
+    """Your own archives by name, which are those that did not come with autometa; of `list_archives(*roots)`."""
+    return {folder.name: folder for folder in list_archives(*roots) if not is_shipped(folder)}
 
 
 def is_shipped(folder: Path) -> bool:

@@ -18,6 +18,8 @@ from autometa.past import Direction
 from autometa.records import Scalar, TrialState
 
 _NO_NUMBER = {"none", "null", "n/a", "-nan"}
+# Names of columns, without "_id" and "_name", that say which data set a row is of.
+_TASKS = {"task", "dataset", "data_set", "data", "problem", "benchmark", "instance", "openml_task", "openml"}
 _STATES: dict[str, TrialState | None] = {
     **dict.fromkeys(("complete", "completed", "ok", "success", "finished", "done"), "complete"),
     **dict.fromkeys(("pruned", "stopped"), "pruned"),
@@ -88,6 +90,26 @@ def parameters(frame: pd.DataFrame, columns: Columns, where: str) -> dict[str, s
     if not params:
         raise ConfigError(f"{where}: no column is left for parameters")
     return params
+
+
+def hints(frame: pd.DataFrame, columns: Columns) -> list[str]:
+    """What may have been overlooked, for people: columns taken for parameters that never vary, or that name tasks."""
+    taken = [name for name in map(str, frame.columns) if name not in {*columns.roles().values(), *columns.ignore}]
+    taken = [] if columns.params else taken
+    distinct = {name: frame[name].nunique(dropna=False) for name in taken}
+    found = []
+    if same := [name for name in taken if len(frame) > 1 and distinct[name] <= 1]:
+        which = f"column {same[0]} is" if len(same) == 1 else f"columns {', '.join(same)} are"
+        found.append(f"{which} the same in all rows and teach nothing; if no parameter: {_ignore(same)}")
+    for name in taken:
+        is_task = name.lower().removesuffix("_id").removesuffix("_name") in _TASKS and distinct[name] > 1
+        if is_task and columns.task is None:
+            found.append(f"column {name} is taken for a parameter; if it tells data sets apart: --task {name}")
+    return found
+
+
+def _ignore(names: Sequence[str]) -> str:
+    return " ".join(f"--ignore {name}" for name in names)
 
 
 def _check_known(column: str, option: str, known: Sequence[str], where: str) -> None:

@@ -8,6 +8,7 @@ Symbols: R rows of a study, T trials in them; arrays named by what they hold, on
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -48,6 +49,8 @@ def from_frame(
 ) -> list[PastStudy]:
     """The past studies in a data frame of evaluations: a row is a trial, or a rung of one.
 
+    Warns of columns that it takes for parameters and that never vary, or that seem to name tasks.
+
     Args:
         value: the column of what was measured, in any unit.
         direction: "maximize" or "minimize".
@@ -59,7 +62,11 @@ def from_frame(
         ConfigError: as `from_table`; options of the command line that it names are arguments here.
         TypeError: there is no such argument.
     """
-    return from_table(frame, Columns(value=value, direction=direction, **columns), name=name, where=name)
+    said = Columns(value=value, direction=direction, **columns)
+    found = from_table(frame, said, name=name, where=name)
+    for hint in cells.hints(frame, said):
+        warnings.warn(hint, stacklevel=2)
+    return found
 
 
 @dataclass(frozen=True)

@@ -162,6 +162,8 @@ def import_(
             on_study(done, len(found.studies))
     for reason in found.left_out:
         typer.echo(f"left out: {reason}", err=True)
+    for hint in found.hints:
+        typer.echo(f"hint: {hint}", err=True)
     if as_json:
         return print_json({"imported": [_facts(one, to) for one in found.studies], "left_out": found.left_out})
     if len(found.studies) == 1:
@@ -175,14 +177,17 @@ def import_(
 @app.command("remove", epilog="Example: autometa studies remove old-study")
 def remove(
     studies: Annotated[list[str], Arg(metavar="STUDY...", help="Names of your own archives.")],
+    where: Annotated[
+        Path | None, Opt("--from", metavar="DIR", help="Folder of archives. [default: runs/studies]")
+    ] = None,
     yes: Annotated[bool, Opt("--yes", "-y", help="Do not ask.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Remove your own archives, those in runs/studies; what is in a storage stays."""
+    """Remove your own archives; what is in a storage stays."""
     from autometa.archives import folders
     from autometa.study.find import own_archive
 
-    chosen = [own_archive(name) for name in dict.fromkeys(studies)]
+    chosen = [own_archive(name, where) for name in dict.fromkeys(studies)]
     names = ", ".join(map(str, chosen))
     removed = chosen if yes or _agreed(f"remove {names}?") else []
     for folder in removed:

@@ -49,15 +49,19 @@ def find_study(name: str, storage: str | None = None) -> FoundStudy:
     raise StudyError(f"unknown study {name!r}; {did_you_mean(name, known) if known else 'there are none yet'}")
 
 
-def own_archive(name: str) -> Path:
-    """The folder of one of your own archives, broken or not; raises where there is none of that name."""
-    mine = archive.own_archives()
+def own_archive(name: str, root: Path | None = None) -> Path:
+    """The folder of one of your own archives, broken or not; raises where there is none of that name.
+
+    Args:
+        root: folder of archives; by default where searches write them.
+    """
+    mine = archive.own_archives(*([root] if root else []))
     if name in mine:
         return mine[name]
     if (shipped.folder("studies") / name / folders.HEAD).is_file() and folders.is_folder_name(name):
         raise ConfigError(f"study {name!r} came with autometa and stays")
     known = did_you_mean(name, mine) if mine else "there are none"
-    raise StudyError(f"no study {name!r} in {archive.ARCHIVES}; {known}")
+    raise StudyError(f"no study {name!r} in {root or archive.ARCHIVES}; {known}")
 
 
 def _archived(folder: Path) -> FoundStudy:

@@ -16,7 +16,7 @@ import optuna
 
 from autometa.archives import archive, folders, foreign, read
 from autometa.archives.archive import ArchivedStudy
-from autometa.archives.columns import Columns
+from autometa.archives.columns import Columns, hints
 from autometa.archives.optuna_study import from_optuna
 from autometa.archives.table import from_table
 from autometa.archives.table_files import is_table, read_table, table_name
@@ -58,10 +58,11 @@ class Incoming:
 
 @dataclass(frozen=True)
 class Read:
-    """What a source holds, and what of it there is nothing to learn from, with the reason."""
+    """What a source holds, what of it there is nothing to learn from, with the reason, and hints for people."""
 
     studies: list[Incoming]
     left_out: list[str]
+    hints: Sequence[str] = ()
 
     @classmethod
     def of(cls, found: Iterable[Incoming | str]) -> Read:
@@ -91,7 +92,7 @@ def read_source(
     """
     path = Path(source)
     if path.is_file() and is_table(path):
-        found = Read(_from_table(path, columns, name), [])
+        found = _from_table(path, columns, name)
     elif columns is not None:
         raise ConfigError(f"{masked(source)}: --value and other names of columns are for tables")
     elif path.is_dir():
@@ -102,7 +103,7 @@ def read_source(
         reasons = f": {'; '.join(found.left_out)}" if found.left_out else ""
         raise StudyError(f"{masked(source)}: no study to learn from{reasons}")
     chosen = _only(found.studies, study) if columns and study else found.studies
-    return Read(list(_with_names(chosen, None if columns else name)), found.left_out)
+    return dataclasses.replace(found, studies=list(_with_names(chosen, None if columns else name)))
 
 
 def from_search(name: str, url: str) -> Incoming:
@@ -184,13 +185,14 @@ def _from_folder(root: Path, name: str | None, on_study: OnStudy) -> Read:
     return Read.of(found)
 
 
-def _from_table(file: Path, columns: Columns | None, name: str | None) -> list[Incoming]:
+def _from_table(file: Path, columns: Columns | None, name: str | None) -> Read:
     frame = read_table(file)
     if columns is None:
         known = ", ".join(map(str, frame.columns))
         raise ConfigError(f"{file}: say which column was measured: --value COLUMN; there are {known}")
     pasts = from_table(frame, columns, name=name or table_name(file), where=str(file))
-    return [_foreign(dataclasses.replace(past, origin=str(file))) for past in pasts if past.trials]
+    studies = [_foreign(dataclasses.replace(past, origin=str(file))) for past in pasts if past.trials]
+    return Read(studies, [], hints(frame, columns))
 
 
 def _url_of(source: str) -> str:

@@ -48,6 +48,8 @@ def test_a_data_frame_is_read_as_its_file_would_be(tmp_path: Path) -> None:
     assert [study.name for study in by_run] == ["mine-b", "mine-a", "mine-c", "mine-d"]
     with pytest.raises(ConfigError, match="table has no such column"):
         autometa.from_frame(frame, value="accuracy", direction="maximize")
+    with pytest.warns(UserWarning, match="column host is the same in all rows"):
+        autometa.from_frame(frame.assign(host="x"), value="loss", direction="minimize", ignore=["run", "took", "epoch"])
 
 
 def test_rows_of_a_trial_become_its_curve(tmp_path: Path) -> None:

@@ -217,6 +217,19 @@ def test_a_table_comes_in_as_a_study_for_each_task(autometa: Command, tmp_path: 
     assert (code, out.splitlines()[0]) == (0, "imported runs-B: 1 trial (1 complete) in runs/studies/runs-B")
 
 
+def test_an_import_hints_at_columns_that_may_be_no_parameters(autometa: Command, tmp_path: Path) -> None:
+    (tmp_path / "runs.csv").write_text("Dataset,loss,rate,seed,host\nA,9.5,0.5,1,x\nB,8.5,0.25,1,x\n")
+    code, _, err = autometa("studies", "import", "runs.csv", *BY_LOSS[:4])
+    assert code == 0
+    assert err.splitlines() == [
+        "hint: columns seed, host are the same in all rows and teach nothing; "
+        "if no parameter: --ignore seed --ignore host",
+        "hint: column Dataset is taken for a parameter; if it tells data sets apart: --task Dataset",
+    ]
+    said = ("--params", "Dataset,rate,seed")  # who names the parameters knows them
+    assert not autometa("studies", "import", "runs.csv", *BY_LOSS[:4], *said, "--replace")[2]
+
+
 def test_show_says_what_a_study_learned_from(autometa: Command, tmp_path: Path) -> None:
     for name, past in (("cold", {}), ("warm", {"a": "0a1b", "b": "2c then 3d", "c": "4e", "d": "5f"}), ("old", None)):
         archive.write(tmp_path / OWN_STUDIES, STUDY.model_copy(update={"name": name, "past": past}), TRIALS)
@@ -332,6 +345,11 @@ def test_remove_asks_and_takes_only_what_is_yours(
     assert sorted(p.name for p in studies.iterdir()) == ["notes", "three"]
     foreign.write(tmp_path / "studies", LOSSES)
     assert autometa("studies", "remove", "losses", "--yes")[1] == "removed studies/losses\n", "as searches wrote before"
+    for folder in ("theirs", "studies"):
+        foreign.write(tmp_path / folder, LOSSES)
+    assert "no study 'losses' in other" in autometa("studies", "remove", "losses", "--from", "other", "--yes")[2]
+    assert autometa("studies", "remove", "losses", "--from", "theirs", "--yes")[1] == "removed theirs/losses\n"
+    assert [folder.name for folder in (tmp_path / "studies").iterdir()] == ["losses"], "of the same name elsewhere"
     monkeypatch.chdir(shipped.folder("studies").parent)
     code, _, err = autometa("studies", "remove", "digits-5w1s", "--yes")
     assert (code, "came with autometa and stays" in err) == (2, True), "in a checkout"
