@@ -17,7 +17,7 @@ from scipy.linalg import cho_solve, cholesky, solve_triangular
 from scipy.special import log_ndtr, ndtr
 
 from autometa.sampling.kernel import Kernel, fit_residual, residual_prior
-from autometa.sampling.scores import Results, scored, standardised
+from autometa.sampling.scores import Results, scored, standardised, worst_moved_up
 
 # Standard deviation of a score's error where a hypothesis ranks two results.
 _RANK_NOISE = 1.0
@@ -126,7 +126,8 @@ class Posterior:
         scores, own_noise = scored(observations.results, standardised)
         self.rows = observations.rows
         self._shown, self._feasible = shown, observations.results.feasible
-        self._means = self._prior_means(observations.predicted)[shown]
+        # As the scores are: else one poor trial would stretch a hypothesis' scale, and not that of the scores.
+        self._means = worst_moved_up(self._prior_means(observations.predicted)[shown])
         self._scores, self._own_noise = _unit_variance(scores[shown]), own_noise[shown]
         self.residual = residual or self._fit(kernel)
         self._solve(self._prior_means(observations.predicted), gram(self.residual, self.rows))

@@ -32,6 +32,8 @@ from autometa.space.space import SearchSpace
 # One proposal in five does not look at past studies at all, once a cold sampler has something to go by: within the
 # first ten trials it draws at random.
 _COLD_EVERY, _COLD_FROM = 5, 10
+# And this one. All others are predicted to be good: only beside one that is not does a reversed past show.
+_CONTRAST = 2
 
 
 class PriorSampler(BaseSampler):
@@ -56,7 +58,7 @@ class PriorSampler(BaseSampler):
         space: what the target may vary; without it, it is learned from past studies and the target's trials.
         log_weights: how much each past study is believed before any result, by name; 0 where absent.
         cold: the sampler for cold proposals; TPE by default.
-        cold_every: from the tenth trial on every n-th proposal is cold; 0 for none.
+        cold_every: the third proposal is cold, and from the tenth trial on every n-th; 0 for none.
         cost_aware: prefer improvement a second of training, where past studies noted seconds.
 
     Attributes:
@@ -193,9 +195,15 @@ class PriorSampler(BaseSampler):
     def _is_warm(self, study: Study, trial: FrozenTrial) -> bool:
         if not self.past:
             return False
-        is_due = bool(self._cold_every) and trial.number >= _COLD_FROM
-        is_turn = is_due and trial.number % self._cold_every == self._cold_every - 1
-        return not is_turn and (self._fitted_for is None or self._proposer is not None or self._given is None)
+        return not self._is_turn_of_cold(trial.number) and (
+            self._fitted_for is None or self._proposer is not None or self._given is None
+        )
+
+    def _is_turn_of_cold(self, number: int) -> bool:
+        if not self._cold_every:
+            return False
+        is_regular = number >= _COLD_FROM and number % self._cold_every == self._cold_every - 1
+        return is_regular or number == _CONTRAST
 
     def _knows_domain(self, study: Study) -> bool:
         """Whether the prior is sure to have a proposal, before any parameter is asked for."""

@@ -87,10 +87,16 @@ def standardised(values: np.ndarray) -> np.ndarray:
 
     Unlike ranks they show how much better the best is, which is what the end of a search is about.
     """
-    middle = np.median(values)
-    kept = np.maximum(values, middle - 2 * (values.max() - middle))
+    kept = worst_moved_up(values)
     spread = kept.std()
     return (kept - kept.mean()) / spread if spread > 0 else np.zeros(len(values))
+
+
+def worst_moved_up(values: np.ndarray) -> np.ndarray:
+    """Values [n, ...], each at most twice as far below the median of its column as the best is above it."""
+    middle = np.median(values, axis=0)
+    found: np.ndarray = np.maximum(values, middle - 2 * (values.max(axis=0) - middle))
+    return found
 
 
 def _drawing(results: Results, rung: int, here: np.ndarray) -> np.ndarray:

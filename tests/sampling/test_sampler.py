@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import optuna
 import pytest
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 from optuna.samplers import TPESampler
 from optuna.trial import Trial, TrialState
 
@@ -64,10 +65,10 @@ def test_an_identical_past_study_is_worth_many_trials() -> None:
 def test_a_sampler_may_go_from_study_to_study() -> None:
     target = bowl(0.6, -2)
     known = [bowl_study("near", bowl(0.5, -2)), bowl_study("far", bowl(0.1, -4), seed=1)]
-    used = PriorSampler(known, seed=0)
+    used = PriorSampler(known, seed=0, cold_every=0)  # a cold sampler goes on from the numbers drawn before
     searched(used, bowl(0.1, -4), 15)
-    found = params(searched(used, target, 9))  # no cold proposal yet, which would go on from the numbers drawn before
-    assert found == params(searched(PriorSampler(known, seed=0), target, 9))
+    found = params(searched(used, target, 9))
+    assert found == params(searched(PriorSampler(known, seed=0, cold_every=0), target, 9))
 
 
 def test_an_empty_archive_gives_the_cold_sampler() -> None:
@@ -148,7 +149,45 @@ def test_every_trial_says_where_it_came_from() -> None:
     study.enqueue_trial({"x": 0.5, "y": 0.1}, user_attrs=ORIGIN.entry("by hand"))
     study.optimize(lambda t: bowl(0.3, -3)({"x": t.suggest_float("x", 0, 1), "y": t.suggest_float("y", 1e-4, 1)}), 15)
     origins = [ORIGIN.required_of(t).split(" ")[0].rstrip(":") for t in study.trials]
-    assert origins == ["by", *["prior"] * 13, "cold"]
+    assert origins == ["by", "prior", "cold", *["prior"] * 11, "cold"]
+
+
+FAMILIES: dict[str, BaseDistribution] = {
+    "family": CategoricalDistribution(["a", "b", "c", "d"]),
+    **{name: FloatDistribution(0, 1) for name in "xyz"},
+}
+
+
+def of_family(values: Mapping[str, Any], is_best: bool) -> float:
+    return 2.0 * is_best + values["x"] + values["y"] + values["z"]
+
+
+def found_in(sampler: PriorSampler, trials: int = 8) -> float:
+    """The best of so many trials where any family but "a" is better, up to 5."""
+    study = optuna.create_study(sampler=sampler, direction="maximize")
+    for _ in range(trials):
+        trial = study.ask(FAMILIES)
+        study.tell(trial, of_family(trial.params, trial.params["family"] != "a"))
+    return study.best_value
+
+
+def test_a_past_in_which_the_wrong_family_was_best_does_little_harm() -> None:
+    """All that it proposes is of that family, and within it the past ranks rightly. The cold third trial shows more."""
+    past = [wrong_family(seed) for seed in range(12)]
+    found = {
+        every: np.mean([found_in(PriorSampler(past, seed=seed, cold_every=every)) for seed in range(5)])
+        for every in (0, 5)
+    }
+    cold = np.mean([found_in(PriorSampler(seed=seed)) for seed in range(5)])
+    assert found[0] < cold < found[5]
+
+
+def wrong_family(seed: int) -> PastStudy:
+    random = np.random.default_rng(seed)
+    drawn = [dict(zip("xyz", map(float, random.random(3)), strict=True)) for _ in range(60)]
+    values = [{"family": str(random.choice(list("abcd"))), **one} for one in drawn]
+    trials = tuple(PastTrial(v, (PastReport(1, of_family(v, v["family"] == "a")),)) for v in values)
+    return PastStudy(f"another family {seed}", trials)
 
 
 def test_pending_trials_count_as_taken() -> None:
