@@ -28,6 +28,9 @@ ENTERED = time.monotonic()
 def search(
     settings: SearchSettings,
     *,
+    seeds: Annotated[
+        int, Opt(min=1, help="Search so many times, with seeds one after the other, and say how far results differ.")
+    ] = 1,
     prior_report: Annotated[
         bool, Opt("--prior-report", help="Say at the end what each source of configurations was worth.")
     ] = False,
@@ -51,16 +54,22 @@ def search(
     # Its processes come up while the rest is imported.
     with Cluster(settings.address, workers=settings.workers, on_lost=_end) as cluster:
         from autometa.cli.live import make_view
+        from autometa.cli.replicates import replicates
         from autometa.study import search as study_search
 
         gc.enable()
-        with make_view(as_json=as_json) as view:
-            result = study_search.search(**vars(settings), cluster=cluster, on_event=view, started=ENTERED)
-    _print_result(result, as_json, settings.storage)
-    if prior_report and not as_json:
-        _print_prior_report(result)
-    if result.interrupted:
-        raise typer.Exit(130)
+        results: list[SearchResult] = []
+        for one in replicates(settings, seeds):
+            with make_view(as_json=as_json) as view:
+                started = None if results else ENTERED
+                results.append(study_search.search(**vars(one), cluster=cluster, on_event=view, started=started))
+            _print_result(results[-1], as_json, settings.storage)
+            if prior_report and not as_json:
+                _print_prior_report(results[-1])
+            if results[-1].interrupted:
+                raise typer.Exit(130)
+    if seeds > 1:
+        _print_spread(results, as_json)
 
 
 def _end(said: str) -> None:
@@ -82,6 +91,15 @@ def _print_result(result: SearchResult, as_json: bool, storage: str | None) -> N
         print(f"no winner: {_count(result)}; the same command continues it, with more --time-budget if it ran out")
     else:
         _print_winner(result, storage)
+
+
+def _print_spread(results: list[SearchResult], as_json: bool) -> None:
+    from autometa.cli.replicates import print_spread, spread
+
+    if as_json:
+        print_json({"event": "AllEnded", **spread(results)})
+    else:
+        print_spread(results)
 
 
 def _print_prior_report(result: SearchResult) -> None:

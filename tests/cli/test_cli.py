@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from autometa.archives import archive
 from autometa.cli import main
 from autometa.trial.recipe import read_recipes
 
@@ -158,6 +159,33 @@ def test_lists_show_what_there_is(
     assert code == 0
     code, out, _ = run(capsys, monkeypatch, "--version")
     assert out.startswith("autometa 0.")
+
+
+def test_replicates_have_seeds_of_their_own_and_their_spread_is_told(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = [
+        "search",
+        "--dataset",
+        "digits",
+        "--space",
+        "tiny.toml",
+        "--trials",
+        "1",
+        "--budget",
+        "6",
+        "--seeds",
+        "2",
+    ]
+    code, out, _ = run(capsys, monkeypatch, *command)
+    assert code == 0
+    studies = [archive.read(folder / "runs" / "studies" / f"digits-5w1s-tiny{more}").study for more in ("", "-seed1")]
+    assert [study.seed for study in studies] == [0, 1]
+    assert not any("digits-5w1s-tiny" in study.past for study in studies), "no replicate learns from another"
+    first, second = (100 * test.mean for study in studies if (test := study.confirmed[-1].test))
+    apart = abs(first - second)
+    said = f"{(first + second) / 2:.1f} ± {12.706 * apart / 2:.1f} % (standard deviation {apart / 2**0.5:.1f}; "
+    assert out.splitlines()[-1] == f"meta-test over 2 searches: {said}the same classes)"
 
 
 def test_from_a_search_to_an_evaluated_model_as_the_readme_has_it(

@@ -22,7 +22,7 @@ from autometa.study.documented import documented
 from autometa.study.search_settings import SearchSettings
 
 # What the command does beside a search, and what only Python can give one.
-NO_SETTINGS = {"as_json", "prior_report", "help"}
+NO_SETTINGS = {"as_json", "prior_report", "seeds", "help"}
 IN_PYTHON_ONLY = ["cluster", "runs", "archives", "validation_episodes", "on_event", "started"]
 DEFAULTS = {f.name: f.default for f in dataclasses.fields(SearchSettings)}
 
