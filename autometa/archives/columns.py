@@ -100,7 +100,7 @@ def hints(frame: pd.DataFrame, columns: Columns) -> list[str]:
     found = []
     if same := [name for name in taken if len(frame) > 1 and distinct[name] <= 1]:
         which = f"column {same[0]} is" if len(same) == 1 else f"columns {', '.join(same)} are"
-        found.append(f"{which} the same in all rows and teach nothing; if no parameter: {_ignore(same)}")
+        found.append(f"{which} the same in all rows, which teaches nothing; if no parameter: {_ignore(same)}")
     for name in taken:
         is_task = name.lower().removesuffix("_id").removesuffix("_name") in _TASKS and distinct[name] > 1
         if is_task and columns.task is None:

@@ -222,7 +222,7 @@ def test_an_import_hints_at_columns_that_may_be_no_parameters(autometa: Command,
     code, _, err = autometa("studies", "import", "runs.csv", *BY_LOSS[:4])
     assert code == 0
     assert err.splitlines() == [
-        "hint: columns seed, host are the same in all rows and teach nothing; "
+        "hint: columns seed, host are the same in all rows, which teaches nothing; "
         "if no parameter: --ignore seed --ignore host",
         "hint: column Dataset is taken for a parameter; if it tells data sets apart: --task Dataset",
     ]
