@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from end_to_end import RESULTS
-from superclasses import write_folder
+from superclasses import name_or_folder
 
 from autometa.archives import archive
 
@@ -98,23 +98,13 @@ def is_done(folder: Path) -> bool:
 def searched(one: Search, seed: int, root: str | None, folder: Path) -> Path:
     """Run a search, or go on with it; returns the folder of its archive."""
     folder.mkdir(parents=True, exist_ok=True)
-    command = ["search", "--dataset", dataset_of(one, root, folder), "--way", str(one.way), "--shot", str(one.shot)]
+    dataset = name_or_folder(one.dataset, folder / one.dataset.removeprefix("folder "), data_root=root)
+    command = ["search", "--dataset", dataset, "--way", str(one.way), "--shot", str(one.shot)]
     command += ["--trials", str(TRIALS), "--time-budget", f"{MINUTES}m", "--cold", "--seed", str(seed)]
     command += ["--study", one.name, *(f"--{option}" for option in one.options)]
     command += ["--data-root", root] if root else []
     subprocess.run([sys.executable, "-m", "autometa", *command], cwd=folder, check=True, stdout=subprocess.DEVNULL)
     return folder / "runs" / "studies" / one.name
-
-
-def dataset_of(one: Search, root: str | None, folder: Path) -> str:
-    """The data set's name; of a folder its path, made at first use."""
-    if not one.dataset.startswith("folder "):
-        return one.dataset
-    kind = one.dataset.removeprefix("folder ")
-    place = folder / kind
-    if not place.exists():
-        write_folder("all" if kind == "grey" else kind, place, data_root=root, grey=kind == "grey")
-    return str(place)
 
 
 def archived(one: Search, folder: Path) -> archive.ArchivedStudy:

@@ -27,7 +27,7 @@ from typing import Any
 
 import optuna
 from end_to_end import RESULTS, machine
-from superclasses import KINDS, write_folder
+from superclasses import KINDS, name_or_folder
 
 from autometa.data.load import load_dataset
 from autometa.hpo.ledger import record_of
@@ -127,13 +127,7 @@ def best_of_first(runs: Path, count: int) -> dict[str, Any]:
 
 def dataset_of(task: str, root: str | None, folder: Path) -> str:
     """The data set of a task; one that is a folder is made at first use."""
-    name, place = TASKS[task][0], folder / task
-    if not name.startswith("folder "):
-        return name
-    if not place.exists():
-        kind = name.removeprefix("folder ")
-        write_folder("all" if kind == "grey" else kind, place, data_root=root, grey=kind == "grey")
-    return str(place)
+    return name_or_folder(TASKS[task][0], folder / task, data_root=root)
 
 
 def search(

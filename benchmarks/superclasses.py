@@ -29,6 +29,16 @@ KINDS: dict[str, str] = {
 }
 
 
+def name_or_folder(dataset: str, to: Path, *, data_root: str | None) -> str:
+    """A data set's name; of "folder KIND" the path `to`, where it is made at first use; "folder grey" has all, grey."""
+    if not dataset.startswith("folder "):
+        return dataset
+    kind = dataset.removeprefix("folder ")
+    if not to.exists():
+        write_folder("all" if kind == "grey" else kind, to, data_root=data_root, grey=kind == "grey")
+    return str(to)
+
+
 def write_folder(kind: str, to: Path, *, data_root: str | None, grey: bool = False) -> Path:
     """A folder of PNG files, one folder per class; of all classes where the kind is "all". Returns it."""
     data = load_dataset("cifar-fs", data_root=data_root)

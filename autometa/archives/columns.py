@@ -94,22 +94,18 @@ def parameters(frame: pd.DataFrame, columns: Columns, where: str) -> dict[str, s
 
 def hints(frame: pd.DataFrame, columns: Columns) -> list[str]:
     """What may have been overlooked, for people: columns taken for parameters that never vary, or that name tasks."""
-    taken = [name for name in map(str, frame.columns) if name not in {*columns.roles().values(), *columns.ignore}]
-    taken = [] if columns.params else taken
+    taken = [] if columns.params else list(parameters(frame, columns, "the table"))
     distinct = {name: frame[name].nunique(dropna=False) for name in taken}
     found = []
     if same := [name for name in taken if len(frame) > 1 and distinct[name] <= 1]:
         which = f"column {same[0]} is" if len(same) == 1 else f"columns {', '.join(same)} are"
-        found.append(f"{which} the same in all rows, which teaches nothing; if no parameter: {_ignore(same)}")
+        ignoring = " ".join(f"--ignore {name}" for name in same)
+        found.append(f"{which} the same in all rows, which teaches nothing; if no parameter: {ignoring}")
     for name in taken:
         is_task = name.lower().removesuffix("_id").removesuffix("_name") in _TASKS and distinct[name] > 1
         if is_task and columns.task is None:
             found.append(f"column {name} is taken for a parameter; if it tells data sets apart: --task {name}")
     return found
-
-
-def _ignore(names: Sequence[str]) -> str:
-    return " ".join(f"--ignore {name}" for name in names)
 
 
 def _check_known(column: str, option: str, known: Sequence[str], where: str) -> None:

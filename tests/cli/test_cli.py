@@ -23,6 +23,9 @@ choices = [4, 8]
 """
 
 
+TINY_SEARCH = ("search", "--dataset", "digits", "--space", "tiny.toml")
+
+
 def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *arguments: str) -> tuple[int, str, str]:
     monkeypatch.setattr(sys, "argv", ["autometa", *arguments])
     with pytest.raises(SystemExit) as ended:
@@ -164,20 +167,7 @@ def test_lists_show_what_there_is(
 def test_replicates_have_seeds_of_their_own_and_their_spread_is_told(
     folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    command = [
-        "search",
-        "--dataset",
-        "digits",
-        "--space",
-        "tiny.toml",
-        "--trials",
-        "1",
-        "--budget",
-        "6",
-        "--seeds",
-        "2",
-    ]
-    code, out, _ = run(capsys, monkeypatch, *command)
+    code, out, _ = run(capsys, monkeypatch, *TINY_SEARCH, "--trials", "1", "--budget", "6", "--seeds", "2")
     assert code == 0
     studies = [archive.read(folder / "runs" / "studies" / f"digits-5w1s-tiny{more}").study for more in ("", "-seed1")]
     assert [study.seed for study in studies] == [0, 1]
@@ -191,20 +181,7 @@ def test_replicates_have_seeds_of_their_own_and_their_spread_is_told(
 def test_from_a_search_to_an_evaluated_model_as_the_readme_has_it(
     folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    code, out, _ = run(
-        capsys,
-        monkeypatch,
-        "search",
-        "--dataset",
-        "digits",
-        "--space",
-        "tiny.toml",
-        "--trials",
-        "3",
-        "--budget",
-        "60",
-        "--json",
-    )
+    code, out, _ = run(capsys, monkeypatch, *TINY_SEARCH, "--trials", "3", "--budget", "60", "--json")
     assert code == 0
     events = [json.loads(line) for line in out.splitlines()]
     assert events[0]["event"] == "SearchStarted"
