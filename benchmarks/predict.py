@@ -107,27 +107,31 @@ def on_test_classes(opened: TrainedModel, shots: Sequence[int], tasks: int) -> d
     assert with_unknown is not None
     assert with_unknown.rejection is not None
     shape = TaskShape(shots=list(shots), query=QUERY, episodes=tasks, unknown=UNKNOWN)
-    logits, right, known, unknown = [], [], {name: [] for name in SCORES}, {name: [] for name in SCORES}
+    logits, softer, right = [], [], []
+    known, unknown = {name: [] for name in SCORES}, {name: [] for name in SCORES}
     for episode in episodes_of(ImagePool(opened.data, "test"), shape, SEED):
         queries = episode.query_y.shape[1]
         said = opened.learner.query_logits(episode)
         logits.append(said[0, :queries])
+        softer.append(found.softened(said[0, :queries], episode.shots or shots))
         right.append(episode.query_y[0])
         for name, score in SCORES.items():
             scores = score(opened.learner, episode, said)[0]
             known[name].append(scores[:queries])
             unknown[name].append(scores[queries:])
-    every, targets = torch.stack(logits), torch.stack(right)
+    raw, every, targets = torch.stack(logits), torch.stack(softer), torch.stack(right)
     accuracy = interval((every.argmax(-1) == targets).double().mean(1).tolist(), SEED)
     as_they_are, fitted = (
-        calibration_error((every / t).softmax(-1).flatten(0, 1).numpy(), targets.flatten().numpy())
-        for t in (1.0, found.temperature)
+        calibration_error(said.softmax(-1).flatten(0, 1).numpy(), targets.flatten().numpy()) for said in (raw, every)
     )
+    plain = interval((raw.argmax(-1) == targets).double().mean(1).tolist(), SEED)
     chosen, threshold = with_unknown.rejection.score, with_unknown.rejection.threshold
     return {
         "accuracy": shown(accuracy.mean, accuracy.half_width),
+        "accuracy without shot bias": shown(plain.mean, plain.half_width),
         "in validation": shown(found.accuracy.mean, found.accuracy.half_width),
         "temperature": round(found.temperature, 3),
+        "shot bias": round(found.shot_bias, 3),
         "calibration error": round(fitted, 4),
         "calibration error without temperature": round(as_they_are, 4),
         "score": chosen,

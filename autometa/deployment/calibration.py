@@ -1,8 +1,9 @@
 """What probabilities are worth, found out on validation episodes that are like the task at hand.
 
-A temperature makes probabilities honest (Guo et al. 2017, ICML). A threshold on a score says which images are of none
-of the classes: so many images of known classes fall below it as the user allows. Of several scores the one is taken
-that recognises most images of unknown classes there.
+A temperature makes probabilities honest (Guo et al. 2017, ICML). Where classes have different numbers of labelled
+images, those with few score too low, or too high: a second number puts that right. A threshold on a score says which
+images are of none of the classes: so many images of known classes fall below it as the user allows. Of several scores
+the one is taken that recognises most images of unknown classes there.
 
 Symbols: E episodes, Q query images, N classes, V validation classes.
 """
@@ -15,7 +16,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import torch
 from pydantic import Field
-from scipy.optimize import minimize_scalar
+from scipy.optimize import minimize, minimize_scalar
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -23,7 +24,7 @@ from autometa.data.episodes import EpisodeBatch, ImagePool, fixed_episodes
 from autometa.deployment.likeness import SCORES
 from autometa.errors import DataError
 from autometa.learning import intervals
-from autometa.learning.evaluation import episode_answers
+from autometa.learning.evaluation import answer_counts
 from autometa.learning.learner import Learner
 from autometa.learning.scores import Scores
 from autometa.records import Accuracy, EpisodeSpec, Record
@@ -67,13 +68,27 @@ class Rejection(Record):
 
 
 class Calibration(Record):
-    """What a model is worth on tasks of a shape. `error` is the expected calibration error there, after all."""
+    """What a model is worth on tasks of a shape.
+
+    Probabilities are those of the logits, each plus `shot_bias` times the logarithm of its class's labelled images, all
+    divided by `temperature`. `error` is the expected calibration error on the validation episodes, and `accuracy` that
+    of the likeliest class there.
+    """
 
     shape: TaskShape
     temperature: float = Field(gt=0)
+    shot_bias: float = 0.0
     error: float = Field(ge=0, le=1)
     accuracy: Accuracy
     rejection: Rejection | None = None
+
+    def softened(self, logits: Tensor, shots: Sequence[int]) -> Tensor:
+        """Logits [..., N] whose softmax are the probabilities, of classes with so many labelled images.
+
+        More than any class had on the validation episodes count as that many.
+        """
+        counted = logits.new_tensor(shots).clamp_max(max(self.shape.shots))
+        return softened(logits, counted, self.temperature, self.shot_bias)
 
 
 def shape_like(shots: Sequence[int], pool: ImagePool, *, with_unknown: bool) -> TaskShape:
@@ -137,7 +152,7 @@ def calibrated(
     Args:
         reject_rate: of images of known classes that may be taken for unknown, in (0, 1); of a shape with such classes.
     """
-    logits, targets, classes, counts = [], [], [], []
+    logits, targets, classes, shots = [], [], [], []
     known: dict[str, list[Tensor]] = {name: [] for name in SCORES}
     unknown: dict[str, list[Tensor]] = {name: [] for name in SCORES}
     for episode in episodes_of(pool, shape, seed):
@@ -145,7 +160,7 @@ def calibrated(
         said = learner.query_logits(episode)
         logits.append(said[:, :queries].cpu())
         targets.append(episode.query_y.cpu())
-        counts.append(episode_answers(said[:, :queries], episode))
+        shots.append(torch.tensor(episode.shots or shape.shots, dtype=said.dtype)[None, None])  # (1, 1, N)
         assert episode.classes is not None
         classes.append(episode.classes)
         if reject_rate is not None:
@@ -153,13 +168,15 @@ def calibrated(
                 found = score(learner, episode, said)[0].cpu()
                 known[name].append(found[:queries])
                 unknown[name].append(found[queries:])
-    every, right = torch.cat(logits), torch.cat(targets)
-    temperature = fitted_temperature(every, right)
-    probabilities = (every / temperature).softmax(-1).flatten(0, 1)
-    scores = Scores(torch.cat(classes).numpy(), torch.cat(counts).numpy(), pool.families, pool.images_of_task)
+    raw, right, labelled = torch.cat(logits), torch.cat(targets), torch.cat(shots)
+    temperature, shot_bias = fitted(raw, right, labelled)
+    every = softened(raw, labelled, temperature, shot_bias)
+    probabilities = every.softmax(-1).flatten(0, 1)
+    scores = Scores(torch.cat(classes).numpy(), answer_counts(every, right).numpy(), pool.families, pool.images_of_task)
     return Calibration(
         shape=shape,
         temperature=temperature,
+        shot_bias=shot_bias,
         error=calibration_error(probabilities.numpy(), right.flatten().numpy()),
         accuracy=intervals.accuracy(scores, seed),
         rejection=_rejection(known, unknown, reject_rate) if reject_rate is not None else None,
@@ -174,6 +191,39 @@ def fitted_temperature(logits: Tensor, targets: Tensor) -> float:
         return float(F.cross_entropy(flat / math.exp(log_temperature), right))
 
     return math.exp(float(minimize_scalar(loss, bounds=_LOG_TEMPERATURES, method="bounded").x))
+
+
+def fitted(logits: Tensor, targets: Tensor, shots: Tensor) -> tuple[float, float]:
+    """Temperature and `shot_bias` (see `Calibration`) with which the cross-entropy is least; no bias of even shots.
+
+    Args:
+        logits: [E, Q, N].
+        targets: [E, Q].
+        shots: labelled images of each class, [E, 1, N].
+    """
+    temperature = fitted_temperature(logits, targets)
+    if bool((shots == shots[:1, :, :1]).all()):
+        return temperature, 0.0
+    flat, right = logits.flatten(0, 1).double(), targets.flatten()
+    amount = shots.double().log().expand(logits.shape).flatten(0, 1)
+
+    # In the inverse temperature, and the bias divided by the temperature, it is convex.
+    def loss(factors: np.ndarray) -> tuple[float, np.ndarray]:
+        inverse, bias = weights = [torch.tensor(factor, requires_grad=True) for factor in factors]
+        found = F.cross_entropy(inverse * flat + bias * amount, right)
+        return float(found.detach()), np.array(torch.autograd.grad(found, weights))
+
+    least = math.exp(_LOG_TEMPERATURES[0])
+    with torch.enable_grad():
+        best = minimize(
+            loss, (1 / temperature, 0.0), jac=True, method="L-BFGS-B", bounds=[(least, None), (None, None)]
+        ).x
+    return float(1 / best[0]), float(best[1] / best[0])
+
+
+def softened(logits: Tensor, shots: Tensor, temperature: float, shot_bias: float) -> Tensor:
+    """Logits [..., N] of classes with so many labelled images [..., N], as `Calibration` says."""
+    return (logits + shot_bias * shots.log() if shot_bias else logits) / temperature
 
 
 def calibration_error(probabilities: np.ndarray, targets: np.ndarray) -> float:

@@ -56,7 +56,7 @@ class FileFacts(Record):
     """What a file is, as it says inside.
 
     `inputs` and `output` name tensors of float32 with their axes; those that are named may have any length. Classes
-    stand in the order of the output. `temperature` is inside the file.
+    stand in the order of the output. `temperature` and `shot_bias`, as of `Calibration`, are inside the file.
     """
 
     format: str = FORMAT
@@ -69,6 +69,7 @@ class FileFacts(Record):
     classes: list[str] = []
     shots: list[int] = []
     temperature: float | None = None
+    shot_bias: float | None = None
 
 
 class Exported(FileFacts):
@@ -146,17 +147,28 @@ def _classifier(predictor: Predictor, support: Path) -> _Part:
     files = files[:: max(1, len(files) // _MOST_IMAGES)]
     pixels, _ = Reader(taken).files(files)
     images = torch.from_numpy(255 - pixels if taken.is_inverted else pixels).float()
-    temperature = found.temperature if found else 1.0
+    shots = predictor.shots_.tolist()
+
+    def soften(logits: torch.Tensor) -> torch.Tensor:
+        return found.softened(logits, shots) if found else logits
+
     task = predictor.task_.episode(torch.from_numpy(pixels[:1]))
     expected = torch.from_numpy(predictor.predict_proba(files))
     classes = [str(name) for name in predictor.classes_]
     return _Part(
         "classifier",
-        Classifier(predictor.trained_.learner, taken, task, temperature),
+        Classifier(
+            predictor.trained_.learner, taken, task, lambda logits: found.softened(logits, shots) if found else logits
+        ),
         {"images": ["batch", *_axes(taken)]},
         {"probabilities": ["batch", len(classes)]},
         [_Check({"images": images}, expected), _Check({"images": images[:1]}, expected[:1])],
-        {"classes": classes, "shots": predictor.shots_.tolist(), "temperature": temperature},
+        {
+            "classes": classes,
+            "shots": shots,
+            "temperature": found.temperature if found else 1.0,
+            "shot_bias": found.shot_bias if found else 0.0,
+        },
     )
 
 

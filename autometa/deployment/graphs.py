@@ -7,7 +7,7 @@ Symbols: P images, M support images, N classes, D features; C, H, W of an image.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import torch
@@ -81,21 +81,23 @@ class Classifier(nn.Module):
 
     Args:
         task: one episode, whose support images are those of the classes.
-        temperature: divides the logits.
+        soften: makes logits [P, N] such that their softmax are the probabilities.
 
     Raises:
         ConfigError: the learner is transductive, or takes gradient steps for which nothing keeps the outcome.
     """
 
-    def __init__(self, learner: Learner, taken: ModelInput, task: EpisodeBatch, temperature: float) -> None:
+    def __init__(
+        self, learner: Learner, taken: ModelInput, task: EpisodeBatch, soften: Callable[[Tensor], Tensor]
+    ) -> None:
         super().__init__()
         self.prepare, self.answer = Prepare(taken), _of_task(learner, task)
         self.frozen = _frozen(learner)
-        self.temperature = temperature
+        self.soften = soften
 
     def forward(self, images: Tensor) -> Tensor:
         logits: Tensor = self.answer(self.prepare(images))
-        return (logits / self.temperature).softmax(-1)
+        return self.soften(logits).softmax(-1)
 
 
 class _Headed(nn.Module):

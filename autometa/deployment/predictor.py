@@ -162,7 +162,8 @@ class Predictor(ClassifierMixin, BaseEstimator):
         found = self.calibration_
         episode = self.task_.episode(torch.from_numpy(pixels))
         logits = self.task_.logits(episode)
-        probabilities = (logits / (found.temperature if found else 1.0)).softmax(-1).double().cpu().numpy()
+        softened = found.softened(logits, self.shots_.tolist()) if found else logits
+        probabilities = softened.softmax(-1).double().cpu().numpy()
         probabilities /= probabilities.sum(1, keepdims=True)
         if found is None or found.rejection is None:
             return probabilities, np.zeros(len(pixels), bool)

@@ -113,8 +113,13 @@ def episode_accuracies(logits: Tensor, episodes: EpisodeBatch) -> Tensor:
 
 def episode_answers(logits: Tensor, episodes: EpisodeBatch) -> Tensor:
     """How many query images of each class are taken for each class: counts [B, N, N] on the CPU."""
-    way = episodes.way
-    cells = episodes.query_y * way + logits.argmax(-1)  # (B, N·Q)
+    return answer_counts(logits, episodes.query_y)
+
+
+def answer_counts(logits: Tensor, targets: Tensor) -> Tensor:
+    """The same of logits [B, Q, N] and targets [B, Q]."""
+    way = logits.shape[-1]
+    cells = targets * way + logits.argmax(-1)  # (B, Q)
     return torch.nn.functional.one_hot(cells, way * way).sum(1).view(-1, way, way).cpu()
 
 

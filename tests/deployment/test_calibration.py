@@ -9,19 +9,24 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional as F
 
 from autometa.data.episodes import ImagePool
 from autometa.data.load import load_dataset
 from autometa.deployment.calibration import (
+    Calibration,
     TaskShape,
     calibrated,
     calibration_error,
     episodes_of,
+    fitted,
     fitted_temperature,
     shape_like,
+    softened,
 )
 from autometa.deployment.likeness import SCORES
 from autometa.errors import DataError
+from autometa.records import Accuracy
 from autometa.trial.model import load_model
 
 
@@ -36,6 +41,34 @@ def test_the_temperature_is_that_which_the_answers_were_drawn_with(true: float) 
     logits = torch.randn(40, 100, 7, generator=generator) * 4 * true
     right = torch.multinomial((logits / true).softmax(-1).flatten(0, 1), 1, generator=generator).view(40, 100)
     assert math.log(fitted_temperature(logits, right) / true) == pytest.approx(0, abs=0.05)
+
+
+@pytest.mark.parametrize("bias", [-0.8, 0.5])
+def test_classes_with_few_images_get_back_what_the_answers_took_from_them(bias: float) -> None:
+    generator = torch.Generator().manual_seed(3)
+    order = torch.stack([torch.randperm(5, generator=generator) for _ in range(60)])
+    shots = torch.tensor([1.0, 2, 5, 10, 20])[order][:, None]  # (E, 1, N)
+    true = 3 * torch.randn(60, 100, 5, generator=generator)
+    right = torch.multinomial(true.softmax(-1).flatten(0, 1), 1, generator=generator).view(60, 100)
+    logits = 2 * true - bias * shots.log()
+    temperature, found = fitted(logits, right, shots)
+    assert (temperature, found) == (pytest.approx(2, rel=0.05), pytest.approx(bias, abs=0.1))
+    both, one = softened(logits, shots, temperature, found), logits / fitted_temperature(logits, right)
+    losses = [float(F.cross_entropy(of.flatten(0, 1), right.flatten())) for of in (both, one)]
+    correct = [float((of.argmax(-1) == right).double().mean()) for of in (both, one)]
+    assert losses[0] < losses[1] - 0.01
+    assert correct[0] > correct[1]
+
+
+def test_even_shots_have_no_bias_and_more_images_than_any_class_had_count_as_many_as_it_had() -> None:
+    logits = torch.randn(4, 6, 3, generator=torch.Generator().manual_seed(1))
+    right = logits.argmax(-1)
+    assert fitted(logits, right, torch.full((4, 1, 3), 5.0)) == (fitted_temperature(logits, right), 0.0)
+    shape = TaskShape(shots=[1, 4], query=2, episodes=6)
+    accuracy = Accuracy(mean=0.5, half_width=0.1, episodes=6, seed=0)
+    found = Calibration(shape=shape, temperature=2.0, shot_bias=0.5, error=0.0, accuracy=accuracy)
+    said = found.softened(torch.zeros(1, 2), [1, 40])[0]
+    assert said.tolist() == [0.0, pytest.approx(0.25 * math.log(4))]
 
 
 def test_the_calibration_error_is_the_mean_gap_between_confidence_and_accuracy() -> None:

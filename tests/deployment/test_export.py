@@ -107,7 +107,7 @@ def test_without_classes_there_are_features_and_an_episode_for_any_support_set(
     logits = torch.export.load(episode).module()(pixels, labels, images)
     predictor = autometa.Predictor(model).fit(support)
     expected = predictor.predict_proba(inbox)
-    found = (logits / predictor.calibration_.temperature).softmax(-1)
+    found = predictor.calibration_.softened(logits, predictor.shots_.tolist()).softmax(-1)
     np.testing.assert_allclose(found.numpy(), expected, atol=1e-4)
 
 
@@ -156,7 +156,7 @@ def test_every_learner_becomes_a_classifier_that_answers_as_it_does(
     known, images = (torch.from_numpy(Reader(taken).files(files_of(folder))[0]) for folder in (support, inbox))
     task = Task(learner, known, [2, 7, 4, 3], Normaliser(taken.mean, taken.std, opened.device), opened.device)
     expected = (task.logits(task.episode(images)) / 2).softmax(-1)
-    classifier = Classifier(learner, taken, task.episode(images[:1]), temperature=2.0)
+    classifier = Classifier(learner, taken, task.episode(images[:1]), lambda logits: logits / 2)
     with torch.no_grad():
         np.testing.assert_allclose(classifier(images.float()).numpy(), expected.numpy(), atol=1e-5)
 
