@@ -161,6 +161,7 @@ class ImagePool:
 
     Args:
         tables: what frozen networks say of all images of the data set, by a network's key.
+        most: images of each class at most, spread evenly over those there are; 0 for all.
     """
 
     def __init__(
@@ -170,6 +171,7 @@ class ImagePool:
         device: torch.device | str = "cpu",
         *,
         tables: Mapping[str, FeatureTable] | None = None,
+        most: int = 0,
     ) -> None:
         self.dataset = dataset
         self.split = split
@@ -178,6 +180,8 @@ class ImagePool:
         members = dataset.members(split)
         if split == "train" and dataset.kept_back is not None:
             members = [of_class[~dataset.kept_back[of_class]] for of_class in members]
+        if most:
+            members = [_spread(of_class, most) for of_class in members]
         labelled = dataset.labelled_members(split)
         self._order = np.unique(np.concatenate([*members, *(labelled or ())]))
         self.images = self._images(dataset)  # uint8 (M, C, H, W)
@@ -247,6 +251,13 @@ class ImagePool:
         counts, table = torch.tensor([len(m) for m in members]), torch.from_numpy(_padded(members))
         places = (torch.device("cpu"), self.device)
         return {place.type: (counts.to(place), table.to(place)) for place in places}
+
+
+def _spread(of_class: np.ndarray, most: int) -> np.ndarray:
+    """So many of a class's images at most, evenly over their order."""
+    if len(of_class) <= most:
+        return of_class
+    return of_class[np.arange(most) * len(of_class) // most]
 
 
 class EpisodeSampler:

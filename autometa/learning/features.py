@@ -24,9 +24,11 @@ from autometa.learning.learner import Learner
 _AT_ONCE, _PIXELS_AT_ONCE = 8, 8 * 160**2
 
 
-def pool_for(learner: Learner, dataset: FewShotDataset, split: str, device: torch.device | str = "cpu") -> ImagePool:
-    """The images of a split, with the features of each frozen network in the learner."""
-    return ImagePool(dataset, split, device, tables=tables_for(learner, dataset, torch.device(device)))
+def pool_for(
+    learner: Learner, dataset: FewShotDataset, split: str, device: torch.device | str = "cpu", *, most: int = 0
+) -> ImagePool:
+    """The images of a split, with the features of each frozen network in the learner; `most` as of `ImagePool`."""
+    return ImagePool(dataset, split, device, tables=tables_for(learner, dataset, torch.device(device)), most=most)
 
 
 def tables_for(learner: Learner, dataset: FewShotDataset, device: torch.device) -> Mapping[str, FeatureTable]:

@@ -26,6 +26,7 @@ from autometa.records import Scalar
 # Of images that go through a backbone at once where no gradient is wanted, height times width: 2,048 of 32 x 32 through
 # 64 channels take half a gigabyte. An episode of all images that somebody has would otherwise take any amount.
 _PIXELS_AT_ONCE = 2**21
+_ROWS_AT_ONCE = 256  # of frozen networks that are read by further layers
 _STATISTICS_OF_OTHERS = ("support", "transductive")
 
 
@@ -89,7 +90,7 @@ class Learner(nn.Module, ABC):
         """
 
     def see(self, source: TrainingSource) -> None:
-        """Take from training images what a learner without outer steps learns; called once."""
+        """Take from training images what outer steps do not learn; called once, before the first of them."""
 
     @abstractmethod
     def query_logits(self, episodes: EpisodeBatch) -> Tensor:
@@ -162,8 +163,21 @@ def embed(backbone: Backbone, episodes: EpisodeBatch, film: Film | None = None) 
     assert isinstance(backbone, Pretrained)
     rows = torch.cat(known, 1)  # (B, N·(K+Q), W)
     layout = Layout(tasks=episodes.batch, support=known[0].shape[1], film=film)
-    features = backbone.read(rows.flatten(0, 1), layout).unflatten(0, rows.shape[:2])
+    features = _read(backbone, rows.flatten(0, 1), layout).unflatten(0, rows.shape[:2])
     return features[:, : layout.support], features[:, layout.support :]
+
+
+def _read(backbone: Pretrained, rows: Tensor, layout: Layout) -> Tensor:
+    """Features [M, D] of what a frozen network says of images [M, W]."""
+    if not backbone.reads_by_layers or layout.film is not None or not _takes_parts(backbone):
+        return backbone.read(rows, layout)
+
+    def in_parts(unseen: Tensor) -> Tensor:
+        return torch.cat([backbone.read(part) for part in unseen.split(_ROWS_AT_ONCE)])
+
+    if backbone.seen and backbone.seen.serves(backbone, rows):
+        return backbone.seen.features(rows, in_parts)
+    return in_parts(rows)
 
 
 @contextmanager

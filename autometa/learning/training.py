@@ -206,9 +206,9 @@ class Training:
         self.learner.train()
         state = self.state
         if state.steps == 0:
+            if not state.curve:
+                self.learner.see(self.source)
             state.last_step = self.end()
-        if not self.learner.is_trained and not state.curve:
-            self.learner.see(self.source)
         started, before = self._clock(), state.seconds
         metrics: dict[str, Tensor] = {}
         while not state.is_at_rung and not stop():

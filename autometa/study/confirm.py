@@ -17,7 +17,7 @@ from autometa.records import Baseline, Comparison, Confirmation, TrialRecord, so
 
 CANDIDATES = 3
 EPISODES = 600
-# Frozen networks whose best heads may be handed over together: each computes features of all test images.
+# Networks that may be handed over together where features are kept: each computes those of all test images.
 _NETWORKS = 2
 
 # Offsets that keep the episodes of the search, of the confirmation and of meta-test apart.
@@ -54,13 +54,14 @@ def rivals(trials: Sequence[TrialRecord]) -> list[TrialRecord]:
 def to_combine(trials: Sequence[TrialRecord]) -> list[TrialRecord]:
     """Trials that may be better together: those that were trained to the end of an open search.
 
-    Where its best needs no training, they are the best heads of frozen networks.
+    Where a network with features that are kept is among them, they are the best of two networks, and heads that need
+    no training count as well.
     """
     ended = best([t for t in trials if t.last and t.last.cooled], CANDIDATES)
-    if not any(t.last and t.last.is_untrained for t in ended):
+    if not any("features" in t.facts for t in ended):
         return ended
-    frozen = [t for t in trials if t.state != "fail" and t.last and t.last.is_untrained]
-    by_network = {t.facts.get("features"): t for t in sorted(frozen, key=_sure)}
+    ready = [t for t in trials if t.state != "fail" and t.last and (t.last.cooled or t.last.is_untrained)]
+    by_network = {t.facts.get("features", t.number): t for t in sorted(ready, key=_sure)}
     return sorted(by_network.values(), key=_sure, reverse=True)[:_NETWORKS]
 
 

@@ -9,7 +9,7 @@ What else it declares, and where the driver reads that, is in `trial/abilities.p
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, fields
 from importlib.metadata import entry_points
 from typing import Any
@@ -45,6 +45,7 @@ from autometa.learning.learners.reptile import Reptile
 from autometa.learning.learners.ridge import Ridge
 from autometa.learning.learners.siamese import Siamese
 from autometa.learning.learners.svm import Svm
+from autometa.learning.learners.tuned import Tuned
 from autometa.learning.objective import ObjectiveOptions
 from autometa.learning.training import TrainingOptions
 from autometa.records import Budget, EpisodeSpec, Scalar, TrialConfig
@@ -69,6 +70,7 @@ LEARNERS: dict[str, type[Learner]] = {
     "reader": Reader,
     "pretrain": Pretrain,
     "frozen": Frozen,
+    "tuned": Tuned,
 }
 
 BACKBONES: dict[str, type[Backbone]] = {
@@ -88,24 +90,31 @@ BACKBONES: dict[str, type[Backbone]] = {
 
 @dataclass(frozen=True)
 class Sampling:
-    """How training images are drawn. `train_way` and `train_shot` 0 mean those of the evaluation episodes; with
-    `rotations` a class under each quarter turn is a class of its own.
+    """How training images are drawn. `train_way`, `train_shot` and `train_query` 0 mean those of the evaluation
+    episodes; with `rotations` a class under each quarter turn is a class of its own. Of each train class `train_images`
+    are drawn from, 0 for all: of a pretrained network the first look at an image is dear.
     """
 
     episodes_per_step: int = 4
     train_way: int = 0
     train_shot: int = 0
+    train_query: int = 0
+    train_images: int = 0
     augment: str = "none"
     rotations: bool = False
 
     def __post_init__(self) -> None:
-        if self.train_shot < 0:
-            raise ConfigError(f"train_shot = {self.train_shot}: it must be at least 0, the shot of the evaluation")
+        for name, value in (("shot", self.train_shot), ("query", self.train_query)):
+            if value < 0:
+                raise ConfigError(f"train_{name} = {value}: it must be at least 0, the {name} of the evaluation")
+        if self.train_images < 0:
+            raise ConfigError(f"train_images = {self.train_images}: it must be at least 0, for all")
 
     def episodes(self, evaluated: EpisodeSpec, classes: int) -> EpisodeSpec:
         """Training episodes of a candidate that is evaluated on such episodes, from so many train classes."""
         way = min(self.train_way or evaluated.way, classes)
-        return evaluated.model_copy(update={"way": way, "shot": self.train_shot or evaluated.shot})
+        shot, query = self.train_shot or evaluated.shot, self.train_query or evaluated.query
+        return evaluated.model_copy(update={"way": way, "shot": shot, "query": query})
 
 
 @dataclass(frozen=True)
@@ -122,7 +131,7 @@ class Loss:
 # Options of every configuration, whatever the learner and the backbone.
 COMMON = (TrainingOptions, Sampling, Loss, ObjectiveOptions)
 # Options that a configuration may give to any backbone without its name; `maml.norm` is what the backbone
-# gets under that learner.
+# gets under that learner, as `tuned.outer_lr` is the outer rate under that learner.
 _OF_BACKBONES = ("norm",)
 
 
@@ -204,13 +213,14 @@ def _parsed(config: TrialConfig, *, is_strict: bool) -> Candidate:
     names = {kind: _chosen(kind, config) for kind in tables()}
     if is_strict:
         _check_every_name(config, names)
-    common: dict[type, Any] = {kind: kind(**_plain_options(kind, config)) for kind in COMMON}
+    learner, backbone = names["learner"], names["backbone"]
+    own = set(options_of(tables()["learner"][learner]))
+    common: dict[type, Any] = {kind: kind(**_common_options(kind, config, learner, own)) for kind in COMMON}
     if common[Sampling].rotations and config.values.get("pretrain.rotation_weight"):
         raise ConfigError("pretrain.rotation_weight: with rotations = true no image says which way is up")
-    learner, backbone = names["learner"], names["backbone"]
     given = {k: config.values.get(f"{learner}.{k}", config.values.get(k)) for k in _OF_BACKBONES}
     for_backbone = {k: v for k, v in given.items() if v is not None} | config.options(backbone)
-    for_learner = {k: v for k, v in config.options(learner).items() if k not in _OF_BACKBONES}
+    for_learner = {k: v for k, v in config.options(learner).items() if k in own or k not in _of_all()}
     return Candidate(
         backbone=Part(backbone, tables()["backbone"][backbone], for_backbone),
         learner=Part(learner, tables()["learner"][learner], for_learner),
@@ -241,20 +251,33 @@ def _check_every_name(config: TrialConfig, chosen: Mapping[str, str]) -> None:
 
 def common_names() -> set[str]:
     """Names that mean something in a configuration, whatever the learner and the backbone."""
-    return {*tables(), *_OF_BACKBONES, *WITHDRAWN, *(field.name for kind in COMMON for field in fields(kind))}
+    return {*tables(), *WITHDRAWN, *_of_all()}
 
 
 def dotted_names(name: str, kind: type) -> set[str]:
     """Names in a configuration that belong to one learner or backbone."""
-    return {f"{name}.{option}" for option in (*options_of(kind), *_OF_BACKBONES)}
+    further = _of_all() if issubclass(kind, Learner) else _OF_BACKBONES
+    return {f"{name}.{option}" for option in (*options_of(kind), *further)}
 
 
-def _plain_options(kind: type, config: TrialConfig) -> dict[str, Any]:
-    """The configuration's values for the fields of a dataclass of common options."""
+@functools.cache
+def _of_all() -> tuple[str, ...]:
+    """Options that a configuration may give without the name of a learner or backbone, or with that of its learner."""
+    return (*_OF_BACKBONES, *(field.name for kind in COMMON for field in fields(kind)))
+
+
+def _common_options(kind: type, config: TrialConfig, learner: str, own: Collection[str]) -> dict[str, Any]:
+    """The configuration's values for the fields of a dataclass of common options: those with the learner's name first.
+
+    Args:
+        own: options of the learner, which are its alone.
+    """
     names = {field.name for field in fields(kind)}
     found = {k: v for k, v in config.values.items() if k in names}
     check_kinds(found, kind)
-    return found
+    of_learner = {k: v for k, v in config.options(learner).items() if k in names and k not in own}
+    check_kinds(of_learner, kind, f"{learner}.")
+    return found | of_learner
 
 
 # Options that count outer steps in earlier recipes and checkpoints, and what has taken their place: parts of training.

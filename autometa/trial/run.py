@@ -21,7 +21,7 @@ from autometa.data.all_classes import labelled_alone
 from autometa.data.dataset import FewShotDataset
 from autometa.data.episodes import EpisodeBatch, EpisodeSampler, ImagePool, fixed_episodes
 from autometa.data.rotation import TURNS
-from autometa.errors import CheckpointError, DivergedError
+from autometa.errors import CheckpointError, ConfigError, DivergedError
 from autometa.learning import checkpoints
 from autometa.learning.attacks import Attack, PixelRange
 from autometa.learning.augment import make_augment
@@ -173,7 +173,8 @@ def prepare(job: Job) -> Training:
         train_on = replace(train_on, mean=dataset.mean, std=dataset.std)
     if train_on.labelled and not learner.is_trained:
         train_on = labelled_alone(train_on)
-    source = _training_source(candidate.sampling, job.episodes, pool_for(learner, train_on, "train", device), generator)
+    pool = pool_for(learner, train_on, "train", device, most=candidate.sampling.train_images)
+    source = _training_source(candidate.sampling, job.episodes, pool, generator)
     validate = Validation(pool_for(learner, dataset, "val", device), job)
     return Training(
         learner.to(device),
@@ -315,6 +316,9 @@ def _training_source(
         spec = _within(spec, dataset)
     elif how.train_shot:
         dataset.require_train_shot(how.train_shot, spec.query)
+    if 0 < how.train_images < spec.shot + spec.query:
+        episode = f"{spec.shot} + {spec.query} images of a class"
+        raise ConfigError(f"train_images = {how.train_images}: a training episode has {episode}")
     return EpisodeSampler(
         pool,
         spec,

@@ -55,6 +55,7 @@ CASES: list[dict[str, Scalar]] = [
     {"learner": "pretrain", "pretrain.mixing": "cutmix"},
     {"learner": "pretrain", "pretrain.rotation_weight": 0.5},
     {"learner": "pretrain", "pretrain.distillation_weight": 0.5, **VIT},  # whose teacher passes without a gradient
+    {"learner": "tuned", "backbone": "conv", "tuned.whiten": 0.0},  # what it sees before the first step is not counted
 ]
 
 

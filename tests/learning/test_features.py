@@ -12,8 +12,9 @@ from autometa.data.dataset import FewShotDataset
 from autometa.data.episodes import EpisodeSampler, ImagePool, fixed_episodes
 from autometa.learning.backbones.lite import Lite
 from autometa.learning.features import pool_for
-from autometa.learning.learner import Setting
+from autometa.learning.learner import Setting, each_image_once
 from autometa.learning.learners.frozen import Frozen
+from autometa.learning.learners.tuned import Tuned
 from autometa.records import EpisodeSpec
 from tests.learning.test_lite import needs_weights
 
@@ -43,6 +44,26 @@ def test_scores_by_known_features_are_those_by_images(
     torch.testing.assert_close(parts, learner.query_logits(known))
     with pytest.raises(AssertionError, match="the network ran"):  # of other images nothing is known
         learner.query_logits(replace(known, query_x=known.query_x.flip(-1)))
+
+
+def test_layers_that_are_tuned_read_what_is_known_once_for_an_image(
+    digits: FewShotDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tuned = Tuned(Lite((1, 8, 8), image_size=32, tuned_blocks=1), Setting(way=2, train_classes=3)).eval()
+    tuned.backbone.normalised_by(digits.mean, digits.std)
+    pool = pool_for(tuned, digits, "val")
+    batches = list(fixed_episodes(pool, SPEC, count=40, seed=4, batch=10))
+    expected = [tuned.query_logits(replace(batch, known=None)).detach() for batch in batches]
+    read: list[int] = []
+    plain = Lite.chosen
+    monkeypatch.setattr(Lite, "described", _not_to_be_run)
+    monkeypatch.setattr(Lite, "chosen", lambda self, rows: read.append(len(rows)) or plain(self, rows))
+    with torch.no_grad(), each_image_once(tuned):
+        found = [tuned.query_logits(batch) for batch in batches]
+    images = torch.cat([torch.cat([batch.support_x, batch.query_x], 1).flatten(0, 1) for batch in batches])
+    assert sum(read) == len(images.flatten(1).unique(dim=0)) < len(images)
+    for known, of_images in zip(found, expected, strict=True):
+        torch.testing.assert_close(known, of_images, atol=0.02, rtol=0)  # float16
 
 
 def test_another_candidate_finds_the_features_of_the_first(

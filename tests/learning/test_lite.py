@@ -6,6 +6,7 @@ import copy
 import importlib.util
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from autometa.data.dataset import FewShotDataset
 from autometa.data.episodes import ImagePool, fixed_episodes
 from autometa.data.load import load_dataset
 from autometa.errors import ConfigError
-from autometa.learning.backbones.lite import SIZES, Lite
+from autometa.learning.backbones.lite import LAYERS, SIZES, Lite
 from autometa.learning.backbones.pretrained import Fixed
 from autometa.learning.evaluation import score
 from autometa.learning.learner import Setting
@@ -33,10 +34,10 @@ needs_weights = pytest.mark.skipif(
 )
 
 
-@pytest.mark.parametrize("frozen", [True, False])
-def test_it_keeps_what_every_backbone_promises(frozen: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("options", [{"frozen": True}, {"frozen": False}, {"tuned_blocks": 1}])
+def test_it_keeps_what_every_backbone_promises(options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(SIZES, "lite0", replace(SIZES["lite0"], width=0.15, depth=0.3))  # quick
-    check_backbone(Lite, image_shape=(3, 8, 8), weights="none", image_size=16, frozen=frozen)
+    check_backbone(Lite, image_shape=(3, 8, 8), weights="none", image_size=16, **options)
 
 
 # Weights without the classifier of 1,281,000; with it 4.65, 5.42 and 6.09 million, as published.
@@ -103,6 +104,39 @@ def test_copies_of_a_learner_share_frozen_weights_and_no_checkpoint_has_them() -
 
 
 @needs_weights
+@pytest.mark.parametrize("layer", LAYERS)
+@pytest.mark.parametrize("tuned_blocks", [1, 4])
+def test_what_is_tuned_begins_as_the_package_has_it(layer: str, tuned_blocks: int) -> None:
+    how = {"image_size": 72, "layer": layer}
+    plain, tuned = Lite((3, 9, 9), **how), Lite((3, 9, 9), **how, tuned_blocks=tuned_blocks)
+    images = torch.randn(2, 3, 9, 9)
+    torch.testing.assert_close(tuned(images), plain(images))
+    torch.testing.assert_close(tuned.maps(images), plain.maps(images))
+    described = tuned.described(tuned.prepared(images))
+    assert described.shape == (2, tuned.width) == (2, 192 * 3 * 3)
+    torch.testing.assert_close(tuned.read(described), plain(images))
+    assert tuned.key not in ("", plain.key)
+
+
+@needs_weights
+def test_only_the_last_blocks_and_the_head_are_tuned_and_copies_do_not_share_them() -> None:
+    tuned = Lite((3, 9, 9), image_size=32, tuned_blocks=1)
+    other = copy.deepcopy(tuned)
+    tuned(torch.randn(4, 3, 9, 9)).square().sum().backward()
+    weights = dict(tuned.named_parameters())
+    assert all(weight.grad is not None and float(weight.grad.abs().sum()) > 0 for weight in weights.values())
+    assert 0.9e6 < sum(weight.numel() for weight in weights.values()) < 1.1e6
+    with torch.no_grad():
+        weights["tail.head.conv.weight"].zero_()
+    images = torch.randn(1, 3, 9, 9)
+    assert tuned.network is other.network
+    with torch.no_grad():
+        assert float(tuned(images).norm()) == 0 < float(other(images).norm())
+        other.load_state_dict(tuned.state_dict())
+        assert float(other(images).norm()) == 0
+
+
+@needs_weights
 def test_a_checkpoint_of_other_weights_is_refused() -> None:
     backbone = Lite((3, 32, 32))
     state = backbone.state_dict()
@@ -142,6 +176,7 @@ def test_a_damaged_or_missing_weights_file_is_one_line(tmp_path: Path, monkeypat
         ({"model": "lite9"}, r"lite.model = 'lite9': it may be lite0 \| lite1 \| lite2"),
         ({"image_size": 8}, "lite.image_size = 8: it may be 16 … 1024"),
         ({"layer": "last"}, "lite.layer = 'last': it may be head "),
+        ({"tuned_blocks": 5}, "lite.tuned_blocks = 5: it may be 0 … 4"),
         ({"weights": "none", "image_shape": (2, 8, 8)}, "1 or 3 channels, but these have 2"),
     ],
 )

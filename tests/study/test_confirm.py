@@ -107,4 +107,6 @@ def test_where_a_frozen_network_leads_the_best_of_each_network_may_be_better_tog
     assert [trial.number for trial in confirm.to_combine(trials)] == [0, 3]
     (last,) = trials[0].curve
     trained = trials[0].model_copy(update={"curve": [last.model_copy(update={"steps": 9})]})
-    assert confirm.to_combine([trained, *trials[1:]]) == [trained]
+    assert confirm.to_combine([trained, *trials[1:]]) == [trained, trials[3]], "its last layers were tuned"
+    plain = [trial.model_copy(update={"facts": {}}) for trial in (trained, trained)]
+    assert confirm.to_combine([*plain, *trials[1:]]) == plain, "networks that are trained whole"

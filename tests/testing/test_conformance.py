@@ -50,6 +50,7 @@ LEARNERS: list[tuple[str, dict[str, Any]]] = [
     ("frozen", {"head": "svm", "centre": "support"}),
     ("frozen", {"head": "logistic", "centre": "none", "whiten": 0.5, "dims": 3}),
     ("frozen", {"head": "ridge"}),
+    ("tuned", {}),
 ]
 
 BACKBONES: list[tuple[str, dict[str, Any]]] = [

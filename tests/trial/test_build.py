@@ -11,7 +11,7 @@ import pytest
 
 from autometa.errors import ConfigError, SpaceError
 from autometa.learning.learner import Learner
-from autometa.records import Budget, Scalar, TrialConfig
+from autometa.records import Budget, EpisodeSpec, Scalar, TrialConfig
 from autometa.space.files import load_space
 from autometa.trial import build
 from autometa.trial.check import cases, check_space
@@ -46,6 +46,21 @@ def test_every_learner_can_be_had_by_its_name_alone(name: str) -> None:
 def test_every_backbone_can_be_had_by_its_name_alone(name: str) -> None:
     learner = built((3, 32, 32), backbone=name)
     assert type(learner.backbone) is build.tables()["backbone"][name]
+
+
+def test_a_common_option_under_the_learners_name_is_for_that_learner_alone() -> None:
+    given = {"outer_lr": 0.01, "tuned.outer_lr": 1e-4, "tuned.train_way": 10, "train_way": 20, "train_query": 3}
+    values = given | {"lite.weights": "none"}
+    tuned, other = (build.candidate(config(learner=learner, **values)) for learner in ("tuned", "prototypical"))
+    assert (tuned.training.outer_lr, tuned.sampling.train_way) == (1e-4, 10)
+    assert (other.training.outer_lr, other.sampling.train_way) == (0.01, 20)
+    spec = EpisodeSpec(way=5, shot=1, query=15)
+    assert tuned.sampling.episodes(spec, 64) == EpisodeSpec(way=10, shot=1, query=3)
+    with pytest.raises(ConfigError, match=r"tuned.train_way = 0.5: it must be a whole number"):
+        build.candidate(config(learner="tuned", tuned__train_way=0.5))
+    with pytest.raises(ConfigError, match=r"here: 'lite.outer_lr' means nothing here"):
+        build.candidate(config(learner="tuned", lite__outer_lr=0.5), where="here")
+    assert build.candidate(config(learner="tuned", tuned__outer_lr=0.5), where="here").training.outer_lr == 0.5
 
 
 def test_the_learners_norm_wins_over_the_common_one() -> None:

@@ -62,7 +62,7 @@ def test_what_a_step_takes_is_known_within_a_factor_of_two(values: dict[str, Sca
 @pytest.mark.parametrize("learner", [name for name, one in LEARNERS.items() if one.is_trained])
 def test_every_learner_can_be_estimated(learner: str) -> None:
     def needed(width: int) -> int:
-        small = described(learner=learner, conv__depth=2, conv__width=width, norm="support")
+        small = described(learner=learner, backbone="conv", conv__depth=2, conv__width=width, norm="support")
         return step_bytes(small, spec=EpisodeSpec(way=2, shot=1, query=2), image_shape=(1, 16, 16), train_classes=8)
 
     assert needed(8) < needed(32)

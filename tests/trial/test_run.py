@@ -85,7 +85,8 @@ def test_a_training_is_as_good_without_the_kernels(
 @pytest.mark.parametrize("learner", [n for n, one in LEARNERS.items() if one.is_trained and one.trains_on_episodes])
 def test_training_episodes_may_have_another_shot_than_those_of_the_evaluation(learner: str, tmp_path: Path) -> None:
     """MetaOptNet trains on 15 shots, whatever it is tested on (Lee et al. 2019)."""
-    training = prepare(job(tmp_path / "m", learner=learner, norm="group", conv__depth=2, train_shot=5))
+    how = {"learner": learner, "backbone": "conv", "norm": "group", "conv__depth": 2, "train_shot": 5}
+    training = prepare(job(tmp_path / "m", **how))
     episodes = training.source.episodes()
     assert (episodes.way, episodes.shot, episodes.query) == (2, 5, 2)
     list(training.rungs())
@@ -112,6 +113,22 @@ def test_a_training_shot_for_which_classes_are_too_small_is_refused(tmp_path: Pa
         prepare(job(tmp_path / "m", dataset=folder, train_shot=3))
     with pytest.raises(ConfigError, match=r"train_shot = -1: it must be at least 0"):
         prepare(job(tmp_path / "m", train_shot=-1))
+
+
+def test_training_draws_from_so_many_images_of_each_class_spread_over_all(tmp_path: Path) -> None:
+    limited, whole = (prepare(job(tmp_path / "m", train_images=n)).source.pool for n in (7, 0))
+    assert set(limited.counts.tolist()) == {7}
+    (counts, chosen), (most, every) = (pool.tables(torch.device("cpu")) for pool in (limited, whole))
+    for number, count in enumerate(most.tolist()):
+        of_class = every[number, :count].tolist()
+        places = [of_class.index(image) for image in chosen[number, : counts[number]].tolist()]
+        assert places == sorted(set(places))
+        assert places[0] == 0
+        assert places[-1] > 0.8 * count
+    with pytest.raises(ConfigError, match=r"train_images = 2: a training episode has 1 \+ 2 images of a class"):
+        prepare(job(tmp_path / "m", train_images=2))
+    with pytest.raises(ConfigError, match=r"train_images = -1: it must be at least 0, for all"):
+        prepare(job(tmp_path / "m", train_images=-1))
 
 
 def test_options_for_a_gpu_are_no_obstacle_without_one(tmp_path: Path) -> None:

@@ -45,6 +45,7 @@ _EPSILON = 1e-3  # of the batch norms
 # Of the weights' training: (x - 127) / 128 for x in 0 … 255.
 _MEAN, _STD = 127 / 255, 128 / 255
 LAYERS = ("head", "blocks", "both")
+_MOST_TUNED = 4  # all of them see maps of one size
 
 
 @dataclass(frozen=True)
@@ -93,6 +94,8 @@ class Lite(Pretrained):
         image_size: pixels per side to which images are resized. The weights are of 224 to 260; fewer cost less.
         layer: features are means of the maps of the "head" (1280), the last of the "blocks" (320 in lite0) or "both".
         frozen: keep the weights as they come.
+        tuned_blocks: with `frozen`, how many of the last blocks are trained nevertheless, and the head with them:
+            0 … 4. What is before them is computed once for an image.
     """
 
     own_weights_with = {"weights": "none"}
@@ -106,16 +109,20 @@ class Lite(Pretrained):
         image_size: int = 128,
         layer: str = "head",
         frozen: bool = True,
+        tuned_blocks: int = 0,
     ) -> None:
         require_one_of("lite.model", model, SIZES)
         require_one_of("lite.weights", weights, ("imagenet", "none"))
         require_one_of("lite.layer", layer, LAYERS)
+        if not 0 <= tuned_blocks <= _MOST_TUNED:
+            raise ConfigError(f"lite.tuned_blocks = {tuned_blocks}: it may be 0 … {_MOST_TUNED}")
         given = Input([_MEAN] * 3, [_STD] * 3, checked_size("lite.image_size", image_size))
         side = math.ceil(image_size / 32)
         is_packaged = weights == "imagenet"
         network, digest = _packaged(model, frozen) if is_packaged and not is_sketch() else _random(model, frozen)
-        self.layer = layer
+        tail = _tail(model, weights, tuned_blocks) if frozen and tuned_blocks else None
         deepest = _channels(SIZES[model], _STAGES[-1][-1])
+        before = (_channels(SIZES[model], _STAGES[-2][-1]), side, side)
         super().__init__(
             image_shape,
             ({"head": _HEAD, "blocks": deepest, "both": _HEAD + deepest}[layer], side, side),
@@ -124,24 +131,44 @@ class Lite(Pretrained):
             frozen=frozen,
             source=f"EfficientNet-{model.capitalize()} (ImageNet-1k, Apache-2.0)" if is_packaged else "",
             digest=digest,
-            width=_HEAD + deepest,
+            width=math.prod(before) if tail else _HEAD + deepest,
+            described=f"-before-{tuned_blocks}" if tail else "",
         )
+        self.layer, self.tail = layer, tail
+        self.reads_by_layers = tail is not None
+        self._before, self._tuned = before, tuned_blocks
 
     def maps_by(self, network: nn.Module, prepared: Tensor) -> Tensor:
-        assert isinstance(network, Network)
-        blocks = network.blocks(network.stem(prepared))
-        if self.layer == "blocks":
-            return blocks
-        head = network.head(blocks)
-        return head if self.layer == "head" else torch.cat([head, blocks], 1)
+        return self._of_layer(*self._ends(network, prepared))
 
     def described_by(self, network: nn.Module, prepared: Tensor) -> Tensor:
-        assert isinstance(network, Network)
-        blocks = network.blocks(network.stem(prepared))
-        return torch.cat([network.head(blocks).mean((2, 3)), blocks.mean((2, 3))], 1)
+        if self.tail:
+            return self._before_tail(network, prepared).flatten(1)
+        head, blocks = self._ends(network, prepared)
+        return torch.cat([head.mean((2, 3)), blocks.mean((2, 3))], 1)
 
     def chosen(self, described: Tensor) -> Tensor:
+        if self.tail:
+            return self._of_layer(*self.tail(described.unflatten(1, self._before))).mean((2, 3))
         return {"head": described[:, :_HEAD], "blocks": described[:, _HEAD:], "both": described}[self.layer]
+
+    def _ends(self, network: nn.Module, prepared: Tensor) -> tuple[Tensor, Tensor]:
+        """The maps [M, C, H, W] of the head and of the last block."""
+        assert isinstance(network, Network)
+        if self.tail:
+            head, blocks = self.tail(self._before_tail(network, prepared))
+            return head, blocks
+        blocks = network.blocks(network.stem(prepared))
+        return network.head(blocks), blocks
+
+    def _before_tail(self, network: nn.Module, prepared: Tensor) -> Tensor:
+        """The maps that enter the blocks which are trained."""
+        assert isinstance(network, Network)
+        return network.blocks[: -self._tuned](network.stem(prepared))
+
+    def _of_layer(self, head: Tensor, blocks: Tensor) -> Tensor:
+        """The maps that are read."""
+        return {"head": head, "blocks": blocks}[self.layer] if self.layer != "both" else torch.cat([head, blocks], 1)
 
 
 class Network(nn.Module):
@@ -152,6 +179,19 @@ class Network(nn.Module):
         self.stem = Convolution(3, _STEM, 3, stride=2)
         self.blocks = nn.Sequential(*_blocks(size))
         self.head = Convolution(_channels(size, _STAGES[-1][-1]), _HEAD, 1)
+
+
+class Tail(nn.Module):
+    """The last blocks of a network and its head, as they are there."""
+
+    def __init__(self, network: Network, blocks: int) -> None:
+        super().__init__()
+        self.blocks, self.head = network.blocks[-blocks:], network.head
+
+    def forward(self, maps: Tensor) -> tuple[Tensor, Tensor]:
+        """The maps of the head and of the last block, of those before [M, C, H, W]."""
+        blocks = self.blocks(maps)
+        return self.head(blocks), blocks
 
 
 class Block(nn.Module):
@@ -235,6 +275,13 @@ def _random(model: str, frozen: bool) -> tuple[nn.Module, str]:
         if isinstance(module, Convolution):  # without batch norms, only these variances let images through
             nn.init.kaiming_normal_(module.conv.weight, nonlinearity="relu" if module.rectified else "linear")
     return without_parameters(network) if frozen else network, digest_of(network.state_dict())
+
+
+def _tail(model: str, weights: str, blocks: int) -> Tail:
+    """Weights of the last blocks that are a candidate's own."""
+    network = _random(model, frozen=False)[0] if weights == "none" or is_sketch() else _loaded(model)
+    assert isinstance(network, Network)
+    return Tail(network, blocks)
 
 
 def _packaged(model: str, frozen: bool) -> tuple[nn.Module | Fixed, str]:

@@ -77,13 +77,16 @@ class Pretrained(Backbone):
         source: where the weights are from, their data and licence, for people; empty for random weights.
         digest: of the weights.
         width: as below; by default the channels of the map.
+        described: which of its descriptions of an image this is, where the network has several.
 
     Attributes:
         key: the same for two backbones that describe every image alike; empty where the network may change.
         width: W, numbers of an image's description.
+        reads_by_layers: whether layers that are trained follow the description, so that features of an image are dear.
     """
 
     stackable_with = None
+    reads_by_layers = False
 
     def __init__(
         self,
@@ -96,13 +99,14 @@ class Pretrained(Backbone):
         source: str,
         digest: str,
         width: int | None = None,
+        described: str = "",
     ) -> None:
         if image_shape[0] not in (1, COLOURS):
             raise ConfigError(f"pretrained weights take images of 1 or 3 channels, but these have {image_shape[0]}")
         super().__init__(image_shape, map_shape, "mean")
         self.given, self.frozen, self.source = given, frozen, source
         self.external = bool(source)
-        self.key = f"{digest[:16]}-{given.size}" if frozen else ""
+        self.key = f"{digest[:16]}-{given.size}{described}" if frozen else ""
         self.width = width or map_shape[0]
         self.network = network
         self.scale = Norm(self.features, "none")
@@ -147,7 +151,7 @@ class Pretrained(Backbone):
         return self.scale(self.chosen(described)[:, :, None, None], layout).flatten(1)
 
     def chosen(self, described: Tensor) -> Tensor:
-        """The part [M, D] of descriptions [M, W] that features are made of; all by default."""
+        """What features [M, D] are made of, of descriptions [M, W]: all by default, or what further layers make."""
         return described
 
     @abstractmethod

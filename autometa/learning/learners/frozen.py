@@ -25,7 +25,7 @@ from autometa.learning.learners.svm import dual_solution
 
 HEADS = ("cosine", "mahalanobis", "ridge", "logistic", "svm")
 CENTRES = ("none", "train", "support")
-_SCALE = 10.0  # of cosines and regressions, which are flat for a softmax
+SCALE = 10.0  # of cosines and regressions, which are flat for a softmax
 _LOGISTIC_STEPS, _SVM_STEPS = 100, 100
 # Train images by which centre and covariances are estimated; more are no better (`docs/log.md`).
 _SEEN = 1300
@@ -146,11 +146,11 @@ class Frozen(EpisodicLearner):
     def _fit(self, costs: Tensor | float) -> Fit:
         """The head; `costs` of errors on support images are those of \"svm\" alone."""
         if self.head == "cosine":
-            return functools.partial(nearest_mean, metric="cosine", temperature=1 / _SCALE)
+            return functools.partial(nearest_mean, metric="cosine", temperature=1 / SCALE)
         if self.head == "mahalanobis":
             return functools.partial(nearest_mean, metric="euclidean", temperature=1.0)
         if self.head == "ridge":
-            return functools.partial(ridge, penalty=self.penalty, scale=_SCALE)
+            return functools.partial(ridge, penalty=self.penalty, scale=SCALE)
         if self.head == "logistic":
             return functools.partial(logistic, steps=_LOGISTIC_STEPS, penalty=self.penalty)
         return functools.partial(_svm, penalty=costs / self.penalty)
@@ -175,12 +175,21 @@ def directions(features: Tensor, classes: Tensor, dims: int, *, strength: float,
 def whitening(deviations: Tensor, dims: int, strength: float) -> Tensor:
     """The directions [D, dims] in which deviations [M, D] vary most, each times its variance to the -strength/2."""
     covariance = deviations.mT @ deviations / len(deviations)
-    variances, directions = torch.linalg.eigh(covariance)
+    variances, directions = _axes(covariance)
     least = _LEAST_EIGENVALUE * variances.mean()
     variances, directions = variances.flip(0)[:dims].clamp_min(0) + least, directions.flip(1)[:, :dims]
+    variances = variances.clamp_min(torch.finfo(variances.dtype).tiny)  # of features that never vary
     return directions * variances ** (-strength / 2)
+
+
+def _axes(covariance: Tensor) -> tuple[Tensor, Tensor]:
+    """Variances [D], ascending, and directions [D, D] of a covariance; single precision fails where few images vary."""
+    found = torch.linalg.eigh(covariance)
+    if not bool(found.eigenvalues.isfinite().all()):
+        found = torch.linalg.eigh(covariance.double())
+    return found.eigenvalues.to(covariance), found.eigenvectors.to(covariance)
 
 
 def _svm(features: Tensor, targets: Tensor, *, penalty: float | Tensor) -> Head:
     dual = dual_solution(features @ features.mT, targets, penalty=penalty, steps=_SVM_STEPS)
-    return lambda query: _SCALE * (query @ features.mT @ dual)
+    return lambda query: SCALE * (query @ features.mT @ dual)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from autometa.errors import DivergedError, StackError
-from autometa.learning.learner import LossLearner
+from autometa.learning.learner import Learner, LossLearner
 from autometa.learning.stacked.model import Stack, learned
 from autometa.learning.stacked.optimizers import OPTIMIZERS, clip
 from autometa.learning.stacked.sources import StackedSource
@@ -173,6 +173,8 @@ def _check(trainings: Sequence[Training]) -> None:
         raise StackError("an objective with additions to the loss is trained alone")
     if not all(training.learner.is_trained for training in trainings):
         raise StackError(f"{type(first.learner).__name__} is not trained")
+    if any(type(training.learner).see is not Learner.see for training in trainings):
+        raise StackError(f"{type(first.learner).__name__} looks at train classes before its first step")
     for what in ("budget", "steps", "last_step"):
         if any(getattr(training.state, what) != getattr(first.state, what) for training in trainings):
             raise StackError(f"the candidates are not in step: they differ in {what}")

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from autometa.errors import ConfigError
+from autometa.learning.backbones.lite import Lite
 from autometa.learning.evaluation import episode_accuracies
 from autometa.learning.learners.frozen import CENTRES, HEADS, Frozen, directions, whitening
 from autometa.learning.training import Training, TrainingOptions
@@ -46,6 +47,20 @@ def test_whitened_deviations_have_equal_variances_without_correlation() -> None:
     assert 0.7 < float(covariance.diag().min()) <= float(covariance.diag().max()) <= 1.001
     unchanged = deviations @ whitening(deviations, 6, 0.0)
     torch.testing.assert_close(unchanged.norm(dim=1), deviations.norm(dim=1), rtol=1e-3, atol=1e-3)
+
+
+def test_few_images_that_recur_are_whitened_where_single_precision_fails() -> None:
+    """12 features of a network with random weights, 111 times; their covariance has rank 12 of 1,280."""
+    torch.manual_seed(2)
+    backbone = Lite((3, 8, 8), weights="none", image_size=32)
+    with torch.no_grad():
+        features = backbone(torch.randn(12, 3, 8, 8)).repeat(111, 1)
+    found = whitening(features - features.mean(0), 2048, 0.5)
+    assert bool(found.isfinite().all())
+
+
+def test_features_that_never_vary_are_no_division_by_nothing() -> None:
+    assert bool(whitening(torch.zeros(10, 4), 4, 1.0).isfinite().all())
 
 
 def test_directions_in_which_train_classes_differ_are_made_longer_and_the_others_stay() -> None:
