@@ -2,8 +2,8 @@
 
 A table is one file of rows, mapped by all processes, and a byte for each row that says whether it is there. Rows are
 written before their bytes, so a process that is killed leaves nothing wrong. Whoever computes rows holds the lock of
-their part of the table: two workers never compute one row twice, and share the work on what both want. It does not
-know what the features mean.
+their part of the table: two workers never compute one row twice, and share the work on what both want. A row takes
+space on the disk when it is written. The table does not know what the features mean.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import numpy as np
 from autometa.data import cache
 from autometa.errors import DataError, OutOfTimeError
 
-FORMAT = 2  # to be raised when the same network would give the same image another row
+FORMAT = 3  # to be raised when the same network would give the same image another row
 # Parts of a table, each with a lock: every eighth row, so that a split's images are in all of them. More would let
 # more workers help, with smaller batches.
 _PARTS = 8
@@ -111,10 +111,18 @@ class FeatureTable:
             if not np.isfinite(found).all():
                 raise DataError(f"features {self._key} are not finite; the weights may be damaged")
             limit = float(np.finfo(np.float16).max)
+            self._claim(numbers)
             self._rows[numbers] = np.clip(found, -limit, limit)
             self._is_there[numbers] = 1
             self._check_time()
             yield
+
+    def _claim(self, numbers: np.ndarray) -> None:
+        """Have space on the disk for these rows: a map is written late, where a full disk is a signal and no error."""
+        first, size = self._rows.offset, self._rows.strides[0]
+        with cache.writing_to(self._folder), (self._folder / "rows.npy").open("r+b") as file:
+            for number in numbers.tolist():
+                os.posix_fallocate(file.fileno(), first + number * size, size)
 
     def _check_time(self) -> None:
         if self.stop():
@@ -138,9 +146,8 @@ def _make(folder: Path, count: int, width: int) -> None:
         for name, kind, shape in (("rows", np.float16, (count, width)), ("is_there", np.uint8, (count,))):
             path = draft / f"{name}.npy"
             np.lib.format.open_memmap(path, mode="w+", dtype=kind, shape=shape).flush()
-            # A map is written to disk late, where a full disk is a signal and not an error: claim the space now.
-            with path.open("r+b") as file:
-                os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+        with (draft / "is_there.npy").open("r+b") as file:  # rows get their space when they are written
+            os.posix_fallocate(file.fileno(), 0, (draft / "is_there.npy").stat().st_size)
         os.chmod(draft, 0o755)
         os.rename(draft, folder)
     finally:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import threading
 import time
 from pathlib import Path
@@ -10,7 +12,7 @@ import numpy as np
 import pytest
 
 from autometa.data import cache
-from autometa.data.feature_table import Compute, FeatureTable
+from autometa.data.feature_table import FORMAT, Compute, FeatureTable
 from autometa.errors import DataError, OutOfTimeError
 
 IMAGES = np.arange(10, 50, dtype=np.uint8).reshape(40, 1, 1, 1)
@@ -92,6 +94,30 @@ def test_a_damaged_table_is_one_line() -> None:
         (folder / "rows.npy").write_bytes(content)
         with pytest.raises(DataError, match=r"damaged-v\d+ is damaged .*; delete it, and it is made again"):
             table("damaged", rows)
+
+
+def test_a_table_takes_the_space_of_its_rows_alone() -> None:
+    images = np.zeros((4000, 1, 1, 1), np.uint8)
+    wide = FeatureTable("wide", images, 5000, lambda some: np.ones((len(some), 5000)))
+    file = cache.root() / "features" / f"wide-v{FORMAT}" / "rows.npy"
+    assert file.stat().st_size > 4000 * 5000 * 2
+    assert (wide[np.array([7, 3999])] == 1).all()
+    assert file.stat().st_blocks * 512 < 100 * 5000 * 2
+
+
+def test_a_disk_that_is_full_is_one_line_and_says_nothing_of_the_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    here = table("full", rows)
+    assert len(here[np.arange(4)]) == 4
+
+    def full(*_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(DataError, match=r"cannot write to the cache .*: No space left on device; set AUTOMETA_CACHE"):
+        here[np.arange(8)]
+    assert here.known == 4
+    monkeypatch.undo()
+    assert here[np.arange(8)][:, 0].tolist() == list(range(10, 18))
 
 
 def test_rows_that_were_computed_before_the_time_was_over_are_kept() -> None:

@@ -124,7 +124,7 @@ OF_LEARNERS: dict[str, dict[str, Any]] = {
         "pretrain.support_copies": 2,
     },
     "a dual": {"learner": "svm", "svm.solver_steps": 5},
-    "last layers of a frozen network": FROZEN | {"learner": "tuned", "lite.tuned_blocks": 1, "tuned.train_query": 2},
+    "last layers of a frozen network": FROZEN | {"learner": "tuned", "lite.tuned": True, "tuned.train_query": 2},
 }
 
 

@@ -49,7 +49,7 @@ def test_scores_by_known_features_are_those_by_images(
 def test_layers_that_are_tuned_read_what_is_known_once_for_an_image(
     digits: FewShotDataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tuned = Tuned(Lite((1, 8, 8), image_size=32, tuned_blocks=1), Setting(way=2, train_classes=3)).eval()
+    tuned = Tuned(Lite((1, 8, 8), image_size=32, tuned=True), Setting(way=2, train_classes=3)).eval()
     tuned.backbone.normalised_by(digits.mean, digits.std)
     pool = pool_for(tuned, digits, "val")
     batches = list(fixed_episodes(pool, SPEC, count=40, seed=4, batch=10))

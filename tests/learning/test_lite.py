@@ -34,7 +34,7 @@ needs_weights = pytest.mark.skipif(
 )
 
 
-@pytest.mark.parametrize("options", [{"frozen": True}, {"frozen": False}, {"tuned_blocks": 1}])
+@pytest.mark.parametrize("options", [{"frozen": True}, {"frozen": False}, {"tuned": True}])
 def test_it_keeps_what_every_backbone_promises(options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(SIZES, "lite0", replace(SIZES["lite0"], width=0.15, depth=0.3))  # quick
     check_backbone(Lite, image_shape=(3, 8, 8), weights="none", image_size=16, **options)
@@ -54,7 +54,7 @@ def test_features_are_those_of_the_published_weights() -> None:
     ramp = torch.linspace(-1, 1, 3 * 100 * 100).reshape(1, 3, 100, 100)
     backbone = Lite((3, 32, 32), image_size=100)
     found = backbone.described(ramp)[0]
-    assert found.shape == (1600,)
+    assert found.shape == (1600 + 192 * 4 * 4,)
     assert float(found[:1280].norm()) == pytest.approx(10.2818, rel=1e-4)
     assert int(found[:1280].argmax()) == 113
 
@@ -105,22 +105,21 @@ def test_copies_of_a_learner_share_frozen_weights_and_no_checkpoint_has_them() -
 
 @needs_weights
 @pytest.mark.parametrize("layer", LAYERS)
-@pytest.mark.parametrize("tuned_blocks", [1, 4])
-def test_what_is_tuned_begins_as_the_package_has_it(layer: str, tuned_blocks: int) -> None:
+def test_what_is_tuned_begins_as_the_package_has_it_and_reads_the_same_description(layer: str) -> None:
     how = {"image_size": 72, "layer": layer}
-    plain, tuned = Lite((3, 9, 9), **how), Lite((3, 9, 9), **how, tuned_blocks=tuned_blocks)
+    plain, tuned = Lite((3, 9, 9), **how), Lite((3, 9, 9), **how, tuned=True)
     images = torch.randn(2, 3, 9, 9)
     torch.testing.assert_close(tuned(images), plain(images))
     torch.testing.assert_close(tuned.maps(images), plain.maps(images))
-    described = tuned.described(tuned.prepared(images))
-    assert described.shape == (2, tuned.width) == (2, 192 * 3 * 3)
-    torch.testing.assert_close(tuned.read(described), plain(images))
-    assert tuned.key not in ("", plain.key)
+    described = plain.described(plain.prepared(images))
+    assert described.shape == (2, tuned.width) == (2, 1600 + 192 * 3 * 3)
+    torch.testing.assert_close(tuned.read(described), plain.read(described))
+    assert tuned.key == plain.key != ""
 
 
 @needs_weights
-def test_only_the_last_blocks_and_the_head_are_tuned_and_copies_do_not_share_them() -> None:
-    tuned = Lite((3, 9, 9), image_size=32, tuned_blocks=1)
+def test_only_the_last_block_and_the_head_are_tuned_and_copies_do_not_share_them() -> None:
+    tuned = Lite((3, 9, 9), image_size=32, tuned=True)
     other = copy.deepcopy(tuned)
     tuned(torch.randn(4, 3, 9, 9)).square().sum().backward()
     weights = dict(tuned.named_parameters())
@@ -176,7 +175,6 @@ def test_a_damaged_or_missing_weights_file_is_one_line(tmp_path: Path, monkeypat
         ({"model": "lite9"}, r"lite.model = 'lite9': it may be lite0 \| lite1 \| lite2"),
         ({"image_size": 8}, "lite.image_size = 8: it may be 16 … 1024"),
         ({"layer": "last"}, "lite.layer = 'last': it may be head "),
-        ({"tuned_blocks": 5}, "lite.tuned_blocks = 5: it may be 0 … 4"),
         ({"weights": "none", "image_shape": (2, 8, 8)}, "1 or 3 channels, but these have 2"),
     ],
 )

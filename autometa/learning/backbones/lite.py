@@ -45,7 +45,6 @@ _EPSILON = 1e-3  # of the batch norms
 # Of the weights' training: (x - 127) / 128 for x in 0 … 255.
 _MEAN, _STD = 127 / 255, 128 / 255
 LAYERS = ("head", "blocks", "both")
-_MOST_TUNED = 4  # all of them see maps of one size
 
 
 @dataclass(frozen=True)
@@ -94,8 +93,8 @@ class Lite(Pretrained):
         image_size: pixels per side to which images are resized. The weights are of 224 to 260; fewer cost less.
         layer: features are means of the maps of the "head" (1280), the last of the "blocks" (320 in lite0) or "both".
         frozen: keep the weights as they come.
-        tuned_blocks: with `frozen`, how many of the last blocks are trained nevertheless, and the head with them:
-            0 … 4. What is before them is computed once for an image.
+        tuned: with `frozen`, train the last block and the head nevertheless. What is before them is computed once for
+            an image, together with the features.
     """
 
     own_weights_with = {"weights": "none"}
@@ -109,18 +108,15 @@ class Lite(Pretrained):
         image_size: int = 128,
         layer: str = "head",
         frozen: bool = True,
-        tuned_blocks: int = 0,
+        tuned: bool = False,
     ) -> None:
         require_one_of("lite.model", model, SIZES)
         require_one_of("lite.weights", weights, ("imagenet", "none"))
         require_one_of("lite.layer", layer, LAYERS)
-        if not 0 <= tuned_blocks <= _MOST_TUNED:
-            raise ConfigError(f"lite.tuned_blocks = {tuned_blocks}: it may be 0 … {_MOST_TUNED}")
         given = Input([_MEAN] * 3, [_STD] * 3, checked_size("lite.image_size", image_size))
         side = math.ceil(image_size / 32)
         is_packaged = weights == "imagenet"
         network, digest = _packaged(model, frozen) if is_packaged and not is_sketch() else _random(model, frozen)
-        tail = _tail(model, weights, tuned_blocks) if frozen and tuned_blocks else None
         deepest = _channels(SIZES[model], _STAGES[-1][-1])
         before = (_channels(SIZES[model], _STAGES[-2][-1]), side, side)
         super().__init__(
@@ -131,44 +127,30 @@ class Lite(Pretrained):
             frozen=frozen,
             source=f"EfficientNet-{model.capitalize()} (ImageNet-1k, Apache-2.0)" if is_packaged else "",
             digest=digest,
-            width=math.prod(before) if tail else _HEAD + deepest,
-            described=f"-before-{tuned_blocks}" if tail else "",
+            width=_HEAD + deepest + math.prod(before),
         )
-        self.layer, self.tail = layer, tail
-        self.reads_by_layers = tail is not None
-        self._before, self._tuned = before, tuned_blocks
+        self.layer, self._deepest, self._before = layer, deepest, before
+        self.tail = _tail(model, weights) if frozen and tuned else None
+        self.reads_by_layers = self.tail is not None
 
     def maps_by(self, network: nn.Module, prepared: Tensor) -> Tensor:
-        return self._of_layer(*self._ends(network, prepared))
+        assert isinstance(network, Network)
+        before = network.before_last(prepared)
+        head, last = self.tail(before) if self.tail else network.ends(before)
+        return {"head": head, "blocks": last}[self.layer] if self.layer != "both" else torch.cat([head, last], 1)
 
     def described_by(self, network: nn.Module, prepared: Tensor) -> Tensor:
-        if self.tail:
-            return self._before_tail(network, prepared).flatten(1)
-        head, blocks = self._ends(network, prepared)
-        return torch.cat([head.mean((2, 3)), blocks.mean((2, 3))], 1)
+        """Means of the maps of the head and of the last block, and the map before it, which tuned layers read."""
+        assert isinstance(network, Network)
+        before = network.before_last(prepared)
+        means = [maps.mean((2, 3)) for maps in network.ends(before)]
+        return torch.cat([*means, before.flatten(1)], 1)
 
     def chosen(self, described: Tensor) -> Tensor:
+        head, last, before = described.split([_HEAD, self._deepest, math.prod(self._before)], 1)
         if self.tail:
-            return self._of_layer(*self.tail(described.unflatten(1, self._before))).mean((2, 3))
-        return {"head": described[:, :_HEAD], "blocks": described[:, _HEAD:], "both": described}[self.layer]
-
-    def _ends(self, network: nn.Module, prepared: Tensor) -> tuple[Tensor, Tensor]:
-        """The maps [M, C, H, W] of the head and of the last block."""
-        assert isinstance(network, Network)
-        if self.tail:
-            head, blocks = self.tail(self._before_tail(network, prepared))
-            return head, blocks
-        blocks = network.blocks(network.stem(prepared))
-        return network.head(blocks), blocks
-
-    def _before_tail(self, network: nn.Module, prepared: Tensor) -> Tensor:
-        """The maps that enter the blocks which are trained."""
-        assert isinstance(network, Network)
-        return network.blocks[: -self._tuned](network.stem(prepared))
-
-    def _of_layer(self, head: Tensor, blocks: Tensor) -> Tensor:
-        """The maps that are read."""
-        return {"head": head, "blocks": blocks}[self.layer] if self.layer != "both" else torch.cat([head, blocks], 1)
+            head, last = (maps.mean((2, 3)) for maps in self.tail(before.unflatten(1, self._before)))
+        return {"head": head, "blocks": last}[self.layer] if self.layer != "both" else torch.cat([head, last], 1)
 
 
 class Network(nn.Module):
@@ -180,18 +162,28 @@ class Network(nn.Module):
         self.blocks = nn.Sequential(*_blocks(size))
         self.head = Convolution(_channels(size, _STAGES[-1][-1]), _HEAD, 1)
 
+    def before_last(self, prepared: Tensor) -> Tensor:
+        """The map [M, C, H, W] that enters the last block, of prepared images."""
+        maps: Tensor = self.blocks[:-1](self.stem(prepared))
+        return maps
+
+    def ends(self, before: Tensor) -> tuple[Tensor, Tensor]:
+        """The maps of the head and of the last block, of the map that enters it."""
+        last = self.blocks[-1](before)
+        return self.head(last), last
+
 
 class Tail(nn.Module):
-    """The last blocks of a network and its head, as they are there."""
+    """The last block of a network and its head, as they are there."""
 
-    def __init__(self, network: Network, blocks: int) -> None:
+    def __init__(self, network: Network) -> None:
         super().__init__()
-        self.blocks, self.head = network.blocks[-blocks:], network.head
+        self.block, self.head = network.blocks[-1], network.head
 
-    def forward(self, maps: Tensor) -> tuple[Tensor, Tensor]:
-        """The maps of the head and of the last block, of those before [M, C, H, W]."""
-        blocks = self.blocks(maps)
-        return self.head(blocks), blocks
+    def forward(self, before: Tensor) -> tuple[Tensor, Tensor]:
+        """As `Network.ends`."""
+        last = self.block(before)
+        return self.head(last), last
 
 
 class Block(nn.Module):
@@ -277,11 +269,11 @@ def _random(model: str, frozen: bool) -> tuple[nn.Module, str]:
     return without_parameters(network) if frozen else network, digest_of(network.state_dict())
 
 
-def _tail(model: str, weights: str, blocks: int) -> Tail:
-    """Weights of the last blocks that are a candidate's own."""
+def _tail(model: str, weights: str) -> Tail:
+    """Weights of the last layers that are a candidate's own."""
     network = _random(model, frozen=False)[0] if weights == "none" or is_sketch() else _loaded(model)
     assert isinstance(network, Network)
-    return Tail(network, blocks)
+    return Tail(network)
 
 
 def _packaged(model: str, frozen: bool) -> tuple[nn.Module | Fixed, str]:

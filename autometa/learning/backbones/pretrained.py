@@ -77,7 +77,6 @@ class Pretrained(Backbone):
         source: where the weights are from, their data and licence, for people; empty for random weights.
         digest: of the weights.
         width: as below; by default the channels of the map.
-        described: which of its descriptions of an image this is, where the network has several.
 
     Attributes:
         key: the same for two backbones that describe every image alike; empty where the network may change.
@@ -99,14 +98,13 @@ class Pretrained(Backbone):
         source: str,
         digest: str,
         width: int | None = None,
-        described: str = "",
     ) -> None:
         if image_shape[0] not in (1, COLOURS):
             raise ConfigError(f"pretrained weights take images of 1 or 3 channels, but these have {image_shape[0]}")
         super().__init__(image_shape, map_shape, "mean")
         self.given, self.frozen, self.source = given, frozen, source
         self.external = bool(source)
-        self.key = f"{digest[:16]}-{given.size}{described}" if frozen else ""
+        self.key = f"{digest[:16]}-{given.size}" if frozen else ""
         self.width = width or map_shape[0]
         self.network = network
         self.scale = Norm(self.features, "none")

@@ -15,9 +15,9 @@ from autometa.learning.learners.frozen import SCALE, Frozen
 class Tuned(Frozen):
     """Hu et al. 2022, Pushing the limits of simple pipelines for few-shot learning (P>M>F), its second stage.
 
-    It begins as `frozen` with the cosine head, and takes outer steps on episodes of train classes. What they train is
-    what the backbone lets them: `lite.tuned_blocks` says how many of the last blocks. The centre and the directions
-    are those of the features before the first step. The paper trains all layers, of features without directions.
+    It begins as `frozen` with the cosine head, and takes outer steps on episodes of train classes. They train what the
+    backbone lets them: with `lite.tuned` the last block and the head. The centre and the directions are those of the
+    features before the first step. The paper trains all layers, of features without directions.
 
     Args:
         whiten, spread: as of `frozen`.

@@ -41,7 +41,7 @@ def test_before_the_first_step_it_answers_as_the_frozen_network_does() -> None:
 
 def test_outer_steps_move_the_last_layers_alone_after_it_has_seen_train_classes() -> None:
     torch.manual_seed(2)
-    backbone = Lite((3, 8, 8), weights="none", image_size=32, tuned_blocks=1)
+    backbone = Lite((3, 8, 8), weights="none", image_size=32, tuned=True)
     learner = Tuned(backbone, Setting(way=3, train_classes=8))
     before = {name: value.clone() for name, value in learner.state_dict().items()}
     training = training_of(learner, make_episodes(batch=2, seed=3, shape=(3, 8, 8)), steps=3)
@@ -59,7 +59,7 @@ def test_outer_steps_move_the_last_layers_alone_after_it_has_seen_train_classes(
 
 def test_outer_steps_fit_what_nothing_before_them_could() -> None:
     torch.manual_seed(2)
-    learner = Tuned(Lite((3, 8, 8), weights="none", image_size=64, tuned_blocks=1), SETTING, whiten=0.0)
+    learner = Tuned(Lite((3, 8, 8), weights="none", image_size=64, tuned=True), SETTING, whiten=0.0)
     episodes = make_episodes(batch=2, seed=3, shape=(3, 8, 8))
     noise = replace(
         episodes, support_x=torch.randn_like(episodes.support_x), query_x=torch.randn_like(episodes.query_x)
