@@ -119,7 +119,8 @@ def compared(task: str, arguments: argparse.Namespace, seed: int, root: str | No
 def best_of_first(runs: Path, count: int) -> dict[str, Any]:
     """Number and configuration of the best of the first candidates of a search, as far as each has come."""
     study = optuna.load_study(study_name="s", storage=f"sqlite:///{runs}/autometa.db")
-    records = [record_of(trial) for trial in study.trials[:count]]
+    began = [trial for trial in study.trials[:count] if trial.state != optuna.trial.TrialState.WAITING]
+    records = [record_of(trial) for trial in began]
     known = {record.number: record.last.accuracy.sure for record in records if record.last}
     best = records[max(known, key=lambda number: known[number])]
     return {"trial": best.number, **best.config.values}
