@@ -27,6 +27,9 @@ LAST_CALL, FIRST_CALL = 0.3, 0.85
 KEEP_ONE_OF = 2
 # The rung to which the first candidates go without being compared.
 HEAD_START = 3
+# Where the last training is of layers on a network whose features are kept, it ends sooner: by this part of the time
+# for last trainings at most. Confirmation and test have images that the network was not shown.
+FEATURES_AT_END = 1 / 3
 # Features for one more rung of a candidate that is not trained may take this part of the time that is left.
 FEATURES = 0.15
 
@@ -146,6 +149,14 @@ class Promotion:
         needed = self.images_at_end(leader.curve[-1].accuracy.episodes) * leader.image_seconds
         return min(max(needed, LAST_CALL * self.finish_from), FIRST_CALL * self.finish_from)
 
+    def for_features(self, number: int, standings: Sequence[Standing]) -> float:
+        """Seconds before the end of all training at which this candidate's last training must be over."""
+        asked = next((s for s in standings if s.number == number and s.curve and s.network), None)
+        if asked is None or asked.is_fixed:
+            return 0.0
+        needed = self.images_at_end(asked.curve[-1].accuracy.episodes) * asked.image_seconds
+        return min(needed, FEATURES_AT_END * self.finish_from)
+
     def _finalist(self, standings: Sequence[Standing]) -> Finish | Twin | None:
         """The best that is free; or again the best of all, where that is far ahead of it."""
         shown = [standing for standing in standings if standing.curve]
@@ -163,10 +174,14 @@ class Promotion:
         return Finish(best.number) if is_near or first.is_fixed else Twin(first.number)
 
     def _instead_of(self, best: Standing, believed: Sequence[Standing], expected: Mapping[int, float]) -> Standing:
-        """The best of those that are believed in, unless the best of all is clearly ahead."""
-        if best in believed or not believed:
+        """The best of those that are believed in, unless the best of all is clearly ahead.
+
+        One that is not trained needs no last training, and gets none in the place of one that is.
+        """
+        rivals = [s for s in believed if best.is_fixed or not s.is_fixed]
+        if best in rivals or not rivals:
             return best
-        other = max(believed, key=lambda standing: (expected[standing.number], -standing.number))
+        other = max(rivals, key=lambda standing: (expected[standing.number], -standing.number))
         is_clear = expected[best.number] - expected[other.number] > best.curve[-1].accuracy.half_width
         return best if is_clear else other
 

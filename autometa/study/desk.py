@@ -102,12 +102,15 @@ class SearchDesk:
 
     def _segment(self, decision: Decision, asked: Asked) -> Segment:
         job = self._make_job(asked)
-        last_from = self._policy.last_from(self._ledger.standings())
+        standings = self._ledger.standings()
+        last_from = self._policy.last_from(standings)
         if isinstance(decision, Finish | Twin) or self._left <= last_from:
             self._finishing.add(asked.number)
             if self.is_over:
                 self._on_last()
-            return Segment(job=job, finish_by=time.time() + self._left, threads=self._threads)
+            number = decision.number if isinstance(decision, Finish | Twin) else asked.number
+            left = self._left - self._policy.for_features(number, standings)
+            return Segment(job=job, finish_by=time.time() + left, threads=self._threads)
         self._exploring.add(asked.number)
         until = decision.until if isinstance(decision, GoOn) else 1
         return Segment(job=job, until=until, not_after=time.time() + self._left - last_from)

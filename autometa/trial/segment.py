@@ -121,6 +121,9 @@ def _finish(training: Training, job: Job, deadline: float, on_rung: OnRung, on_s
 
     The checkpoint before the cool-down stays: a later search goes on from there.
     """
+    assert isinstance(training.validate, Validation)
+    if training.learner.is_trained:
+        training.validate.look()
     pace = _Pace(training, job, deadline)
     while training.learner.is_trained and not pace.must_cool():
         if training.train(on_step, stop=pace.must_cool):

@@ -48,6 +48,12 @@ class Validation:
         """Seconds that were spent on features, which other candidates find in the cache."""
         return self.pool.feature_seconds
 
+    def look(self) -> None:
+        """Have features of all episodes where they are kept, so that no measurement waits for them later."""
+        if self.pool.features:
+            for _ in self._episodes(self._job.validation_episodes):
+                pass
+
     def _last(self, training: Training) -> int:
         """Episodes after the cool-down: all; where nothing was trained, those whose answers are known."""
         if training.learner.is_trained or not training.curve:

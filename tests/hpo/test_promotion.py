@@ -83,6 +83,22 @@ def test_a_start_that_is_believed_in_is_given_up_only_for_one_that_is_clearly_be
     assert believing.decide([starts[0], busy, later], left=9.0, finishing=0, exploring=0, can_start=True) == Finish(2)
 
 
+def test_the_last_training_is_not_for_a_start_that_cannot_be_trained() -> None:
+    believing = Promotion(finish_from=100.0, finalists=1, believed=2)
+    frozen = Standing(0, [fixed_report(1, 0.6), fixed_report(2, 0.66, episodes=40)])
+    field = frozen, standing(1, 0.3, 0.3), standing(2, 0.6, 0.67)
+    assert believing.decide(field, left=9.0, finishing=0, exploring=0, can_start=True) == Finish(2)
+
+
+def test_the_last_training_leaves_time_for_features_that_the_end_needs() -> None:
+    policy = Promotion(finish_from=90.0, finalists=1, images_at_end=lambda seen: 10 * seen)
+    tuned = dataclasses.replace(standing(3, 0.6, 0.7), network="a-160", image_seconds=0.1)
+    assert policy.for_features(3, [tuned]) == 20.0  # 20 episodes at the second rung
+    assert policy.for_features(3, [dataclasses.replace(tuned, image_seconds=1.0)]) == 30.0
+    assert policy.for_features(4, [tuned]) == 0.0
+    assert policy.for_features(3, [standing(3, 0.6, 0.7)]) == 0.0, "no features are kept of it"
+
+
 def test_features_of_another_rung_may_not_take_long_unless_others_have_them() -> None:
     policy = Promotion(finish_from=100.0, finalists=1, believed=1, episode_images=100)
     # 10 more episodes are 1,000 images: 10 s of 500, and at most 75.

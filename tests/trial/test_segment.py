@@ -15,6 +15,7 @@ from autometa.records import Budget, EpisodeSpec, RungReport, Scalar, TrialConfi
 from autometa.trial.job import DatasetRef, Job
 from autometa.trial.run import begin, evaluate_checkpoint
 from autometa.trial.segment import Segment, run_segment
+from tests.learning.test_lite import needs_weights
 
 VALUES = {"learner": "prototypical", "backbone": "conv", "conv.depth": 2, "conv.width": 4, "episodes_per_step": 1}
 
@@ -188,3 +189,20 @@ def test_a_candidate_that_is_not_trained_has_no_better_past_and_ends_at_once(tmp
     assert not exists(tmp_path / BEST)
     report = ran(Segment(job=frozen, finish_by=time.time() + 60))[-1]
     assert (report.cooled, report.steps, report.accuracy) == (True, 0, second.accuracy)
+
+
+@needs_weights
+def test_the_last_layers_of_a_network_are_tuned_until_the_time_is_over(tmp_path: Path) -> None:
+    values = {"learner": "tuned", "lite.image_size": 32, "lite.tuned": True, "tuned.train_query": 2}
+    tuned = job(tmp_path, Budget(seconds=0.5, open=True)).model_copy(update={"config": TrialConfig(values=values)})
+    first = ran(Segment(job=tuned, until=1))[-1]
+    training = begin(tuned)
+    assert training.source.pool.features
+    seen = training.learner.state_dict()["directions"]
+    deadline = time.time() + 5
+    last = ran(Segment(job=tuned, finish_by=deadline))[-1]
+    assert time.time() < deadline + 0.5
+    assert last.cooled
+    assert last.accuracy.episodes == 30
+    assert last.steps > first.steps > 0
+    assert torch.equal(begin(tuned.inside(FINAL)).learner.state_dict()["directions"], seen)
