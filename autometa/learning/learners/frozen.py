@@ -184,8 +184,12 @@ def whitening(deviations: Tensor, dims: int, strength: float) -> Tensor:
 
 def _axes(covariance: Tensor) -> tuple[Tensor, Tensor]:
     """Variances [D], ascending, and directions [D, D] of a covariance; single precision fails where few images vary."""
-    found = torch.linalg.eigh(covariance)
-    if not bool(found.eigenvalues.isfinite().all()):
+    try:
+        found = torch.linalg.eigh(covariance)
+        is_found = bool(found.eigenvalues.isfinite().all())
+    except torch.linalg.LinAlgError:
+        is_found = False
+    if not is_found:
         found = torch.linalg.eigh(covariance.double())
     return found.eigenvalues.to(covariance), found.eigenvectors.to(covariance)
 
