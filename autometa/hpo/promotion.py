@@ -29,7 +29,7 @@ KEEP_ONE_OF = 2
 HEAD_START = 3
 # Where the last training is of layers on a network whose features are kept, it ends sooner: by this part of the time
 # for last trainings at most. Confirmation and test have images that the network was not shown.
-FEATURES_AT_END = 1 / 3
+FEATURES_AT_END = 1 / 2
 # Features for one more rung of a candidate that is not trained may take this part of the time that is left.
 FEATURES = 0.15
 

@@ -94,7 +94,7 @@ def test_the_last_training_leaves_time_for_features_that_the_end_needs() -> None
     policy = Promotion(finish_from=90.0, finalists=1, images_at_end=lambda seen: 10 * seen)
     tuned = dataclasses.replace(standing(3, 0.6, 0.7), network="a-160", image_seconds=0.1)
     assert policy.for_features(3, [tuned]) == 20.0  # 20 episodes at the second rung
-    assert policy.for_features(3, [dataclasses.replace(tuned, image_seconds=1.0)]) == 30.0
+    assert policy.for_features(3, [dataclasses.replace(tuned, image_seconds=1.0)]) == 45.0
     assert policy.for_features(4, [tuned]) == 0.0
     assert policy.for_features(3, [standing(3, 0.6, 0.7)]) == 0.0, "no features are kept of it"
 

@@ -187,7 +187,7 @@ def _axes(covariance: Tensor) -> tuple[Tensor, Tensor]:
     try:
         found = torch.linalg.eigh(covariance)
         is_found = bool(found.eigenvalues.isfinite().all())
-    except torch.linalg.LinAlgError:
+    except RuntimeError:
         is_found = False
     if not is_found:
         found = torch.linalg.eigh(covariance.double())
