@@ -58,7 +58,7 @@ def measure(name: str, folder: str, root: list[str]) -> dict[str, Any]:
     return {
         **machine(),
         "recipe": f"examples/{name}.toml",
-        "norm": record["config"]["values"].get("norm") or record["config"]["values"].get("maml.norm"),
+        "norm": record["config"]["values"].get("norm") or record["config"]["values"].get("maml.norm", ""),
         "config": record["config"]["values"],
         "facts": record["facts"],
         "steps": last["steps"],
