@@ -213,11 +213,9 @@ def fitted(logits: Tensor, targets: Tensor, shots: Tensor) -> tuple[float, float
         found = F.cross_entropy(inverse * flat + bias * amount, right)
         return float(found.detach()), np.array(torch.autograd.grad(found, weights))
 
-    least = math.exp(_LOG_TEMPERATURES[0])
+    bounds = [(math.exp(_LOG_TEMPERATURES[0]), None), (None, None)]
     with torch.enable_grad():
-        best = minimize(
-            loss, (1 / temperature, 0.0), jac=True, method="L-BFGS-B", bounds=[(least, None), (None, None)]
-        ).x
+        best = minimize(loss, (1 / temperature, 0.0), jac=True, method="L-BFGS-B", bounds=bounds).x
     return float(1 / best[0]), float(best[1] / best[0])
 
 

@@ -157,9 +157,7 @@ def _classifier(predictor: Predictor, support: Path) -> _Part:
     classes = [str(name) for name in predictor.classes_]
     return _Part(
         "classifier",
-        Classifier(
-            predictor.trained_.learner, taken, task, lambda logits: found.softened(logits, shots) if found else logits
-        ),
+        Classifier(predictor.trained_.learner, taken, task, soften),
         {"images": ["batch", *_axes(taken)]},
         {"probabilities": ["batch", len(classes)]},
         [_Check({"images": images}, expected), _Check({"images": images[:1]}, expected[:1])],

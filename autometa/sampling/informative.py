@@ -22,6 +22,7 @@ from autometa.sampling.kernel import default_kernel
 FALSE_ALARM, FALSE_ALARM_OF_SMALL = 0.005, 0.05
 # A study of fewer trials is too small to show skill of its own, and stands or falls with the others like it.
 SMALL = 50
+_ROUNDING = 1e-9
 # Trials that are looked at: enough for a power near 1, and milliseconds a study.
 _MOST_ALONE, _MOST_TOGETHER = 200, 400
 # Of a large study these give the mean and spread of chance, whose tail is thinner than a normal one: at 50 trials .005
@@ -92,8 +93,12 @@ def _covariance(studies: Sequence[Rated]) -> np.ndarray:
     same = own[:, None] == own
     centring = np.eye(len(rows)) - same / same.sum(1)
     kernel = default_kernel(rows)
-    parts = [centring @ part @ centring for part in (kernel(rows, rows), columns @ columns.T)]
-    return sum((part / max(np.trace(part), 1e-12) for part in parts), np.zeros_like(parts[0])) * len(rows) / 2
+    found = np.zeros_like(same, dtype=float)
+    for part in (kernel(rows, rows), columns @ columns.T):
+        centred = centring @ part @ centring
+        if np.trace(centred) > _ROUNDING * np.trace(part):  # else all rows of each study are alike
+            found += centred * len(rows) / 2 / np.trace(centred)
+    return found
 
 
 def _left_out(covariance: np.ndarray) -> np.ndarray:

@@ -118,7 +118,7 @@ def external_backbones(space: SearchSpace) -> list[Scalar]:
     backbones = [*getattr(by_name.get("backbone"), "choices", ())]
     learners = getattr(by_name.get("learner"), "choices", ())
     backbones += [name for learner in learners if (name := of("learner", learner).backbone_name)]
-    return [name for name in backbones if not _has_always_own_weights(name, by_name)]
+    return [name for name in dict.fromkeys(backbones) if not _has_always_own_weights(name, by_name)]
 
 
 def _has_always_own_weights(backbone: Scalar, by_name: Mapping[str, Parameter]) -> bool:
