@@ -169,7 +169,8 @@ class Pretrained(Backbone):
         return self.scale(found, layout)
 
     def forward(self, images: Tensor, layout: Layout | None = None) -> Tensor:
-        if not (self.trains_in_bfloat16 and self.training):
+        # On a CPU now and then a gradient of such a pass is not finite (torch 2.13; docs/log.md).
+        if not (self.trains_in_bfloat16 and self.training and images.is_cuda):
             return self.read(self.described(self.prepared(images)), layout)
         with torch.autocast(images.device.type, torch.bfloat16):
             described = self.described(self.prepared(images))
