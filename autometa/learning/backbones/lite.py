@@ -137,7 +137,7 @@ class Lite(Pretrained):
         assert isinstance(network, Network)
         before = network.before_last(prepared)
         head, last = self.tail(before) if self.tail else network.ends(before)
-        return {"head": head, "blocks": last}[self.layer] if self.layer != "both" else torch.cat([head, last], 1)
+        return self._of_layer(head, last)
 
     def described_by(self, network: nn.Module, prepared: Tensor) -> Tensor:
         """Means of the maps of the head and of the last block, and the map before it, which tuned layers read."""
@@ -150,7 +150,11 @@ class Lite(Pretrained):
         head, last, before = described.split([_HEAD, self._deepest, math.prod(self._before)], 1)
         if self.tail:
             head, last = (maps.mean((2, 3)) for maps in self.tail(before.unflatten(1, self._before)))
-        return {"head": head, "blocks": last}[self.layer] if self.layer != "both" else torch.cat([head, last], 1)
+        return self._of_layer(head, last)
+
+    def _of_layer(self, head: Tensor, last: Tensor) -> Tensor:
+        """What is read of the head and of the last block, maps or their means."""
+        return torch.cat([head, last], 1) if self.layer == "both" else {"head": head, "blocks": last}[self.layer]
 
 
 class Network(nn.Module):
