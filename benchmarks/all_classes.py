@@ -23,7 +23,7 @@ import torch
 from end_to_end import RESULTS, machine
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import normalize
-from superclasses import KINDS, write_folder
+from superclasses import KINDS, as_on_a_new_machine, write_folder
 
 from autometa.data.dataset import FewShotDataset
 from autometa.deployment.all_classes import measure_all_classes
@@ -48,6 +48,7 @@ def main() -> None:
     root = str(Path(arguments.data_root).resolve()) if arguments.data_root else None
     for kind in arguments.kinds:
         with tempfile.TemporaryDirectory() as folder:
+            as_on_a_new_machine(Path(folder))
             row = measured(kind, root, arguments.minutes, Path(folder))
         print(json.dumps(row), flush=True)
         keep(row)

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from end_to_end import RESULTS
-from superclasses import name_or_folder
+from superclasses import as_on_a_new_machine, name_or_folder
 
 from autometa.archives import archive
 
@@ -98,6 +98,7 @@ def is_done(folder: Path) -> bool:
 def searched(one: Search, seed: int, root: str | None, folder: Path) -> Path:
     """Run a search, or go on with it; returns the folder of its archive."""
     folder.mkdir(parents=True, exist_ok=True)
+    as_on_a_new_machine(folder)
     dataset = name_or_folder(one.dataset, folder / one.dataset.removeprefix("folder "), data_root=root)
     command = ["search", "--dataset", dataset, "--way", str(one.way), "--shot", str(one.shot)]
     command += ["--trials", str(TRIALS), "--time-budget", f"{MINUTES}m", "--cold", "--seed", str(seed)]

@@ -27,7 +27,7 @@ from typing import Any
 
 import optuna
 from end_to_end import RESULTS, machine
-from superclasses import KINDS, name_or_folder
+from superclasses import KINDS, as_on_a_new_machine, name_or_folder
 
 from autometa.data.load import load_dataset
 from autometa.hpo.ledger import record_of
@@ -35,6 +35,7 @@ from autometa.learning.intervals import difference
 from autometa.records import Budget, EpisodeSpec
 from autometa.trial.measured import Measured, together
 from autometa.trial.model_files import job_of
+from autometa.trial.model_recipes import recipes_of
 from autometa.trial.recipe import Recipe, write_recipes
 from autometa.trial.run import measure_checkpoint
 
@@ -92,6 +93,7 @@ def main() -> None:
     for task in arguments.tasks:
         for seed in arguments.seeds:
             with tempfile.TemporaryDirectory() as folder:
+                as_on_a_new_machine(Path(folder))
                 load_dataset(dataset_of(task, root, Path(folder)), data_root=root)  # decoded before the clock starts
                 row = compared(task, arguments, seed, root, Path(folder))
             print(json.dumps(row), flush=True)
@@ -105,7 +107,8 @@ def compared(task: str, arguments: argparse.Namespace, seed: int, root: str | No
     models = {"search": searched} | trained(task, 2 * seconds, seed, root, folder, arguments.recipes)
     scores = {name: measured(model, root) for name, model in models.items()}
     row: dict[str, Any] = {"task": task, "minutes": arguments.minutes, "seed": seed, "options": arguments.options}
-    row |= {**machine(), "search_seconds": round(took, 1), "winner": job_of(searched).config.values}
+    members = [recipe.config for recipe in recipes_of(searched)]
+    row |= {**machine(), "search_seconds": round(took, 1), "winner": members[0], "others of its ensemble": members[1:]}
     row["best of the first five"] = best_of_first(folder / "runs", 5)
     for name, found in scores.items():
         accuracy = together([found])

@@ -5,6 +5,7 @@ Kinds are unions of CIFAR-100's superclasses (Krizhevsky 2009). Each class has `
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +28,11 @@ KINDS: dict[str, str] = {
     "streetcar tank tractor cloud forest mountain plain sea maple_tree oak_tree palm_tree pine_tree "
     "willow_tree",
 }
+
+
+def as_on_a_new_machine(folder: Path) -> None:
+    """Has this process and its children keep splits and looks below `folder`: what ran before must not decide a split."""
+    os.environ["AUTOMETA_HOME"] = str(folder / "home")
 
 
 def name_or_folder(dataset: str, to: Path, *, data_root: str | None) -> str:

@@ -10,8 +10,9 @@ of images may be read-only and is not littered; the cache may be deleted. For se
 can be a folder that they share.
 
 A folder is found again by its path. One that was moved or renamed takes over the record whose folder is gone and that
-knows at least half of its classes. An untouched copy takes over that of the original. Names decide, not contents,
-since images are added and mended while a class stays what it is.
+knows at least half of its classes and no more than as many others. A folder of fewer classes is another one, which needs
+enough of each split itself. An untouched copy takes over the record of the original. Names decide, not contents, since images
+are added and mended while a class stays what it is.
 """
 
 from __future__ import annotations
@@ -122,7 +123,8 @@ def _inherited(folder: Path, names: Sequence[str], seed: int) -> Mapping[str, st
     for record in _records(seed):
         is_of_this = record.classes.keys() == wanted or not Path(record.folder).is_dir()
         shared = len(wanted & record.classes.keys())
-        if is_of_this and 2 * shared >= len(wanted) and shared > len(wanted & best.keys()):
+        is_alike = 2 * shared >= max(len(wanted), len(record.classes))
+        if is_of_this and is_alike and shared > len(wanted & best.keys()):
             best = record.classes
     return best
 

@@ -94,8 +94,12 @@ def test_a_folder_that_was_moved_keeps_its_split(tmp_path: Path, how: str) -> No
         assert before.items() <= split_of(there).items()
 
 
-def test_another_folder_of_some_same_names_gets_a_split_of_its_own_size(tmp_path: Path) -> None:
-    split_of(image_folder(tmp_path / "photos", classes=20, images=1))
+@pytest.mark.parametrize("is_gone", [False, True])
+def test_another_folder_of_some_same_names_gets_a_split_of_its_own_size(tmp_path: Path, is_gone: bool) -> None:
+    more = image_folder(tmp_path / "photos", classes=21, images=1)
+    split_of(more)
+    if is_gone:
+        shutil.rmtree(more)
     sizes = list(split_of(image_folder(tmp_path / "fewer", classes=10, images=1)).values())
     assert {split: sizes.count(split) for split in SPLITS} == {"train": 6, "val": 2, "test": 2}
 
