@@ -31,7 +31,7 @@ KINDS: dict[str, str] = {
 
 
 def as_on_a_new_machine(folder: Path) -> None:
-    """Has this process and its children keep splits and looks below `folder`: what ran before must not decide a split."""
+    """Keep splits and looks of this process and its children in `folder`: what ran before must not decide a split."""
     os.environ["AUTOMETA_HOME"] = str(folder / "home")
 
 

@@ -10,9 +10,9 @@ of images may be read-only and is not littered; the cache may be deleted. For se
 can be a folder that they share.
 
 A folder is found again by its path. One that was moved or renamed takes over the record whose folder is gone and that
-knows at least half of its classes and no more than as many others. A folder of fewer classes is another one, which needs
-enough of each split itself. An untouched copy takes over the record of the original. Names decide, not contents, since images
-are added and mended while a class stays what it is.
+knows at least half of its classes and no more than as many others. A folder of fewer classes is another one, which
+needs enough of each split itself. An untouched copy takes over the record of the original. Names decide, not contents,
+since images are added and mended while a class stays what it is.
 """
 
 from __future__ import annotations
