@@ -40,7 +40,7 @@ from autometa.trial.measured import Measured, models_in, together
 from autometa.trial.model import load_model
 from autometa.trial.model_files import ModelInput, job_of
 from autometa.trial.opened import at, change_between, noted, open_both, open_dataset
-from autometa.trial.validation import Validation, episodes_at_once
+from autometa.trial.validation import Validation, episodes_at_once, look_at
 
 _log = logging.getLogger(__name__)
 
@@ -268,11 +268,7 @@ def compute_features(
     job = job_of(folder)
     data = open_dataset(at(dataset, job.dataset))
     learner, device = load_model(folder, data), pick_device(use_gpu)
-    pool = pool_for(learner.to(device), data, split, device)
-    if pool.features:
-        batch = episodes_at_once(job.episodes)
-        for _ in fixed_episodes(pool, job.episodes, count=episodes, seed=seed, batch=batch):
-            pass
+    look_at(pool_for(learner.to(device), data, split, device), job.episodes, count=episodes, seed=seed)
 
 
 def _content(learner: Learner) -> str:

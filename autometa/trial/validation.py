@@ -50,9 +50,8 @@ class Validation:
 
     def look(self) -> None:
         """Have features of all episodes where they are kept, so that no measurement waits for them later."""
-        if self.pool.features:
-            for _ in self._episodes(self._job.validation_episodes):
-                pass
+        job = self._job
+        look_at(self.pool, job.episodes, count=job.validation_episodes, seed=job.validation_seed)
 
     def _last(self, training: Training) -> int:
         """Episodes after the cool-down: all; where nothing was trained, those whose answers are known."""
@@ -95,6 +94,13 @@ class Validation:
             seed=job.validation_seed,
             batch=episodes_at_once(job.episodes),
         )
+
+
+def look_at(pool: ImagePool, spec: EpisodeSpec, *, count: int, seed: int) -> None:
+    """Have features of these fixed episodes where a backbone's are kept, by passes as of a measurement."""
+    if pool.features:
+        for _ in fixed_episodes(pool, spec, count=count, seed=seed, batch=episodes_at_once(spec)):
+            pass
 
 
 def seconds_allowed(training: Training) -> float:
