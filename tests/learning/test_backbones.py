@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
-from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
@@ -21,15 +18,10 @@ from autometa.learning.backbones.conv import Conv
 from autometa.learning.backbones.mlp import Mlp
 from autometa.learning.backbones.resnet12 import ResNet12
 from autometa.learning.backbones.resnet18 import ResNet18
-from autometa.learning.backbones.timm_model import TimmModel
 from autometa.learning.backbones.vit import ViT
 from autometa.learning.backbones.wrn import WideResNet
 from autometa.learning.normalization import Layout
-from autometa.records import TrialConfig
 from autometa.space.files import load_space
-from autometa.testing import check_backbone
-from autometa.trial import build
-from autometa.trial.abilities import is_external
 from autometa.trial.check import check_space
 
 SHAPES = [(1, 8, 8), (1, 28, 28), (3, 32, 32), (3, 84, 84), (2, 12, 20)]
@@ -165,9 +157,6 @@ def test_dropout_ends_with_training(name: str) -> None:
         (lambda s: Blocks(s, block4="dense"), "blocks.block4 = 'dense': it may be plain | residual | depthwise"),
         (lambda s: Blocks(s, depth1=9), "blocks.depth1 = 9: it may be 1 … 8"),
         (lambda s: Blocks(s, pooling="none"), "blocks.pooling = 'none': it may be max | mean"),
-        (lambda s: TimmModel((2, 8, 8)), "timm: images must have 1 or 3 channels, but these have 2"),
-        (lambda s: TimmModel(s, model="hf-hub:a/b"), "timm.model = 'hf-hub:a/b': it must be a name"),
-        (lambda s: TimmModel(s, image_size=-1), "timm.image_size = -1: it may be 0 (the weights' own) … 1024"),
     ],
 )
 def test_an_option_out_of_range_is_named(make: Make, says: str) -> None:
@@ -306,177 +295,3 @@ def test_later_stages_play_no_part() -> None:
 @pytest.mark.parametrize("shape", [(1, 8, 8), (1, 28, 28), (3, 32, 32)], ids=str)
 def test_the_space_of_architectures_fits_images_of_any_size(shape: Shape) -> None:
     check_space(load_space("architecture"), shape)
-
-
-class TinyNet(nn.Module):
-    """Stands for a model of timm: what it gives has four dimensions, or three as those of a transformer."""
-
-    num_prefix_tokens = 1
-
-    def __init__(self, kind: str) -> None:
-        super().__init__()
-        self.kind = kind
-        self.output_fmt = "NHWC" if kind == "last" else "NCHW"
-        self.conv, self.norm = nn.Conv2d(3, 6, 2, stride=2), nn.BatchNorm2d(6)
-        self.drop = nn.Dropout(0.5)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.norm(self.conv(x))
-        if self.kind == "maps":
-            return self.drop(x)
-        if self.kind == "last":
-            return x.permute(0, 2, 3, 1)
-        return F.pad(x.flatten(2).mT, (0, 0, 1, 0))
-
-
-@pytest.fixture
-def fake_timm(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
-    """A package of that name whose models are `TinyNet`; gives what it was asked for."""
-    asked = []
-
-    def create_model(name: str, **options: Any) -> nn.Module:
-        asked.append(options)
-        if name not in ("maps", "last", "tokens"):
-            raise RuntimeError(f"Unknown model ({name})")
-        return TinyNet(name)
-
-    monkeypatch.setitem(sys.modules, "timm", SimpleNamespace(create_model=create_model))
-    return asked
-
-
-@pytest.mark.parametrize(
-    ("model", "shape", "size", "maps"),
-    [
-        ("maps", (3, 8, 8), 8, (6, 4, 4)),
-        ("maps", (1, 9, 12), 18, (6, 9, 9)),
-        ("last", (1, 8, 8), 20, (6, 10, 10)),
-        ("tokens", (3, 8, 12), 16, (6, 8, 8)),
-        ("maps", (3, 8, 12), 0, (6, 112, 112)),
-    ],
-)
-def test_a_timm_model_gives_maps(
-    fake_timm: list[dict[str, Any]], model: str, shape: Shape, size: int, maps: Shape
-) -> None:
-    backbone = TimmModel(shape, model=model, weights="none", image_size=size)
-    assert backbone.map_shape == maps
-    assert backbone.maps(torch.randn(2, *shape)).shape == (2, *maps)
-    assert backbone(torch.randn(2, *shape)).shape == (2, 6)
-
-
-def test_a_timm_model_gets_the_images_that_its_weights_expect(
-    fake_timm: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    config = {"mean": (0.5, 0.4, 0.3), "std": (0.1, 0.2, 0.3), "input_size": (3, 12, 12), "interpolation": "bilinear"}
-    monkeypatch.setattr(TinyNet, "pretrained_cfg", config, raising=False)
-    backbone = TimmModel((1, 12, 12), model="maps", weights="none")
-    backbone.normalised_by([0.25], [0.5])
-    pixels = torch.rand(2, 1, 12, 12)
-    found = backbone.prepared((pixels - 0.25) / 0.5)
-    expected = (pixels - torch.tensor(config["mean"])[:, None, None]) / torch.tensor(config["std"])[:, None, None]
-    torch.testing.assert_close(found, expected)
-    assert (backbone.given.size, backbone.given.interpolation) == (12, "bilinear")
-
-
-@pytest.mark.parametrize("frozen", [True, False])
-def test_images_of_a_timm_model_leave_each_other_alone_in_training_too(
-    fake_timm: list[dict[str, Any]], frozen: bool
-) -> None:
-    backbone = TimmModel((1, 8, 8), model="tokens", weights="none", frozen=frozen, image_size=8).train()
-    images = torch.randn(3, 1, 8, 8)
-    before = backbone(images)
-    torch.testing.assert_close(backbone(torch.cat([images[:1], 5 * images[1:]]))[:1], before[:1])
-    assert backbone.network.norm.num_batches_tracked == 0
-
-
-def test_a_frozen_timm_model_learns_only_scale_and_shift(fake_timm: list[dict[str, Any]]) -> None:
-    frozen = TimmModel((3, 8, 8), model="maps", weights="none", frozen=True, image_size=8).train()
-    images = torch.randn(2, 3, 8, 8)
-    assert [name for name, _ in frozen.named_parameters()] == ["scale.weight", "scale.bias"]
-    assert {"network.conv.weight", "network.norm.bias"} <= set(frozen.state_dict())
-    torch.testing.assert_close(frozen(images), frozen(images))  # no dropout
-    learned = TimmModel((3, 8, 8), model="maps", weights="none", frozen=False, image_size=8).train()
-    assert len(list(learned.parameters())) == 6
-    assert not torch.allclose(learned(images), learned(images))
-
-
-@pytest.mark.parametrize(("options", "external"), [({}, True), ({"timm.weights": "none"}, False)])
-def test_a_backbone_says_that_its_weights_are_from_elsewhere_as_its_name_does(
-    fake_timm: list[dict[str, Any]], options: dict[str, Any], external: bool
-) -> None:
-    values = {"backbone": "timm", "timm.model": "maps", **options}
-    learner = build.candidate(TrialConfig(values=values)).build(image_shape=(3, 8, 8), way=5, train_classes=8)
-    assert learner.backbone.external is is_external(values) is external
-    assert not is_external({"backbone": "conv", **options})
-
-
-def test_weights_of_a_timm_model_are_never_pickles(fake_timm: list[dict[str, Any]], tmp_path: Any) -> None:
-    file = tmp_path / "tiny.safetensors"
-    save_file({"x": torch.zeros(1)}, file)
-    for weights in ("hub", "none", str(file)):
-        TimmModel((3, 8, 8), model="maps", weights=weights)
-    hub, none, local = fake_timm
-    assert hub["pretrained_cfg_overlay"]["hf_hub_filename"].endswith(".safetensors")
-    assert none["pretrained"] is False
-    assert local["pretrained"]
-    assert local["pretrained_cfg_overlay"] == {"file": str(file)}
-    for weights, says in (("w.pth", "hub | none | a .safetensors file"), ("w.safetensors", "no such file")):
-        with pytest.raises(ConfigError, match=f"timm.weights = '{weights}': .*{says.replace('|', '[|]')}"):
-            TimmModel((3, 8, 8), model="maps", weights=weights)
-
-
-@pytest.mark.parametrize("frozen", [True, False])
-def test_a_timm_model_keeps_what_every_backbone_promises(fake_timm: list[dict[str, Any]], frozen: bool) -> None:
-    check_backbone(TimmModel, image_shape=(3, 8, 8), model="maps", weights="none", frozen=frozen, image_size=8)
-
-
-def test_a_check_of_a_space_fetches_no_weights(fake_timm: list[dict[str, Any]]) -> None:
-    with torch.device("meta"):
-        assert TimmModel((3, 8, 8), model="maps", weights="hub").features == 6
-    assert fake_timm[0]["pretrained"] is False
-
-
-def test_what_timm_refuses_becomes_one_line(fake_timm: list[dict[str, Any]]) -> None:
-    with pytest.raises(ConfigError, match=r"timm.model = 'nothing', timm.weights = 'none': Unknown model \(nothing\)"):
-        TimmModel((3, 8, 8), model="nothing", weights="none")
-    with pytest.raises(ConfigError, match=r"images 1 x 1: .*; timm.image_size sets another size"):
-        TimmModel((3, 8, 8), model="maps", weights="none", image_size=1)
-
-
-def test_without_timm_the_message_says_what_to_type(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "timm", None)
-    with pytest.raises(ConfigError, match=r"pip install 'autometa-search\[timm\]'"):
-        TimmModel((3, 8, 8))
-
-
-def test_a_timm_that_cannot_be_loaded_is_told_from_none(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
-    (tmp_path / "timm.py").write_text("raise RuntimeError('operator torchvision::nms does not exist')")
-    monkeypatch.delitem(sys.modules, "timm", raising=False)
-    monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(ConfigError, match="timm is installed but cannot be loaded: operator torchvision::nms"):
-        TimmModel((3, 8, 8))
-
-
-def real_timm() -> ModuleType:
-    try:
-        import timm
-    except Exception as error:
-        pytest.skip(f"timm cannot be loaded here: {error}")
-    return timm
-
-
-@pytest.mark.parametrize("model", ["resnet10t", "test_vit", "test_convnext"])
-def test_a_real_timm_model_has_second_derivatives(model: str) -> None:
-    real_timm()
-    backbone = TimmModel((1, 28, 28), model=model, weights="none", frozen=False, image_size=160)
-    weights = list(backbone.parameters())
-    first = torch.autograd.grad(backbone(torch.randn(2, 1, 28, 28)).square().mean(), weights, create_graph=True)
-    assert len(torch.autograd.grad(sum(g.square().sum() for g in first), weights, allow_unused=True)) == len(weights)
-
-
-def test_a_file_of_real_timm_weights_is_loaded(tmp_path: Any) -> None:
-    network = real_timm().create_model("resnet10t", num_classes=7).eval()
-    save_file(network.state_dict(), tmp_path / "r.safetensors")
-    backbone = TimmModel((3, 64, 64), model="resnet10t", weights=str(tmp_path / "r.safetensors"))
-    images = torch.randn(2, 3, 64, 64)
-    expected = network.forward_head(network.forward_features(images), pre_logits=True)
-    torch.testing.assert_close(backbone(images), expected, atol=1e-5, rtol=1e-4)

@@ -36,7 +36,8 @@ class TimmModel(Pretrained):
         image_shape: (channels, height, width); one channel is repeated to three.
         model: a name of `timm.list_models()`; its other sources ("hf-hub:...") may hold pickles, and are refused.
         weights: "hub" (what timm has for it on the Hugging Face hub), "none" (random, for tests), or the path of
-            a .safetensors file with that model's weights. Pickled weights are never read.
+            a .safetensors file with that model's weights, or of the folder where timm saved them as
+            model.safetensors. Pickled weights are never read.
         frozen: keep the weights as they come, in evaluation mode; they are then buffers, not parameters.
         image_size: pixels per side to which images are resized, as the weights expect it; 0 is the weights' own size.
     """
@@ -109,11 +110,13 @@ def _created(model: str, weights: str) -> nn.Module:
 
 
 def _weights_file(weights: str) -> str:
-    if not weights.endswith(".safetensors"):
-        raise ConfigError(f"timm.weights = {weights!r}: it may be hub | none | a .safetensors file")
-    if not Path(weights).is_file():
-        raise ConfigError(f"timm.weights = {weights!r}: no such file")
-    return weights
+    file = Path(weights) / "model.safetensors" if Path(weights).is_dir() else Path(weights)
+    if file.suffix != ".safetensors":
+        kinds = "hub | none | a .safetensors file, or a folder with model.safetensors"
+        raise ConfigError(f"timm.weights = {weights!r}: it may be {kinds}")
+    if not file.is_file():
+        raise ConfigError(f"timm.weights = {str(file)!r}: no such file")
+    return str(file)
 
 
 def _map_shape(network: nn.Module, model: str, sides: list[int]) -> Shape:
