@@ -4,8 +4,8 @@
     python benchmarks/build_archive.py --data-root ../shared/data --only digits-5w1s --minutes-in-all 30
 
 Images are real. Every search is cold, so that none leans on another: `TRIALS` candidates in `MINUTES`, halving, the
-default space, and the place in the list as seed. That gives each some 50 seconds on a core: in half of that the order of
-families is still another one (docs/log.md). A search that its minutes end before the last candidate gets them again. No
+default space, and the place in the list as seed. That gives each some 50 seconds on a core, since in half of that other
+families lead than in the end (docs/log.md). A search that its minutes end before the last candidate gets them again. No
 study is dropped for how it looks. An archive holds the data set's features, curves with their seconds, hardware and
 versions. An interrupted search goes on where it was.
 """
