@@ -44,6 +44,14 @@ class ClusterJoined(Event):
 
 
 @dataclass(frozen=True)
+class LearningFromPast(Event):
+    """Past studies are being fitted, which takes long where they have many trials and were not fitted before."""
+
+    studies: int
+    trials: int
+
+
+@dataclass(frozen=True)
 class BaselineMeasured(Event):
     """What the search has to beat was measured, before or beside its first trials."""
 

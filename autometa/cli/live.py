@@ -26,6 +26,7 @@ from autometa.events import (
     Confirmed,
     Confirming,
     Event,
+    LearningFromPast,
     Retraining,
     RungReached,
     SearchStarted,
@@ -38,6 +39,8 @@ from autometa.records import Accuracy, Confirmation
 
 # Drawing a hundred trials four times a second took three quarters of the driver's time, for more than a screen holds.
 _MOST_ROWS = 20
+# Past trials whose fit takes some seconds: fewer are not worth a line in a log.
+_MANY_TRIALS = 5_000
 # Each line printed above the table draws it again: at a hundred events a second that was half of the driver's time.
 _SECONDS_BETWEEN_PRINTS = 0.25
 
@@ -118,7 +121,7 @@ class LiveTable(View):
     def __call__(self, event: Event) -> None:
         match event:
             case SearchStarted():
-                self._about, self._ended, self._note = event, event.ended, ""
+                self._about, self._ended = event, event.ended
             case TrialStarted():
                 self._running[event.number] = _Running(event.values, event.rung)
                 self._seen.add(event.number)
@@ -131,9 +134,7 @@ class LiveTable(View):
                 self._ended += 1
             case Confirming():
                 self._running.clear()
-                self._note = f"measuring {_finalists(event)} again on {event.episodes} fresh episodes …"
-            case Retraining():
-                self._note = "training the best again with other seeds …"
+        self._note = _note(event, self._note)
         line = None if isinstance(event, RungReached | TrialStarted) else _line(event)
         if line:
             self._lines.append(line)
@@ -204,6 +205,20 @@ class LiveTable(View):
         return f"about {seconds(passed / done * (about.trials - self._ended))} left"
 
 
+def _note(event: Event, before: str) -> str:
+    """What stands below the table while there are no trials to look at."""
+    match event:
+        case LearningFromPast():
+            return f"{_learning(event)} …"
+        case SearchStarted():
+            return ""
+        case Confirming():
+            return f"measuring {_finalists(event)} again on {event.episodes} fresh episodes …"
+        case Retraining():
+            return "training the best again with other seeds …"
+    return before
+
+
 def _amount(event: SearchStarted) -> str:
     if event.trials is None:
         return f"candidates go on from rungs of {event.budget}"
@@ -218,6 +233,10 @@ def _started(event: SearchStarted) -> str:
         f"study {event.study}: {task}, {_amount(event)}{again}, "
         f"{event.workers} at once{gpus}, kept in {event.storage}" + (f"\n{event.prior}" if event.prior else "")
     )
+
+
+def _learning(event: LearningFromPast) -> str:
+    return f"learning from {event.studies} past studies, {event.trials:,} trials"
 
 
 def _continued(event: TrialStarted) -> str:
@@ -239,6 +258,8 @@ def _line(event: Event) -> str:
     match event:
         case SearchStarted():
             return _started(event)
+        case LearningFromPast() if event.trials >= _MANY_TRIALS:
+            return _learning(event)
         case BaselineMeasured():
             baseline = event.baseline
             return f"baseline {baseline.name}: {percent(baseline.accuracy)} in {baseline.seconds:.1f} s"

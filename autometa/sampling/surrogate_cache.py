@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import zipfile
 from collections.abc import Sequence
@@ -23,6 +24,7 @@ from autometa.sampling.threads import one_thread
 
 _VERSION = 4  # of the fit: to be raised when the same studies would give other functions
 _MOST_FILES = 20
+_log = logging.getLogger(__name__)
 
 Fit = tuple[Surrogates | None, dict[str, str]]
 
@@ -33,6 +35,7 @@ def fit_or_load(domain: Domain, past: Sequence[PastStudy], seed: int = 0) -> Fit
     kept = _read(file, domain)
     if kept is not None:
         return kept
+    _log.info("fitting %d past studies of %d trials", len(past), sum(len(study.trials) for study in past))
     with one_thread():
         fit = fit_surrogates(domain, past, seed)
     _write(file, fit)

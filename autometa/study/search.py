@@ -19,7 +19,7 @@ import optuna
 from autometa import trial_attributes as attributes
 from autometa.archives import archive
 from autometa.errors import StopSearchError, StudyError
-from autometa.events import ClusterJoined, OnEvent, SearchStarted, Warned, ignore
+from autometa.events import ClusterJoined, LearningFromPast, OnEvent, SearchStarted, Warned, ignore
 from autometa.hpo import study_record
 from autometa.hpo.capped_history import CappedHistory
 from autometa.hpo.earlier_names import WithNamesOfNow
@@ -140,6 +140,8 @@ def search(asked: Search) -> SearchResult:
         share = cluster.share_out(asked.gpus_per_trial, fitting, together=asked.vectorise)
         with _locked(plan), storage_failures(plan.url):
             writer = SingleWriter(WithNamesOfNow(plan.storage))
+            if past.studies:
+                asked.on_event(LearningFromPast(len(past.studies), sum(len(one.trials) for one in past.studies)))
             opened, line = _open_study(plan, writer, share, past, warn)
             result = _run(asked, plan, opened, writer, share, line)
             if cluster.lost:

@@ -14,6 +14,7 @@ from autometa.events import (
     Confirmed,
     Confirming,
     Event,
+    LearningFromPast,
     RungReached,
     SearchStarted,
     TrialEnded,
@@ -119,3 +120,20 @@ def test_every_event_is_one_json_object(capsys: pytest.CaptureFixture[str]) -> N
     assert [e["event"] for e in events] == [type(e).__name__ for e in RUNNING + ENDING]
     assert events[1]["baseline"] == MEASURED.model_dump()
     assert events[4]["report"]["accuracy"]["mean"] == 0.6543
+
+
+def test_past_studies_that_take_long_to_fit_are_told_of(capsys: pytest.CaptureFixture[str]) -> None:
+    with PlainLines() as view:
+        view(LearningFromPast(2, 26))
+        view(LearningFromPast(20, 100_000))
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.endswith("learning from 20 past studies, 100,000 trials")
+    screen = io.StringIO()
+    console = Console(file=screen, width=120, force_terminal=True, color_system=None)
+    with LiveTable(console) as view:
+        view(LearningFromPast(2, 26))
+        console.print(view._render())
+        assert "learning from 2 past studies, 26 trials …" in screen.getvalue()
+        view(RUNNING[0])
+        console.print(view._render())
+    assert "learning" not in screen.getvalue().rsplit("kept in", 1)[1]
