@@ -6,9 +6,10 @@ run; studies of others have a format of their own (`foreign.py`), since their va
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from autometa import home, shipped
 from autometa.archives import folders
@@ -38,10 +39,14 @@ def write(root: Path, study: StudyRecord, trials: Sequence[TrialRecord]) -> Path
 def read(folder: Path) -> ArchivedStudy:
     """Read one archive; raises `StudyError` or `ConfigError` naming the file and what is wrong."""
     found, head = folders.read_head(folder)
-    file = folder / folders.HEAD
     if found != FORMAT:
-        raise StudyError(f"{file}: format is not {FORMAT!r}")
-    study = checked(StudyRecord, head, where=str(file))
+        raise StudyError(f"{folder / folders.HEAD}: format is not {FORMAT!r}")
+    return with_head(folder, head)
+
+
+def with_head(folder: Path, head: Mapping[str, Any]) -> ArchivedStudy:
+    """The same, of an archive of this format whose `study.toml` was read."""
+    study = checked(StudyRecord, head, where=str(folder / folders.HEAD))
     trials = (checked(TrialRecord, data, where=where) for where, data in folders.read_lines(folder))
     return ArchivedStudy(folder, study, tuple(trials))
 

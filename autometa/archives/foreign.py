@@ -87,10 +87,14 @@ def write(root: Path, past: PastStudy) -> Path:
 def read(folder: Path) -> PastStudy:
     """Read one such archive; raises `StudyError` or `ConfigError` naming the file and what is wrong."""
     found, head = folders.read_head(folder)
-    file = folder / folders.HEAD
     if found != FORMAT:
-        raise StudyError(f"{file}: format is not {FORMAT!r}")
-    about = checked(ForeignStudy, head, where=str(file))
+        raise StudyError(f"{folder / folders.HEAD}: format is not {FORMAT!r}")
+    return with_head(folder, head)
+
+
+def with_head(folder: Path, head: Mapping[str, Any]) -> PastStudy:
+    """The same, of an archive of this format whose `study.toml` was read."""
+    about = checked(ForeignStudy, head, where=str(folder / folders.HEAD))
     trials = [checked(ForeignTrial, data, where=where) for where, data in folders.read_lines(folder)]
     return PastStudy(
         name=about.name,

@@ -19,11 +19,11 @@ from autometa.records import StudyRecord, TrialRecord
 
 def read(folder: Path) -> ArchivedStudy | PastStudy:
     """An archive as its own format has it: a study of autometa with its record, or another's."""
-    found, _ = folders.read_head(folder)
+    found, head = folders.read_head(folder)
     if found == archive.FORMAT:
-        return archive.read(folder)
+        return archive.with_head(folder, head)
     if found == foreign.FORMAT:
-        return foreign.read(folder)
+        return foreign.with_head(folder, head)
     raise StudyError(
         f"{folder / folders.HEAD}: format is {found!r}; it may be {archive.FORMAT!r} or {foreign.FORMAT!r}"
     )
