@@ -13,7 +13,6 @@ from typing import Any
 
 from autometa import home, shipped
 from autometa.archives import folders
-from autometa.errors import StudyError
 from autometa.records import StudyRecord, TrialRecord, checked
 
 ARCHIVES = home.OWN_STUDIES
@@ -38,10 +37,7 @@ def write(root: Path, study: StudyRecord, trials: Sequence[TrialRecord]) -> Path
 
 def read(folder: Path) -> ArchivedStudy:
     """Read one archive; raises `StudyError` or `ConfigError` naming the file and what is wrong."""
-    found, head = folders.read_head(folder)
-    if found != FORMAT:
-        raise StudyError(f"{folder / folders.HEAD}: format is not {FORMAT!r}")
-    return with_head(folder, head)
+    return with_head(folder, folders.head_of(folder, FORMAT))
 
 
 def with_head(folder: Path, head: Mapping[str, Any]) -> ArchivedStudy:

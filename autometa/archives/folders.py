@@ -86,6 +86,14 @@ def read_head(folder: Path) -> tuple[str, dict[str, Any]]:
     return str(head.pop("format", "")), head
 
 
+def head_of(folder: Path, form: str) -> dict[str, Any]:
+    """The fields of the `study.toml` of an archive that must have this format."""
+    found, head = read_head(folder)
+    if found != form:
+        raise StudyError(f"{folder / HEAD}: format is not {form!r}")
+    return head
+
+
 def read_lines(folder: Path) -> Iterator[tuple[str, Any]]:
     """Each trial as JSON has it, with its place for messages."""
     file = folder / TRIALS

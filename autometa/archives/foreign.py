@@ -17,7 +17,6 @@ from pydantic import Field, field_validator
 
 from autometa.aliases import renamed
 from autometa.archives import folders
-from autometa.errors import StudyError
 from autometa.past import PastReport, PastStudy, PastTrial
 from autometa.records import MOST_RUNGS, Record, TrialConfig, TrialState, checked
 
@@ -86,10 +85,7 @@ def write(root: Path, past: PastStudy) -> Path:
 
 def read(folder: Path) -> PastStudy:
     """Read one such archive; raises `StudyError` or `ConfigError` naming the file and what is wrong."""
-    found, head = folders.read_head(folder)
-    if found != FORMAT:
-        raise StudyError(f"{folder / folders.HEAD}: format is not {FORMAT!r}")
-    return with_head(folder, head)
+    return with_head(folder, folders.head_of(folder, FORMAT))
 
 
 def with_head(folder: Path, head: Mapping[str, Any]) -> PastStudy:
