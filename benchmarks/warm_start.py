@@ -6,7 +6,7 @@
 Simulated: a forest is fitted to the candidates of one study alone (Geurts et al. 2006), another kind of model than the
 prior's, and answers for any configuration of the space. A candidate's accuracy is what it would have had at the
 highest rung of its study: its last, and the median gain of others from there. Searches see it with the noise of a
-first look. The incumbent is what has looked best; the regret is that of its accuracy without noise, in points, to the
+look at the end. The incumbent is what has looked best. Its regret is in points, of its accuracy without noise, to the
 best that any search found. Trials count as core-seconds, since a rung costs each candidate the same seconds.
 
 Real: two searches of the same seconds and seed, one `--cold`, the other with the archives of all other sources.
@@ -47,7 +47,7 @@ from autometa.study import warm
 from autometa.trial.measured import together
 
 TRIALS, AFTER = 40, (1, 5, 10, 20, 40)
-MODES = ("cold", "warm, starts first", "warm")
+MODES = ("cold", "warm")
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,8 @@ class Landscape:
         trials = with_result(study.trials)
         rows = [encoded(space, trial.config.values) for trial in trials]
         forest = ExtraTreesRegressor(300, random_state=0).fit(rows, at_the_end(trials))
-        looks = [trial.curve[0].accuracy.half_width for trial in trials]
+        last = max(trial.curve[-1].rung for trial in trials)
+        looks = [trial.curve[-1].accuracy.half_width for trial in trials if trial.curve[-1].rung == last]
         return cls(study, space, forest, 100 * statistics.median(looks) / 1.96)
 
     def accuracy(self, values: Mapping[str, Scalar]) -> float:
@@ -143,7 +144,7 @@ def incumbents(target: Landscape, past: Sequence[PastStudy], mode: str, seed: in
     )
     start = warm.start(record, target.space, known, trials=TRIALS, trials_so_far=0)
     study = optuna.create_study(direction="maximize", sampler=start.sampler)
-    for values, _ in start.first(target.space, starts_first=mode != "warm"):
+    for values, _ in start.first(target.space):
         study.enqueue_trial(dict(values))
     seen: list[tuple[float, float]] = []
     for _ in range(TRIALS):

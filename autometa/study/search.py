@@ -196,7 +196,7 @@ def _open_study(
     if record != existing:
         study_record.write(study, record)  # before any trial: a study without settings is nobody's to continue
     if not so_far:
-        for values, why in start.first(plan.space, starts_first=record.budget.open):
+        for values, why in start.first(plan.space):
             study.enqueue_trial(dict(values), user_attrs=attributes.ORIGIN.entry(why))
     return study, start.line
 

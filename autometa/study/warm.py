@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 
 import optuna
@@ -34,6 +35,8 @@ _MOST_SHOWN = 3
 # the first proposals. It is the finest step with which the prior moves a number when it looks for a better one: a rate
 # that may vary over three decades differs by 15 %.
 _NEAR = 0.02
+# What a past study without external candidates is believed less where others have some, in logarithms: as the furthest.
+_OTHER_KIND = -2.0
 _THEN = " then "  # between the digests of an archive that changed while a study was continued
 
 
@@ -51,15 +54,22 @@ class Start:
     portfolio: Sequence[tuple[Mapping[str, Scalar], str]] = ()
     line: str = ""
 
-    def first(self, space: SearchSpace, *, starts_first: bool = False) -> list[tuple[Mapping[str, Scalar], str]]:
-        """All that is enqueued: the portfolio, and of the space's own starts those that are not in it, each once."""
-        starts: list[tuple[Mapping[str, Scalar], str]] = []
-        for number, values in enumerate(space.start, 1):
-            is_picked = any(space.distance(values, pick) <= _NEAR for pick, _ in self.portfolio)
-            known = [*self.portfolio, *starts]
-            if not is_picked and all(space.key(values) != space.key(other) for other, _ in known):
-                starts.append((values, f"start {number} of {space.name}"))
-        return [*starts, *self.portfolio] if starts_first else [*self.portfolio, *starts]
+    def first(self, space: SearchSpace) -> list[tuple[Mapping[str, Scalar], str]]:
+        """All that is enqueued: picks of the portfolio and the space's own starts in turn, each configuration once.
+
+        An open search believes in the first two, so one is by past studies, and one does not depend on them.
+        """
+        starts = [(values, f"start {number} of {space.name}") for number, values in enumerate(space.start, 1)]
+        found: list[tuple[Mapping[str, Scalar], str]] = []
+        for both in zip_longest(self.portfolio, self._not_picked(space, starts)):
+            found += [one for one in both if one and all(space.key(one[0]) != space.key(other) for other, _ in found)]
+        return found
+
+    def _not_picked(
+        self, space: SearchSpace, starts: Sequence[tuple[Mapping[str, Scalar], str]]
+    ) -> list[tuple[Mapping[str, Scalar], str]]:
+        """Those that are not nearly a pick."""
+        return [one for one in starts if all(space.distance(one[0], pick) > _NEAR for pick, _ in self.portfolio)]
 
 
 @dataclass(frozen=True)
@@ -151,7 +161,8 @@ def start(
         return Start(cold, line=left_out and f"prior: {left_out}")
     left_out = left_out and f"; {left_out}"
     far = distances(coordinates(record.features, record.episodes), studies)
-    sampler = PriorSampler(studies, seed=record.seed, space=space, log_weights=log_weights(far), cold=cold)
+    weights = _by_kind(log_weights(far), studies)
+    sampler = PriorSampler(studies, seed=record.seed, space=space, log_weights=weights, cold=cold)
     proposer = sampler.prepare()
     if proposer is None:
         none = f"prior: none of {_count(studies)} tells good from bad in this space; cold start"
@@ -162,6 +173,17 @@ def start(
     picks = _thinned(space, [(pick.values, pick.why) for pick in proposer.portfolio(2 * size)])[:size]
     line = f"prior: {_count(studies)}, {len(names)} informative: {shown}; portfolio of {len(picks)}"
     return Start(sampler, picks, line + left_out)
+
+
+def _by_kind(weights: Mapping[str, float], studies: Sequence[PastStudy]) -> dict[str, float]:
+    """Log-weights, less of studies without weights from elsewhere where others have them.
+
+    `permitted` leaves external trials to a search that may have such: what is best without them is no pick for it.
+    """
+    external = {study.name for study in studies if any("external" in marks(trial.values) for trial in study.trials)}
+    return {
+        name: weight + (_OTHER_KIND if external and name not in external else 0.0) for name, weight in weights.items()
+    }
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from autometa.errors import StudyError
 from autometa.hpo.failures import FailureAwareTPE
 from autometa.past import PastReport, PastStudy, PastTrial
 from autometa.records import Accuracy, Budget, EpisodeSpec, RungReport, StudyRecord, TrialConfig, TrialRecord
+from autometa.sampling.sampler import PriorSampler
 from autometa.space.files import load_space
 from autometa.space.parameters import Choice, Range
 from autometa.space.space import SearchSpace
@@ -173,6 +174,37 @@ def test_a_start_that_the_portfolio_has_nearly_or_the_space_twice_is_enqueued_on
     assert [why for _, why in start.first(space)] == ["portfolio 1: from x", "start 3 of s", "start 5 of s"]
     cold = warm.Start(optuna.samplers.RandomSampler())
     assert [why for _, why in cold.first(space)] == [f"start {number} of s" for number in (1, 2, 3, 5)]
+
+
+def test_picks_of_the_past_and_starts_of_the_space_are_tried_in_turn() -> None:
+    """An open search believes in the first two: one by the past, and one that does not depend on it."""
+    space = dataclasses.replace(SPACE, start=tuple({"kind": "a", "rate": rate} for rate in (0.01, 0.1, 0.3)))
+    picks = [({"kind": "b", "rate": 0.5}, "pick 1"), ({"kind": "a", "rate": 0.1}, "pick 2")]
+    start = warm.Start(optuna.samplers.RandomSampler(), picks)
+    assert [why for _, why in start.first(space)] == ["pick 1", "start 1 of s", "pick 2", "start 3 of s"]
+
+
+def test_where_some_studies_have_external_candidates_those_without_are_believed_less() -> None:
+    """The best without weights from elsewhere is no pick for a search that may have such."""
+    learner = Choice("learner", ("frozen", "ridge"))
+    space = SearchSpace("s", (learner, SPACE["rate"]))
+
+    def past(name: str, good: str) -> PastStudy:
+        values = [{"learner": ("frozen", "ridge")[n % 2], "rate": 1000 ** (n / 40 - 1)} for n in range(40)]
+        kept = [one for one in values if name == "external" or one["learner"] == "ridge"]
+        trials = [
+            PastTrial(one, (PastReport(1, 0.5 + 0.3 * (one["learner"] == good) + 0.1 * one["rate"]),), number=n)
+            for n, one in enumerate(kept)
+        ]
+        return PastStudy(name, tuple(trials))
+
+    both = warm.Past([past("external", "frozen"), past("without", "ridge")])
+    alone = warm.Past([past("without", "ridge"), past("another", "ridge")])
+    for studies, believed in ((both, True), (alone, False)):
+        start = warm.start(record("new"), space, studies, trials=12, trials_so_far=0)
+        assert isinstance(start.sampler, PriorSampler)
+        weights = start.sampler.weights
+        assert (max(weights.values()) > 4 * min(weights.values())) is believed, weights
 
 
 def test_the_default_space_begins_with_nothing_twice(digits: FewShotDataset) -> None:
