@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Mapping, Sequence
 
-from build_archive import DESIGN, STUDIES
+from build_archive import DESIGN, STUDIES, is_done
 
 from autometa.records import TrialRecord
 
@@ -13,8 +13,8 @@ SOURCES = {one.name: one.source for one in DESIGN}
 
 
 def names() -> list[str]:
-    """Of those that are there, in the order of the design."""
-    return [name for name in SOURCES if (STUDIES / name).is_dir()]
+    """Of those that are there, in the order of the design; an earlier archive of the same name is none of them."""
+    return [name for name in SOURCES if is_done(STUDIES / name)]
 
 
 def with_result(trials: Sequence[TrialRecord]) -> list[TrialRecord]:

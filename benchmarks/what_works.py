@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 import statistics
+import textwrap
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -52,7 +53,6 @@ class Found:
     name: str
     source: str
     is_external: bool
-    shot: int
     values: Sequence[Mapping[str, Scalar]]
     accuracies: Sequence[float]
 
@@ -69,14 +69,15 @@ class Mean(NamedTuple):
         return f"{self.mean:+.1f} ± {self.half_width:.1f} ({self.studies} of {self.sources})"
 
 
+ABOUT = """Written by `python benchmarks/what_works.py` from {studies} past studies that come along, {candidates}
+candidates in all. Each has twelve minutes on two cores, and a candidate 50 seconds on one, so this says what
+is good in minutes. Differences are in points of validation accuracy. ± is the 95 % interval of the mean over studies.
+In brackets: how many studies, of how many sources of images. What fewer than three show is left out."""
+WIDTH = 120
+CHARACTERS = ("digits", "omniglot")
 GROUPS: dict[str, Callable[[Found], bool]] = {
-    "characters": lambda study: not study.is_external and study.source in ("digits", "omniglot"),
-    "photographs, 1 shot": lambda study: (
-        not study.is_external and study.source not in ("digits", "omniglot") and study.shot == 1
-    ),
-    "photographs, 5 shots": lambda study: (
-        not study.is_external and study.source not in ("digits", "omniglot") and study.shot == 5
-    ),
+    "characters": lambda study: not study.is_external and study.source in CHARACTERS,
+    "photographs": lambda study: not study.is_external and study.source not in CHARACTERS,
     "with weights from elsewhere": lambda study: study.is_external,
 }
 
@@ -94,7 +95,6 @@ def read(name: str) -> Found:
         name,
         SOURCES[name],
         past.study.space == "pretrained",
-        past.study.episodes.shot,
         [trial.config.values for trial in trials],
         at_the_end(trials),
     )
@@ -104,10 +104,7 @@ def page(studies: Sequence[Found]) -> Iterator[str]:
     candidates = sum(len(study.values) for study in studies)
     yield "# What works where"
     yield ""
-    yield f"Written by `python benchmarks/what_works.py` from the {len(studies)} past studies that ship with autometa,"
-    yield f"of {candidates} candidates. Each had six minutes on two cores, so this says what is good in minutes."
-    yield "Differences are in points of validation accuracy. ± is the 95 % interval of the mean over studies."
-    yield "In brackets: how many studies, of how many sources of images. What fewer than three show is left out."
+    yield textwrap.fill(ABOUT.format(studies=len(studies), candidates=candidates), WIDTH)
     yield ""
     yield from families(studies)
     yield from choices(studies)

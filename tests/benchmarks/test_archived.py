@@ -28,7 +28,7 @@ def test_a_candidate_that_stopped_gains_what_others_gained_from_there() -> None:
 
 def study(name: str, source: str, **levels: float) -> Found:
     values = [{"learner": "a", "norm": level[:-1]} for level in levels]
-    return Found(name, source, False, 1, values, list(levels.values()))
+    return Found(name, source, False, values, list(levels.values()))
 
 
 def test_a_choice_is_compared_within_its_family_and_study() -> None:
