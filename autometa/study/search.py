@@ -33,6 +33,7 @@ from autometa.hpo.storage import RUNS, masked, storage_failures
 from autometa.hpo.tried import Tried
 from autometa.orchestrator.cluster import Cluster, Share
 from autometa.records import (
+    Baseline,
     Comparison,
     Confirmation,
     StudyRecord,
@@ -265,10 +266,11 @@ def _won(
     Args:
         is_new: whether a trial ended in this run.
     """
-    if not study_record.read(study).budget.open:
-        return finals.run(plan, study, trials, share, on_event)
-    rivals, schedule = confirm.rivals(trials), timed.Schedule.of(plan)
     baseline = confirm.best_baseline(study_record.read(study).baselines)
+    if not study_record.read(study).budget.open:
+        count = _episodes_in_time(plan, confirm.best(trials), baseline, share) if plan.deadline else None
+        return finals.run(plan, study, trials, share, on_event, episodes=count)
+    rivals, schedule = confirm.rivals(trials), timed.Schedule.of(plan)
     is_single = plan.settings.no_ensemble or plan.settings.confirm_seeds
     to_combine = [] if is_single else confirm.to_combine(trials)
     for_all_classes = timed.seconds_for_all_classes(plan, [*rivals, *to_combine], share)
@@ -281,6 +283,13 @@ def _won(
         rivals, baseline, together, share, seconds=left, drawn=timed.Drawn.of(plan), part=plan.part_of_episodes
     )
     return finals.run(plan, study, rivals, share, on_event, episodes=episodes, ensemble=ensemble)
+
+
+def _episodes_in_time(plan: Plan, best: Sequence[TrialRecord], baseline: Baseline | None, share: Share) -> int:
+    """How many episodes the end of a search with a number of trials may have: some learners are fitted for seconds."""
+    left = timed.Schedule.of(plan).seconds_to_measure() - timed.seconds_for_all_classes(plan, best, share)
+    drawn = timed.Drawn.of(plan)
+    return timed.affordable_episodes(best, baseline, (), share, seconds=left, drawn=drawn, part=plan.part_of_episodes)
 
 
 def _missing(plan: Plan, ledger: Ledger) -> int:

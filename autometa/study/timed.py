@@ -26,13 +26,12 @@ from autometa.study import confirm
 from autometa.study.baselines import StudyBaselines
 from autometa.study.desk import SearchDesk
 from autometa.study.plan import Plan
+from autometa.study.warm import BELIEVED
 
 # What is kept back for the end, where nobody knows yet what it takes: a part of the time, and seconds at most.
 _KEPT_BACK, _MOST_KEPT_BACK = 0.1, 120.0
 # What is given to fitting an ensemble, of what is left then.
 PART_FOR_ENSEMBLE = 0.3
-# The first starts of a space, which have a head start.
-_BELIEVED = 2
 _SECONDS_BETWEEN_NOTES = 10.0
 # What the measurements of the end take before the first episode, and episodes that say something at least; where
 # features take the time, fewer still say something.
@@ -245,7 +244,7 @@ def run_candidates(
     policy = Promotion(
         finish_from=FINISH * (schedule.training - time.monotonic()),
         finalists=share.finalists,
-        believed=_BELIEVED,
+        believed=BELIEVED,
         episode_images=drawn.an_episode,
         images_at_end=functools.partial(_images_at_end, plan, drawn, share),
     )

@@ -66,6 +66,27 @@ def models(folder: Path) -> dict[int, int]:
     }
 
 
+def test_a_fixed_number_of_trials_keeps_the_time_too(folder: Path) -> None:
+    """All weights are tuned to each episode, so that 600 of them would take minutes."""
+    slow = """
+name = "slow"
+[parameters.learner]
+choices = ["pretrain"]
+[parameters."pretrain.head"]
+choices = ["finetune"]
+[parameters."pretrain.adapt"]
+choices = ["all"]
+[parameters."pretrain.tune_steps"]
+choices = [100, 101]
+"""
+    (folder / "tiny.toml").write_text(slow)
+    events, took = run(folder, "--trials", "2", "--time-budget", "30s")
+    assert took < 75, "30 s, and half a minute of other work"
+    winner = events[-1]["winner"]
+    assert winner["validation"]["episodes"] + winner["selection"]["episodes"] < 600
+    assert winner["test"]["episodes"] < 600
+
+
 def test_the_time_is_kept_the_best_are_trained_to_the_end_and_more_time_goes_on(folder: Path) -> None:
     (folder / "tiny.toml").write_text(TWO)
     events, took = run(folder, "--time-budget", "40s", "--no-ensemble")

@@ -171,17 +171,22 @@ def test_a_start_that_the_portfolio_has_nearly_or_the_space_twice_is_enqueued_on
     space = dataclasses.replace(SPACE, start=starts)
     pick = {"kind": "a", "rate": 0.01 * (1 + 1e-15)}
     start = warm.Start(optuna.samplers.RandomSampler(), [(pick, "portfolio 1: from x")])
-    assert [why for _, why in start.first(space)] == ["portfolio 1: from x", "start 3 of s", "start 5 of s"]
+    assert [why for _, why in start.first(space)] == [f"start {number} of s" for number in (1, 2, 3, 5)]
     cold = warm.Start(optuna.samplers.RandomSampler())
     assert [why for _, why in cold.first(space)] == [f"start {number} of s" for number in (1, 2, 3, 5)]
 
 
-def test_picks_of_the_past_and_starts_of_the_space_are_tried_in_turn() -> None:
-    """An open search believes in the first two: one by the past, and one that does not depend on it."""
-    space = dataclasses.replace(SPACE, start=tuple({"kind": "a", "rate": rate} for rate in (0.01, 0.1, 0.3)))
+def test_after_the_starts_that_are_believed_in_picks_of_the_past_and_other_starts_are_tried_in_turn() -> None:
+    space = dataclasses.replace(SPACE, start=tuple({"kind": "a", "rate": rate} for rate in (0.01, 0.1, 0.3, 0.9)))
     picks = [({"kind": "b", "rate": 0.5}, "pick 1"), ({"kind": "a", "rate": 0.1}, "pick 2")]
     start = warm.Start(optuna.samplers.RandomSampler(), picks)
-    assert [why for _, why in start.first(space)] == ["pick 1", "start 1 of s", "pick 2", "start 3 of s"]
+    assert [why for _, why in start.first(space)] == [
+        "start 1 of s",
+        "start 2 of s",
+        "pick 1",
+        "start 3 of s",
+        "start 4 of s",
+    ]
 
 
 def test_where_some_studies_have_external_candidates_those_without_are_believed_less() -> None:
