@@ -68,6 +68,7 @@ class PastStudy:
         origin: where it was read, for people.
         episodes: its few-shot task; None where it had none or nobody noted it.
         fingerprint: of its data set's content; empty where nobody noted it.
+        classes: names of its data set's, all splits; empty where nobody noted them.
     """
 
     name: str
@@ -79,6 +80,7 @@ class PastStudy:
     origin: str = ""
     episodes: EpisodeSpec | None = None
     fingerprint: str = ""
+    classes: frozenset[str] = frozenset()
 
     @cached_property
     def digest(self) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 
 from autometa.archives import archive, folders, foreign
@@ -72,6 +73,7 @@ def _archives(*roots: Path) -> Iterator[Path]:
 
 def as_past(study: StudyRecord, trials: Sequence[TrialRecord], *, origin: str = "") -> PastStudy:
     """A study of autometa in the common form: values are query-set accuracies in [0, 1]."""
+    classes = study.dataset_identity.classes.values() if study.dataset_identity else ()
     return PastStudy(
         name=study.name,
         trials=tuple(_past_trial(trial) for trial in trials),
@@ -80,6 +82,7 @@ def as_past(study: StudyRecord, trials: Sequence[TrialRecord], *, origin: str = 
         origin=origin,
         episodes=study.episodes,
         fingerprint=study.dataset_fingerprint,
+        classes=frozenset(chain.from_iterable(classes)),
     )
 
 

@@ -201,6 +201,12 @@ def is_like_imagenet(name: str) -> bool:
     return not is_folder(name) and source(name).like_imagenet
 
 
+def share_images(one: str, other: str) -> bool:
+    """Whether two data sets of the catalog are made of the same files, however they are split."""
+    pair = [SOURCES[name] for name in (one, other) if name in SOURCES]
+    return len(pair) == 2 and (one == other or not set(pair[0].archives).isdisjoint(pair[1].archives))
+
+
 def default_episodes(name: str) -> tuple[int, int, int]:
     """The usual way, shot and query of a data set."""
     return (5, 1, 15) if is_folder(name) else source(name).episodes

@@ -132,7 +132,7 @@ def search(asked: Search) -> SearchResult:
         )
         for note in plan.notes:
             warn(note)
-        past = warm.Past() if asked.cold else warm.comparable(plan.name, plan.fingerprint, asked.prior, warn)
+        past = warm.Past() if asked.cold else _comparable(plan, asked.prior, warn)
         past = warm.permitted(past, transductive=asked.transductive, external=bool(plan.settings.external))
         cluster.wait()
         if cluster.joined:
@@ -148,6 +148,11 @@ def search(asked: Search) -> SearchResult:
             if cluster.lost:
                 raise StudyError(cluster.lost)
             return result
+
+
+def _comparable(plan: Plan, folder: str | Path | None, warn: Callable[[str], None]) -> warm.Past:
+    held_out = {plan.dataset.class_names[c] for split in ("val", "test") for c in plan.dataset.splits[split]}
+    return warm.comparable(plan.name, plan.fingerprint, folder, warn, dataset=plan.ref.name, held_out=held_out)
 
 
 def _trials_at_once(plan: Plan) -> int:

@@ -7,7 +7,7 @@ people. It does not run trials.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, zip_longest
 from pathlib import Path
@@ -18,6 +18,7 @@ from optuna.samplers import BaseSampler
 from autometa import trial_attributes as attributes
 from autometa.aliases import FIRST
 from autometa.archives import read
+from autometa.data import catalog
 from autometa.errors import StudyError
 from autometa.hpo.ledger import ended
 from autometa.hpo.pruning import make_sampler
@@ -35,6 +36,8 @@ _MOST_SHOWN = 3
 # the first proposals. It is the finest step with which the prior moves a number when it looks for a better one: a rate
 # that may vary over three decades differs by 15 %.
 _NEAR = 0.02
+# Another data set is of the same images, as far as names tell, from this part of the classes that are held out on.
+_SAME_CLASSES = 0.2
 # The first starts of a space, which an open search believes in. They are cheap; what did best where there was more time
 # need not be. With a pick in the place of one, two minutes gave 77.9 instead of 79.0 (docs/log.md).
 BELIEVED = 2
@@ -80,14 +83,26 @@ class Past:
     same_data: Sequence[str] = ()
 
 
-def comparable(name: str, fingerprint: str, folder: str | Path | None, warn: Callable[[str], None]) -> Past:
+def comparable(
+    name: str,
+    fingerprint: str,
+    folder: str | Path | None,
+    warn: Callable[[str], None],
+    *,
+    dataset: str = "",
+    held_out: Collection[str] = (),
+) -> Past:
     """Archived studies not of this name, which would be itself: of `folder` (one archive, or many), or all.
 
-    Of all, those of the same data set are left out: a second search of it that began with the first one's winner would
-    be no replicate. In `folder` they count, since somebody chose it.
+    Of all, those of the same data are left out: a second search of it that began with the first one's winner would be
+    no replicate, and what was chosen by classes that are new here would not be measured on new ones. Data is the same
+    by its content, by the files that it is made of, or where many of the classes that are held out here have the same
+    names there. In `folder` all count, since somebody chose it.
 
     Args:
         fingerprint: of the data set's content.
+        dataset: its name.
+        held_out: names of its validation and test classes.
 
     Raises:
         StudyError: `folder` has no archive; or, where it is one archive, that is broken.
@@ -103,7 +118,13 @@ def comparable(name: str, fingerprint: str, folder: str | Path | None, warn: Cal
     others = [study for study in past if study.name.split("~")[0] != name]
     if folder is not None:
         return Past(others)
-    same = [study.name for study in others if study.fingerprint == fingerprint]
+
+    def is_same(study: PastStudy) -> bool:
+        known = study.classes.intersection(held_out)
+        is_of_these = study.fingerprint == fingerprint or catalog.share_images(study.dataset, dataset)
+        return is_of_these or (bool(known) and len(known) >= _SAME_CLASSES * len(held_out))
+
+    same = [study.name for study in others if is_same(study)]
     return Past([study for study in others if study.name not in same], same)
 
 

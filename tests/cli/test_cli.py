@@ -186,7 +186,7 @@ def test_from_a_search_to_an_evaluated_model_as_the_readme_has_it(
     code, out, _ = run(capsys, monkeypatch, *TINY_SEARCH, "--trials", "3", "--budget", "60", "--json")
     assert code == 0
     events = [json.loads(line) for line in out.splitlines()]
-    assert events[0]["event"] == "SearchStarted"
+    assert [event["event"] for event in events[:2]] == ["LearningFromPast", "SearchStarted"]
     won = events[-1]["winner"]
     assert won["validation"]["mean"] > 0.3
 

@@ -16,7 +16,16 @@ from autometa.data.dataset import FewShotDataset
 from autometa.errors import StudyError
 from autometa.hpo.failures import FailureAwareTPE
 from autometa.past import PastReport, PastStudy, PastTrial
-from autometa.records import Accuracy, Budget, EpisodeSpec, RungReport, StudyRecord, TrialConfig, TrialRecord
+from autometa.records import (
+    Accuracy,
+    Budget,
+    DataIdentity,
+    EpisodeSpec,
+    RungReport,
+    StudyRecord,
+    TrialConfig,
+    TrialRecord,
+)
 from autometa.sampling.sampler import PriorSampler
 from autometa.space.files import load_space
 from autometa.space.parameters import Choice, Range
@@ -81,6 +90,32 @@ def test_a_second_search_of_the_same_data_does_not_learn_from_the_first(
     assert not {"one", "two"} & set(names(past))
     line = warm.start(record("again-seed1"), SPACE, past, trials=12, trials_so_far=0).line
     assert line.endswith("; 2 of the same data are left out (one, two): --prior PATH learns from them")
+
+
+@pytest.mark.parametrize(
+    ("dataset", "classes", "is_same"),
+    [
+        ("fc100", [], True),
+        ("omniglot", [], False),
+        ("photos", ["owl", "cat", "dog"], True),
+        ("photos", ["owl", "ant", "bee"], False),
+        ("photos", [], False),
+    ],
+)
+def test_data_of_the_same_files_or_with_many_classes_that_are_held_out_is_the_same(
+    archives: Path, monkeypatch: pytest.MonkeyPatch, dataset: str, classes: list[str], is_same: bool
+) -> None:
+    """What was chosen there by classes that are new here would not be measured on new ones."""
+    identity = DataIdentity(fingerprint="x", image_size=32, channels=3, classes={"train": classes})
+    there = record("there").model_copy(update={"dataset": dataset, "dataset_identity": identity})
+    monkeypatch.chdir(archives.parent)
+    archive.write(archive.ARCHIVES, there, [trial(n) for n in range(4)])
+    held_out = {"owl", "cat", "dog", "hen", "pig", "cow", "fly", "rat", "bat", "eel"}
+    found = warm.comparable("new", "g", None, ignore, dataset="cifar-fs", held_out=held_out)
+    assert ("there" in found.same_data) is is_same
+    assert ("there" in {study.name for study in found.studies}) is not is_same
+    named = warm.comparable("new", "g", archive.ARCHIVES, ignore, dataset="cifar-fs", held_out=held_out)
+    assert "there" in {study.name for study in named.studies}
 
 
 def test_a_past_that_is_named_counts_whatever_its_data(archives: Path) -> None:
