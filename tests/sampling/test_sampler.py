@@ -332,7 +332,7 @@ def test_the_shipped_archives_say_something_about_the_default_space() -> None:
     space = load_space("few_shot")
     proposer = PriorSampler(past_studies(shipped.folder("studies")), seed=0, space=space).prepare()
     assert proposer is not None
-    assert proposer.surrogates.names == ["cifar-fs-5w5s", "digits-5w1s"]
+    assert {"cifar-fs-5w5s", "digits-5w1s", "omniglot-5w1s"} <= set(proposer.surrogates.names)
 
 
 def test_what_is_enqueued_in_part_gets_the_best_of_the_rest() -> None:

@@ -54,7 +54,8 @@ def start(folder: Path) -> Iterator[Callable[[list[str]], subprocess.Popen]]:
 
 
 def command(*extra: str) -> list[str]:
-    base = search_digits("--space", "tiny.toml", "--study", "t", "--shot", "1")
+    """Of a cold search: what ships is another matter, and would decide which candidates there are."""
+    base = search_digits("--space", "tiny.toml", "--study", "t", "--shot", "1", "--cold")
     return [*base, *extra]
 
 

@@ -136,6 +136,7 @@ def test_a_search_that_is_extended_counts_each_winner_that_was_tested(
 ) -> None:
     monkeypatch.setenv("AUTOMETA_HOME", str(folder / "home"))
     how = {"space": folder / "tiny.toml", "study": "t", "budget": parse_budget("18"), "workers": 1, "seed": 2}
+    how |= {"cold": True}
     before = autometa.search("digits", trials=1, validation_episodes=20, **how)
     found = autometa.search("digits", trials=3, validation_episodes=20, confirm_seeds=2, **how)
     assert before.winner is not None
