@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 import shutil
 import statistics
 import tempfile
@@ -37,6 +38,7 @@ from transfer_runs import be_quiet
 
 from autometa.archives import archive
 from autometa.archives.read import past_study
+from autometa.data import cache
 from autometa.data.load import load_dataset
 from autometa.learning.intervals import difference
 from autometa.past import PastStudy
@@ -206,6 +208,7 @@ def searched(task: str, root: str | None, arguments: argparse.Namespace) -> dict
     """One row: a warm and a cold search of a task, each measured on the same meta-test episodes."""
     source = TASKS[task][0].removeprefix("folder ")
     source = "cifar-fs" if source == "grey" else source
+    shared = cache.root()
     found, row = {}, {"task": task, "minutes": arguments.minutes, "options": arguments.options, **machine()}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -216,6 +219,7 @@ def searched(task: str, root: str | None, arguments: argparse.Namespace) -> dict
             if SOURCES[other] != source:
                 shutil.copytree(STUDIES / other, past / other)
         for mode, option in (("cold", "cold"), ("warm", f"prior={past}")):
+            without_features(shared, folder / f"cache-{mode}")
             model, took = search(task, 60 * arguments.minutes, 0, root, folder, [*arguments.options, option])
             found[mode] = measured(model, root)
             accuracy = together([found[mode]])
@@ -224,8 +228,18 @@ def searched(task: str, root: str | None, arguments: argparse.Namespace) -> dict
                 "seconds": round(took, 1),
             }
             shutil.rmtree(folder / "runs")
+    os.environ["AUTOMETA_CACHE"] = str(shared)
     ahead, half = difference(found["warm"].scores, found["cold"].scores)
     return row | {"warm ahead": shown(ahead, half)}
+
+
+def without_features(shared: Path, folder: Path) -> None:
+    """Has searches use a cache of their own, so that none finds features of another one; what was compiled they find."""
+    folder.mkdir()
+    for name in ("kernels", "datasets"):
+        (shared / name).mkdir(parents=True, exist_ok=True)
+        (folder / name).symlink_to((shared / name).resolve())
+    os.environ["AUTOMETA_CACHE"] = str(folder)
 
 
 if __name__ == "__main__":
