@@ -234,7 +234,7 @@ def searched(task: str, root: str | None, arguments: argparse.Namespace) -> dict
 
 
 def without_features(shared: Path, folder: Path) -> None:
-    """Has searches use a cache of their own, so that none finds features of another one; what was compiled they find."""
+    """Give searches a cache of their own: none shall find features of another one, but all what was compiled."""
     folder.mkdir()
     for name in ("kernels", "datasets"):
         (shared / name).mkdir(parents=True, exist_ok=True)
