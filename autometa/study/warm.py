@@ -27,7 +27,7 @@ from autometa.records import Scalar, StudyRecord
 from autometa.sampling.sampler import PriorSampler
 from autometa.space.space import SearchSpace
 from autometa.tasks.similarity import coordinates, distances, log_weights
-from autometa.trial.abilities import marks
+from autometa.trial.abilities import external_backbones, marks
 
 # The first batch: no more than a third of all trials, since a space's own starts have their say too.
 _PORTFOLIO, _PART = 4, 3
@@ -190,7 +190,7 @@ def start(
         return Start(cold, line=none + left_out)
     names = sorted(sampler.weights, key=lambda name: -sampler.weights[name])
     shown = _shown([f"{name} {sampler.weights[name]:.2f}" for name in names])
-    size = min(_PORTFOLIO, trials // _PART)
+    size = 0 if _know_no_external(studies, space) else min(_PORTFOLIO, trials // _PART)
     picks = _thinned(space, [(pick.values, pick.why) for pick in proposer.portfolio(2 * size)])[:size]
     line = f"prior: {_count(studies)}, {len(names)} informative: {shown}; portfolio of {len(picks)}"
     return Start(sampler, picks, line + left_out)
@@ -201,10 +201,19 @@ def _by_kind(weights: Mapping[str, float], studies: Sequence[PastStudy]) -> dict
 
     `permitted` leaves external trials to a search that may have such: what is best without them is no pick for it.
     """
-    external = {study.name for study in studies if any("external" in marks(trial.values) for trial in study.trials)}
+    external = {study.name for study in studies if _has_external(study)}
     return {
         name: weight + (_OTHER_KIND if external and name not in external else 0.0) for name, weight in weights.items()
     }
+
+
+def _know_no_external(studies: Sequence[PastStudy], space: SearchSpace) -> bool:
+    """Whether no study had what the space has: its picks would take the turns of better starts."""
+    return bool(external_backbones(space)) and not any(map(_has_external, studies))
+
+
+def _has_external(study: PastStudy) -> bool:
+    return any("external" in marks(trial.values) for trial in study.trials)
 
 
 @dataclass(frozen=True)

@@ -247,6 +247,22 @@ def test_where_some_studies_have_external_candidates_those_without_are_believed_
         assert (max(weights.values()) > 4 * min(weights.values())) is believed, weights
 
 
+@pytest.mark.parametrize("is_external", [True, False])
+def test_past_studies_without_external_candidates_have_no_pick_for_a_search_of_such(is_external: bool) -> None:
+    """A network trained from nothing would take the turn of a pretrained one."""
+    space = load_space("pretrained" if is_external else "few_shot")
+    drawn = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=5))
+    own = load_space("few_shot")
+    tried = [own.suggest(drawn.ask()) for _ in range(60)]
+    trials = tuple(
+        PastTrial(values, (PastReport(1, 0.3 + 0.4 * (values["learner"] == "ridge")),), number=number)
+        for number, values in enumerate(tried)
+    )
+    start = warm.start(record("new"), space, warm.Past([PastStudy("p", trials)]), trials=16, trials_so_far=0)
+    assert isinstance(start.sampler, PriorSampler), "or nothing is at stake"
+    assert bool(start.portfolio) is not is_external
+
+
 def test_the_default_space_begins_with_nothing_twice(digits: FewShotDataset) -> None:
     """The past search began with the space's own starts too, and its best are two of them, as in the shipped one."""
     space = load_space("few_shot")
