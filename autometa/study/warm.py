@@ -181,6 +181,9 @@ def start(
     if not studies:
         return Start(cold, line=left_out and f"prior: {left_out}")
     left_out = left_out and f"; {left_out}"
+    if _know_no_external(studies, space):
+        none = f"prior: none of {_count(studies)} had weights from elsewhere; cold start"
+        return Start(cold, line=none + left_out)
     far = distances(coordinates(record.features, record.episodes), studies)
     weights = _by_kind(log_weights(far), studies)
     sampler = PriorSampler(studies, seed=record.seed, space=space, log_weights=weights, cold=cold)
@@ -190,7 +193,7 @@ def start(
         return Start(cold, line=none + left_out)
     names = sorted(sampler.weights, key=lambda name: -sampler.weights[name])
     shown = _shown([f"{name} {sampler.weights[name]:.2f}" for name in names])
-    size = 0 if _know_no_external(studies, space) else min(_PORTFOLIO, trials // _PART)
+    size = min(_PORTFOLIO, trials // _PART)
     picks = _thinned(space, [(pick.values, pick.why) for pick in proposer.portfolio(2 * size)])[:size]
     line = f"prior: {_count(studies)}, {len(names)} informative: {shown}; portfolio of {len(picks)}"
     return Start(sampler, picks, line + left_out)
@@ -208,7 +211,7 @@ def _by_kind(weights: Mapping[str, float], studies: Sequence[PastStudy]) -> dict
 
 
 def _know_no_external(studies: Sequence[PastStudy], space: SearchSpace) -> bool:
-    """Whether no study had what the space has: its picks would take the turns of better starts."""
+    """Whether no study had what leads here: proposals by them would take the turns of better ones."""
     return bool(external_backbones(space)) and not any(map(_has_external, studies))
 
 
