@@ -271,9 +271,10 @@ def _won(
     Args:
         is_new: whether a trial ended in this run.
     """
-    baseline = confirm.best_baseline(study_record.read(study).baselines)
-    if not study_record.read(study).budget.open:
-        count = _episodes_in_time(plan, confirm.best(trials), baseline, share) if plan.deadline else None
+    record = study_record.read(study)
+    episodes = functools.partial(_episodes_in_time, plan, share, confirm.best_baseline(record.baselines))
+    if not record.budget.open:
+        count = episodes(confirm.best(trials)) if plan.deadline else None
         return finals.run(plan, study, trials, share, on_event, episodes=count)
     rivals, schedule = confirm.rivals(trials), timed.Schedule.of(plan)
     is_single = plan.settings.no_ensemble or plan.settings.confirm_seeds
@@ -282,19 +283,25 @@ def _won(
     seconds = timed.PART_FOR_ENSEMBLE * (schedule.seconds_to_measure() - for_all_classes)
     ensemble = finals.combine(plan, study, to_combine, share, seconds=seconds, is_new=is_new) if to_combine else None
     together = [(t, ensemble.views_of(t.number)) for t in to_combine if t.number in ensemble.views] if ensemble else []
+    return finals.run(plan, study, rivals, share, on_event, episodes=episodes(rivals, together), ensemble=ensemble)
+
+
+def _episodes_in_time(
+    plan: Plan,
+    share: Share,
+    baseline: Baseline | None,
+    rivals: Sequence[TrialRecord],
+    together: Sequence[tuple[TrialRecord, int]] = (),
+) -> int:
+    """How many episodes the end of a search may have in the time that is left; arguments as of `affordable_episodes`.
+
+    Some learners are fitted to each episode for seconds.
+    """
     may_win = [*rivals, *(trial for trial, _ in together)]
-    left = schedule.seconds_to_measure() - timed.seconds_for_all_classes(plan, may_win, share)
-    episodes = timed.affordable_episodes(
+    left = timed.Schedule.of(plan).seconds_to_measure() - timed.seconds_for_all_classes(plan, may_win, share)
+    return timed.affordable_episodes(
         rivals, baseline, together, share, seconds=left, drawn=timed.Drawn.of(plan), part=plan.part_of_episodes
     )
-    return finals.run(plan, study, rivals, share, on_event, episodes=episodes, ensemble=ensemble)
-
-
-def _episodes_in_time(plan: Plan, best: Sequence[TrialRecord], baseline: Baseline | None, share: Share) -> int:
-    """How many episodes the end of a search with a number of trials may have: some learners are fitted for seconds."""
-    left = timed.Schedule.of(plan).seconds_to_measure() - timed.seconds_for_all_classes(plan, best, share)
-    drawn = timed.Drawn.of(plan)
-    return timed.affordable_episodes(best, baseline, (), share, seconds=left, drawn=drawn, part=plan.part_of_episodes)
 
 
 def _missing(plan: Plan, ledger: Ledger) -> int:

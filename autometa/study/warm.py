@@ -181,11 +181,12 @@ def start(
     if not studies:
         return Start(cold, line=left_out and f"prior: {left_out}")
     left_out = left_out and f"; {left_out}"
-    if _know_no_external(studies, space):
+    external = {study.name for study in studies if any("external" in marks(trial.values) for trial in study.trials)}
+    if external_backbones(space) and not external:  # they would take the turns of what may lead here
         none = f"prior: none of {_count(studies)} had weights from elsewhere; cold start"
         return Start(cold, line=none + left_out)
     far = distances(coordinates(record.features, record.episodes), studies)
-    weights = _by_kind(log_weights(far), studies)
+    weights = _by_kind(log_weights(far), external)
     sampler = PriorSampler(studies, seed=record.seed, space=space, log_weights=weights, cold=cold)
     proposer = sampler.prepare()
     if proposer is None:
@@ -199,24 +200,14 @@ def start(
     return Start(sampler, picks, line + left_out)
 
 
-def _by_kind(weights: Mapping[str, float], studies: Sequence[PastStudy]) -> dict[str, float]:
-    """Log-weights, less of studies without weights from elsewhere where others have them.
+def _by_kind(weights: Mapping[str, float], external: Collection[str]) -> dict[str, float]:
+    """Log-weights, less of studies without weights from elsewhere where others, `external`, have them.
 
     `permitted` leaves external trials to a search that may have such: what is best without them is no pick for it.
     """
-    external = {study.name for study in studies if _has_external(study)}
     return {
         name: weight + (_OTHER_KIND if external and name not in external else 0.0) for name, weight in weights.items()
     }
-
-
-def _know_no_external(studies: Sequence[PastStudy], space: SearchSpace) -> bool:
-    """Whether no study had what leads here: proposals by them would take the turns of better ones."""
-    return bool(external_backbones(space)) and not any(map(_has_external, studies))
-
-
-def _has_external(study: PastStudy) -> bool:
-    return any("external" in marks(trial.values) for trial in study.trials)
 
 
 @dataclass(frozen=True)
