@@ -26,6 +26,8 @@ from superclasses import as_on_a_new_machine, name_or_folder
 from autometa.archives import archive
 
 STUDIES = RESULTS.parents[1] / "studies"
+# Those of external searches do not ship yet: docs/log.md says why.
+ASIDE = RESULTS / "studies"
 TRIALS, MINUTES, AGAIN = 40, 12, 3
 
 
@@ -81,22 +83,30 @@ def main() -> None:
             break
         started = time.monotonic()
         for _ in range(AGAIN):
-            kept = archived(one, searched(one, seed, root, arguments.scratch.resolve() / one.name))
-            if len(kept.trials) >= TRIALS:
+            archived(one, searched(one, seed, root, arguments.scratch.resolve() / one.name))
+            if is_done(one):
                 break
-        print(f"{one.name}: {len(kept.trials)} candidates, {time.monotonic() - started:.0f} s", flush=True)
+        print(
+            f"{one.name}: {len(archive.read(place(one)).trials)} candidates, {time.monotonic() - started:.0f} s",
+            flush=True,
+        )
 
 
 def missing(names: Sequence[str]) -> Iterator[tuple[int, Search]]:
     """The searches of these names that have no archive yet, each with its seed."""
     for seed, one in enumerate(DESIGN):
-        if one.name in names and not is_done(STUDIES / one.name):
+        if one.name in names and not is_done(one):
             yield seed, one
 
 
-def is_done(folder: Path) -> bool:
-    """Whether the archive there is of this design: an older one of the same name has fewer candidates."""
-    return folder.is_dir() and len(archive.read(folder).trials) >= TRIALS
+def place(one: Search) -> Path:
+    """The folder of its archive."""
+    return (ASIDE if "external" in one.options else STUDIES) / one.name
+
+
+def is_done(one: Search) -> bool:
+    """Whether its archive is there and of this design: an older one of the same name has fewer candidates."""
+    return place(one).is_dir() and len(archive.read(place(one)).trials) >= TRIALS
 
 
 def searched(one: Search, seed: int, root: str | None, folder: Path) -> Path:
@@ -112,12 +122,11 @@ def searched(one: Search, seed: int, root: str | None, folder: Path) -> Path:
     return folder / "runs" / "studies" / one.name
 
 
-def archived(one: Search, folder: Path) -> archive.ArchivedStudy:
-    """Put the archive among those that ship; a folder is called by its kind, wherever it was."""
+def archived(one: Search, folder: Path) -> None:
+    """Put the archive in its place; a folder of images is called by its kind, wherever it was."""
     kept = archive.read(folder)
     study = kept.study.model_copy(update={"dataset": one.dataset.removeprefix("folder ")})
-    archive.write(STUDIES, study, kept.trials)
-    return kept
+    archive.write(place(one).parent, study, kept.trials)
 
 
 if __name__ == "__main__":

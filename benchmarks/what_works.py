@@ -117,25 +117,27 @@ def families(studies: Sequence[Found]) -> Iterator[str]:
     yield ""
     for group, belongs in GROUPS.items():
         chosen = [study for study in studies if belongs(study)]
-        rows = sorted(behind(chosen), key=lambda row: row[1].mean)
+        rows = sorted(behind(chosen), key=lambda row: -row[1].mean)
         if rows:
             yield f"**{group[0].upper()}{group[1:]}**, {len(chosen)} studies:"
             yield ""
-            yield "| family | behind the best | best of all in |"
-            yield "|---|---|---|"
-            yield from (f"| `{family}` | {mean} | {wins} |" for family, mean, wins in rows)
-            yield ""
+            cells = [(f"`{family}`", mean, wins) for family, mean, wins in rows]
+            yield from table(("family", "behind the best", "best of all in"), cells)
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> Iterator[str]:
+    yield f"| {' | '.join(head)} |"
+    yield "|---" * len(head) + "|"
+    yield from (f"| {' | '.join(map(str, row))} |" for row in rows)
+    yield ""
 
 
 def behind(studies: Sequence[Found]) -> Iterator[tuple[str, Mean, int]]:
     best_of: dict[str, list[tuple[str, float]]] = defaultdict(list)
     for study in studies:
         top = max(study.accuracies)
-        own: dict[str, float] = defaultdict(lambda: -math.inf)
-        for values, accuracy in zip(study.values, study.accuracies, strict=True):
-            own[str(values["learner"])] = max(own[str(values["learner"])], accuracy)
-        for family, accuracy in own.items():
-            best_of[family].append((study.source, accuracy - top))
+        for own in in_families(study):
+            best_of[str(own[0][0]["learner"])].append((study.source, max(accuracy for _, accuracy in own) - top))
     for family, found in best_of.items():
         if mean := mean_of(found):
             yield family, mean, sum(gap == 0 for _, gap in found)
@@ -154,11 +156,8 @@ def choices(studies: Sequence[Found]) -> Iterator[str]:
         levels = sorted({level for found in kept.values() for level in found}, key=lambda level: (len(level), level))
         yield f"**{title}** (`{parameter}`):"
         yield ""
-        yield f"| | {' | '.join(kept)} |"
-        yield "|---" * (len(kept) + 1) + "|"
-        for level in levels:
-            yield f"| {level} | {' | '.join(str(found.get(level, '')) for found in kept.values())} |"
-        yield ""
+        cells = [(level, *(found.get(level, "") for found in kept.values())) for level in levels]
+        yield from table(("", *kept), cells)
 
 
 def effects(studies: Sequence[Found], parameter: str) -> dict[str, Mean]:
