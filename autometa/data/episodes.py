@@ -235,9 +235,16 @@ class ImagePool:
         """What each frozen network says of images [M], by their index: [M, W] by its key."""
         if not self.features:
             return {}
-        # On a CPU images are where the data set has them, on a GPU those of the pool alone.
-        numbers = index.numpy() if self.device.type == "cpu" else self._order[index.cpu().numpy()]
+        numbers = self._numbers(index)
         return {key: torch.from_numpy(table[numbers]).to(self.device).float() for key, table in self.features.items()}
+
+    def rows_missing(self, index: Tensor) -> dict[str, int]:
+        """Of how many of these images [M], by their index, a frozen network has said nothing yet, by its key."""
+        return {key: table.rows_missing(self._numbers(index)) for key, table in self.features.items()}
+
+    def _numbers(self, index: Tensor) -> np.ndarray:
+        """In the data set: on a CPU images are where that has them, on a GPU those of the pool alone."""
+        return index.numpy() if self.device.type == "cpu" else self._order[index.cpu().numpy()]
 
     def _images(self, dataset: FewShotDataset) -> Tensor:
         if self.device.type == "cpu":
@@ -396,12 +403,21 @@ def fixed_episodes(
     Raises:
         DataError: the split has too few classes, or too few images in one.
     """
+    index, classes = fixed_indices(pool, spec, count=count, seed=seed)
+    for part, of_part in zip(index[:first].split(batch), classes[:first].split(batch), strict=True):
+        yield replace(_gathered(pool, spec, part, None), classes=of_part)
+
+
+def fixed_indices(pool: ImagePool, spec: EpisodeSpec, *, count: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Images [count, N, K + Q] and classes [count, N] of `fixed_episodes`, by number.
+
+    Raises:
+        DataError: the split has too few classes, or too few images in one.
+    """
     pool.dataset.require(pool.split, spec)
     generator = torch.Generator().manual_seed(seed)
     classes = _draw_classes(pool.classes, spec.way, count, generator)
-    index = _draw_images(pool, spec, classes, generator)
-    for part, of_part in zip(index[:first].split(batch), classes[:first].split(batch), strict=True):
-        yield replace(_gathered(pool, spec, part, None), classes=of_part)
+    return _draw_images(pool, spec, classes, generator), classes
 
 
 def draw_episodes(pool: ImagePool, spec: EpisodeSpec, count: int, generator: torch.Generator) -> Tensor:

@@ -265,7 +265,9 @@ class Ledger:
         by_number = self._seed + trial.number
         return attributes.SEED.of(trial, by_number) if _was_queued(trial) else by_number
 
-    def _close_interrupted(self, old: FrozenTrial, *, gave_up: bool) -> None:
+    def _close_interrupted(
+        self, old: FrozenTrial, *, gave_up: bool = False, why: str = "interrupted; it continues as a later trial"
+    ) -> None:
         if gave_up:
             reason = f"interrupted {MAX_ATTEMPTS} times"
             with contextlib.suppress(AutometaError):  # its checkpoint may be what is damaged
@@ -273,7 +275,7 @@ class Ledger:
                 self._storage.set_trial_user_attr(old.number, "curve", _dumped(curve))
             self._emit(Warned(f"trial {old.number} was running when the search died {MAX_ATTEMPTS} times: given up"))
         else:
-            reason = "interrupted; it continues as a later trial"
+            reason = why
             self._storage.set_trial_user_attr(old.number, attributes.INTERRUPTED.key, True)
         self._storage.set_trial_user_attr(old.number, attributes.FAIL_REASON.key, reason)
         self.study.tell(old.number, state=TrialState.FAIL)

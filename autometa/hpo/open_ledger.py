@@ -16,7 +16,7 @@ from autometa.events import RungReached, TrialPaused, TrialStarted
 from autometa.hpo.ledger import MAX_ATTEMPTS, Asked, Ledger, Live, folder_of, record_of, trials_of
 from autometa.hpo.promotion import Standing
 from autometa.learning.checkpoint_facts import FINAL, exists, read_facts
-from autometa.records import RungReport, Scalar, TrialRecord
+from autometa.records import FIRST_FEATURES, RungReport, Scalar, TrialRecord
 
 
 class OpenLedger(Ledger):
@@ -29,7 +29,7 @@ class OpenLedger(Ledger):
         """
         for old in trials_of(self.study, TrialState.RUNNING):
             if not old.params:  # proposed in part when the search died
-                self._close_interrupted(old, gave_up=False)
+                self._close_interrupted(old)
                 continue
             live = Live(Trial(self.study, old.number), self._again(old))
             self._live[old.number] = live
@@ -106,7 +106,10 @@ class OpenLedger(Ledger):
             live = self._live[number]
             last = live.curve[max(live.curve)] if live.curve else None
             if last is None:
-                self._close_interrupted(trials_of(self.study)[number], gave_up=False)
+                old = self._frozen(number)
+                needed = float(attributes.FACTS.of(old, {}).get(FIRST_FEATURES, 0.0))
+                dear = f"features of its first episodes would have taken {needed:.0f} s" if needed else ""
+                self._close_interrupted(old, why=dear or "the time was over before its first measurement")
                 del self._live[number]
                 continue
             self._tell(live, TrialState.COMPLETE if last.cooled else TrialState.PRUNED)

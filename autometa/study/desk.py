@@ -113,4 +113,6 @@ class SearchDesk:
             return Segment(job=job, finish_by=time.time() + left, threads=self._threads)
         self._exploring.add(asked.number)
         until = decision.until if isinstance(decision, GoOn) else 1
-        return Segment(job=job, until=until, not_after=time.time() + self._left - last_from)
+        not_after = time.time() + self._left - last_from
+        within = self._policy.features_within(asked.number, self._left)
+        return Segment(job=job, until=until, not_after=not_after, features_within=within)

@@ -11,12 +11,15 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import torch
+
 from autometa.data.episodes import EpisodeSampler
 from autometa.errors import DivergedError, OutOfTimeError
 from autometa.learning.checkpoint_facts import FINAL, exists
+from autometa.learning.features import seconds_per_image
 from autometa.learning.open_ended import COOL_DOWN
 from autometa.learning.training import Training
-from autometa.records import Record, Scalar, TrialRecord
+from autometa.records import FIRST_FEATURES, Record, Scalar, TrialRecord
 from autometa.trial.best import keep_best, take_best
 from autometa.trial.job import Job
 from autometa.trial.run import OnRung, OnStep, begin, diverged, ended, facts_of, keep, within_memory
@@ -33,6 +36,8 @@ class Segment(Record):
 
     Args:
         not_after: when to stop on the way to `until`, where that is not reached.
+        features_within: seconds that features for the first measurement may take. A candidate that needs longer is not
+            begun; one that has begun goes on.
         finish_by: when all must be over.
         threads: of a CPU.
     """
@@ -40,6 +45,7 @@ class Segment(Record):
     job: Job
     until: int | None = None
     not_after: float | None = None
+    features_within: float | None = None
     finish_by: float | None = None
     threads: int = 1
 
@@ -55,7 +61,7 @@ def run_segment(
     """Carry a segment out; returns the candidate's record where it can go on no further, None where it can.
 
     `on_rung` gets every report after its checkpoint is safe on disk, the last one again on a resume. `on_facts` gets
-    what there is to know of a candidate that can go on, after its first rung.
+    what there is to know of a candidate that can go on, after its first rung; or of one that was not begun.
 
     Raises:
         ConfigError, DataError: the job cannot be carried out at all.
@@ -80,6 +86,12 @@ def _run(
             _finish(training, job, segment.finish_by, on_rung, on_step)
             return ended(training, job, number=number, reason=None)
         is_new = not training.curve
+        if is_new and segment.features_within is not None:
+            needed = _seconds_for_features(training)
+            if needed > segment.features_within:
+                if on_facts:
+                    on_facts(facts_of(training) | {FIRST_FEATURES: round(needed, 1)})
+                return None
         with contextlib.suppress(OutOfTimeError):  # its checkpoint is of the rung before, and features are kept
             _go_on(training, segment, on_rung, on_step)
         if on_facts and is_new and training.curve:
@@ -87,6 +99,16 @@ def _run(
     except DivergedError as error:
         return ended(training, job, number=number, reason=diverged(error))
     return None
+
+
+def _seconds_for_features(training: Training) -> float:
+    """What features of images that its networks were not shown take a candidate before its first measurement."""
+    assert isinstance(training.validate, Validation)
+    missing = training.validate.images_missing(1)
+    if not any(missing.values()):
+        return 0.0
+    of_image = seconds_per_image(training.learner)
+    return sum(missing[key] * of_image[key] for key in missing) / torch.get_num_threads()
 
 
 def _go_on(training: Training, segment: Segment, on_rung: OnRung, on_step: OnStep | None) -> None:

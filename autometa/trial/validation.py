@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 
 from autometa.data.dataset import FewShotDataset
-from autometa.data.episodes import EpisodeBatch, ImagePool, fixed_episodes
+from autometa.data.episodes import EpisodeBatch, ImagePool, fixed_episodes, fixed_indices
 from autometa.learning import intervals
 from autometa.learning.evaluation import answers, evaluate
 from autometa.learning.fitting import Fitting
@@ -47,6 +47,12 @@ class Validation:
     def feature_seconds(self) -> float:
         """Seconds that were spent on features, which other candidates find in the cache."""
         return self.pool.feature_seconds
+
+    def images_missing(self, rung: int) -> dict[str, int]:
+        """How many images of a rung's episodes a frozen network was not shown yet, by its key."""
+        job = self._job
+        index, _ = fixed_indices(self.pool, job.episodes, count=job.validation_episodes, seed=job.validation_seed)
+        return self.pool.rows_missing(index[: _episodes_at(rung, job)].flatten())
 
     def look(self) -> None:
         """Have features of all episodes where they are kept, so that no measurement waits for them later."""

@@ -15,7 +15,7 @@ from autometa.hpo.ledger import MAX_ATTEMPTS, ended, record_of
 from autometa.hpo.open_ledger import OpenLedger
 from autometa.hpo.single_writer import SingleWriter
 from autometa.learning.checkpoint_facts import FINAL
-from autometa.records import RungReport, TrialConfig, TrialRecord
+from autometa.records import FIRST_FEATURES, RungReport, Scalar, TrialConfig, TrialRecord
 from tests.hpo.test_ledger import SPACE, checkpoint, report
 
 
@@ -84,6 +84,26 @@ def test_at_the_end_the_trained_are_complete_and_the_others_pruned_with_their_cu
     assert study.trials[1].value == 0.7
     assert [r.accuracy.mean for r in record_of(study.trials[0]).curve] == [0.4]
     assert [t.number for t in ended(study)] == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("facts", "why"),
+    [
+        ({FIRST_FEATURES: 35.2}, "features of its first episodes would have taken 35 s"),
+        ({}, "the time was over before its first measurement"),
+    ],
+)
+def test_what_was_not_begun_is_no_failure_and_says_why(
+    study: optuna.Study, storage: SingleWriter, tmp_path: Path, facts: dict[str, Scalar], why: str
+) -> None:
+    ledger = ledger_of(study, storage, tmp_path)
+    number = ledger.ask().number
+    ledger.describe(number, facts)
+    ledger.pause(number)
+    ledger.close()
+    assert study.trials[0].state == TrialState.FAIL
+    assert attributes.FAIL_REASON.of(study.trials[0]) == why
+    assert ended(study) == []  # it counts for nothing
 
 
 def test_what_a_dead_search_left_is_taken_over_as_it_was(

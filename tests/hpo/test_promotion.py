@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 
-from autometa.hpo.promotion import Finish, GoOn, New, Promotion, Standing, Twin
+import pytest
+
+from autometa.hpo.promotion import FEATURES, Finish, GoOn, New, Promotion, Standing, Twin
 from autometa.records import Accuracy, RungReport
 
 POLICY = Promotion(finish_from=100.0, finalists=2)
@@ -172,3 +174,9 @@ def test_without_new_candidates_the_lowest_rung_goes_on() -> None:
     field = standing(0, 0.5, 0.6), standing(1, 0.4), standing(2, 0.45, busy=True)
     assert decided(*field, can_start=False) == GoOn(1, until=2)
     assert decided(standing(0, 0.5, busy=True), can_start=False) is None
+
+
+def test_features_of_a_first_rung_may_take_a_part_of_the_time_but_of_the_believed_all() -> None:
+    policy = Promotion(finish_from=60, finalists=2, believed=2)
+    assert policy.features_within(1, 100.0) is None
+    assert policy.features_within(2, 100.0) == pytest.approx(FEATURES * 100)

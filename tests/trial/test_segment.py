@@ -11,7 +11,7 @@ import torch
 
 from autometa.learning.checkpoint_facts import BEST, FINAL, exists, read_facts
 from autometa.learning.open_ended import with_known_end
-from autometa.records import Budget, EpisodeSpec, RungReport, Scalar, TrialConfig
+from autometa.records import FIRST_FEATURES, Budget, EpisodeSpec, RungReport, Scalar, TrialConfig
 from autometa.trial.job import DatasetRef, Job
 from autometa.trial.run import begin, evaluate_checkpoint
 from autometa.trial.segment import Segment, run_segment
@@ -189,6 +189,26 @@ def test_a_candidate_that_is_not_trained_has_no_better_past_and_ends_at_once(tmp
     assert not exists(tmp_path / BEST)
     report = ran(Segment(job=frozen, finish_by=time.time() + 60))[-1]
     assert (report.cooled, report.steps, report.accuracy) == (True, 0, second.accuracy)
+
+
+@needs_weights
+def test_a_candidate_whose_first_features_take_too_long_is_not_begun_and_may_be_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AUTOMETA_CACHE", str(tmp_path / "cache"))
+    values = {"learner": "frozen", "lite.image_size": 32, "frozen.centre": "none"}
+    budget = Budget(seconds=1.0, open=True)
+    frozen = job(tmp_path / "a", budget).model_copy(update={"config": TrialConfig(values=values)})
+    told: list[dict[str, Scalar]] = []
+    segment = Segment(job=frozen, until=1, features_within=0.01)
+    assert run_segment(segment, number=0, on_rung=pytest.fail, on_facts=told.append) is None
+    assert not exists(tmp_path / "a")
+    (facts,) = told
+    assert float(facts[FIRST_FEATURES]) > 0.01
+    assert float(facts["image_seconds"]) > 0
+    assert len(ran(segment.model_copy(update={"features_within": 60.0}))) == 1
+    other = frozen.model_copy(update={"folder": str(tmp_path / "b")})  # finds these features
+    assert len(ran(segment.model_copy(update={"job": other}))) == 1
 
 
 @needs_weights
