@@ -31,7 +31,8 @@ from autometa.space.parameters import Choice, Range
 from autometa.space.space import SearchSpace
 from autometa.study import warm
 from autometa.study.export import best_recipes
-from autometa.study.plan import existing_record, make_plan, new_record
+from autometa.study.planning import make_plan
+from autometa.study.records_of_plan import existing_record, new_record
 from autometa.study.search_settings import SearchSettings
 from autometa.trial.build import candidate, common_names, dotted_names, tables
 from autometa.trial.job import DatasetRef, Job

@@ -43,12 +43,12 @@ from autometa.study import confirm, finals, timed, warm
 from autometa.study.baselines import StudyBaselines
 from autometa.study.documented import with_fields_of
 from autometa.study.outlook import Outlook, outlook
-from autometa.study.plan import (
+from autometa.study.plan import Plan
+from autometa.study.planning import make_plan
+from autometa.study.records_of_plan import (
     PART_FOR_TRIALS,
-    Plan,
     at_its_place,
     existing_record,
-    make_plan,
     new_record,
     trial_budget,
     with_features,

@@ -12,8 +12,9 @@ from autometa.errors import ConfigError
 from autometa.hpo import study_record
 from autometa.hpo.storage import load_study, open_storage
 from autometa.records import EpisodeSpec, parse_budget
-from autometa.study import plan as plan_module
-from autometa.study.plan import Plan, make_plan
+from autometa.study import planning
+from autometa.study.plan import Plan
+from autometa.study.planning import make_plan
 from autometa.study.search_settings import SearchSettings
 from autometa.trial.model_files import job_of
 from autometa.trial.recipe import read_recipes
@@ -41,7 +42,7 @@ def test_the_task_has_all_classes_and_the_labelled_images_that_half_of_them_have
     assert planned(shot=3).name == "photos-all-classes-3s-tiny"
     assert planned(shot=3).episodes.shot == 3
     # An episode of large images must fit the memory.
-    monkeypatch.setattr(plan_module, "_NUMBERS_OF_AN_EPISODE", 7 * 3 * 12 * 12 * 6)
+    monkeypatch.setattr(planning, "_NUMBERS_OF_AN_EPISODE", 7 * 3 * 12 * 12 * 6)
     assert planned().episodes.shot == 4
 
 

@@ -21,8 +21,11 @@ from autometa.space.files import load_space
 from autometa.space.parameters import Choice
 from autometa.space.space import SearchSpace
 from autometa.study.export import best_recipes
-from autometa.study.plan import Plan, existing_record, make_plan, new_record, require_comparable, with_features
+from autometa.study.plan import Plan
+from autometa.study.planning import make_plan
+from autometa.study.records_of_plan import existing_record, new_record, with_features
 from autometa.study.search_settings import SearchSettings
+from autometa.study.space_checks import require_comparable
 from autometa.tasks.features import compute
 from tests.data.test_load import image_folder
 
@@ -40,7 +43,9 @@ def test_features_are_the_data_sets_and_finite(tmp_path: Path, monkeypatch: pyte
     made = plan(tmp_path)
     record = with_features(made, new_record(made, BUDGET))
     assert record.features == compute(made.dataset)
-    monkeypatch.setattr("autometa.study.plan.features", lambda dataset: {"colour": 0.5, "pixel_5_shot": math.nan})
+    monkeypatch.setattr(
+        "autometa.study.records_of_plan.features", lambda dataset: {"colour": 0.5, "pixel_5_shot": math.nan}
+    )
     assert with_features(made, new_record(made, BUDGET)).features == {"colour": 0.5}
     assert with_features(made, record) == record, "those a study has, it keeps"
 
