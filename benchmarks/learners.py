@@ -98,7 +98,8 @@ def baseline(dataset: str, root: str | None, episodes: int) -> Values:
     """Nearest class means of raw pixels on the same meta-test episodes."""
     import torch
 
-    from autometa.data.episodes import ImagePool, fixed_episodes
+    from autometa.data.episodes import fixed_episodes
+    from autometa.data.image_pool import ImagePool
     from autometa.data.load import load_dataset
     from autometa.learning.evaluation import episode_accuracies, interval
     from autometa.learning.heads import nearest_mean

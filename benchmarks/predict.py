@@ -25,7 +25,7 @@ from PIL import Image
 
 import autometa
 from autometa.data.dataset import FewShotDataset
-from autometa.data.episodes import ImagePool
+from autometa.data.image_pool import ImagePool
 from autometa.deployment.calibration import TaskShape, calibration_error, episodes_of
 from autometa.deployment.likeness import SCORES
 from autometa.deployment.trained import TrainedModel, open_model

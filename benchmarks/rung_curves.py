@@ -22,7 +22,8 @@ import torch
 from end_to_end import RESULTS, machine
 
 from autometa.data import catalog
-from autometa.data.episodes import ImagePool, fixed_episodes
+from autometa.data.episodes import fixed_episodes
+from autometa.data.image_pool import ImagePool
 from autometa.errors import ConfigError, DivergedError
 from autometa.learning.device import limit_threads
 from autometa.learning.evaluation import interval, score

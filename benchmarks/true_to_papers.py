@@ -21,7 +21,8 @@ from typing import Any
 from end_to_end import RESULTS, machine
 
 from autometa.data.dataset import FewShotDataset
-from autometa.data.episodes import ImagePool, fixed_episodes
+from autometa.data.episodes import fixed_episodes
+from autometa.data.image_pool import ImagePool
 from autometa.data.load import load_dataset
 from autometa.learning.device import limit_threads
 from autometa.learning.evaluation import answers

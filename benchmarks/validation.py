@@ -20,7 +20,8 @@ from typing import Any
 from end_to_end import RESULTS, machine
 
 from autometa.data import catalog
-from autometa.data.episodes import ImagePool, fixed_episodes
+from autometa.data.episodes import fixed_episodes
+from autometa.data.image_pool import ImagePool
 from autometa.learning.device import limit_threads
 from autometa.learning.evaluation import evaluate
 from autometa.learning.operations import operations_counter, operations_of

@@ -17,7 +17,7 @@ import torch
 
 from autometa.data.all_classes import MOST_LABELLED
 from autometa.data.dataset import FewShotDataset
-from autometa.data.episodes import Normaliser
+from autometa.data.image_pool import Normaliser
 from autometa.deployment.task import Task
 from autometa.errors import ConfigError, DataError
 from autometa.learning.device import pick_device

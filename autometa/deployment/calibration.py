@@ -20,7 +20,8 @@ from scipy.optimize import minimize, minimize_scalar
 from torch import Tensor
 from torch.nn import functional as F
 
-from autometa.data.episodes import EpisodeBatch, ImagePool, fixed_episodes
+from autometa.data.episodes import EpisodeBatch, fixed_episodes
+from autometa.data.image_pool import ImagePool
 from autometa.deployment.likeness import SCORES
 from autometa.errors import DataError
 from autometa.learning import intervals

@@ -24,7 +24,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import autometa
-from autometa.data.episodes import EpisodeBatch, ImagePool
+from autometa.data.episodes import EpisodeBatch
+from autometa.data.image_pool import ImagePool
 from autometa.deployment.calibration import TaskShape, episodes_of
 from autometa.deployment.graphs import Classifier, Episode, Features
 from autometa.deployment.pictures import Reader, support_in

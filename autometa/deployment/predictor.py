@@ -13,7 +13,7 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted
 
-from autometa.data.episodes import Normaliser
+from autometa.data.image_pool import Normaliser
 from autometa.deployment.calibration import Calibration
 from autometa.deployment.likeness import SCORES
 from autometa.deployment.pictures import Reader, queries_in, support_in

@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from autometa.data.episodes import EpisodeBatch, KnownRows, Normaliser
+from autometa.data.episodes import EpisodeBatch, KnownRows
+from autometa.data.image_pool import Normaliser
 from autometa.deployment.calibration import shots_of
 from autometa.errors import ConfigError
 from autometa.learning.device import is_out_of_memory

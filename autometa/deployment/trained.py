@@ -17,7 +17,7 @@ import torch
 from pydantic import ValidationError
 
 from autometa.data.dataset import FewShotDataset
-from autometa.data.episodes import ImagePool
+from autometa.data.image_pool import ImagePool
 from autometa.data.load import is_at_hand
 from autometa.deployment.calibration import Calibration, TaskShape, calibrated, shape_like
 from autometa.errors import CheckpointError, ConfigError, DataError

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from autometa.data.dataset import FewShotDataset
-from autometa.data.episodes import ImagePool
 from autometa.data.feature_table import FeatureTable
+from autometa.data.image_pool import ImagePool
 from autometa.learning.backbones.pretrained import Pretrained
 from autometa.learning.learner import Learner
 

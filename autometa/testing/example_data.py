@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from autometa.data.dataset import FewShotDataset
-from autometa.data.episodes import EpisodeBatch, EpisodeSampler, ImagePool, fixed_episodes
+from autometa.data.episodes import EpisodeBatch, EpisodeSampler, fixed_episodes
+from autometa.data.image_pool import ImagePool
 from autometa.learning.backbones.backbone import Shape
 from autometa.learning.learner import TrainingSource
 from autometa.records import EpisodeSpec

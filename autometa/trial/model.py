@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from autometa.data.dataset import FewShotDataset
-from autometa.data.episodes import ImagePool, fixed_episodes
+from autometa.data.episodes import fixed_episodes
+from autometa.data.image_pool import ImagePool
 from autometa.learning import checkpoint_files, checkpoints
 from autometa.learning.backbones.backbone import Shape
 from autometa.learning.checkpoint_facts import ENSEMBLE_FACTS, is_ensemble, read_facts

@@ -19,7 +19,8 @@ import torch
 
 from autometa.data.all_classes import labelled_alone
 from autometa.data.dataset import FewShotDataset
-from autometa.data.episodes import EpisodeBatch, EpisodeSampler, ImagePool, fixed_episodes
+from autometa.data.episodes import EpisodeBatch, EpisodeSampler, fixed_episodes
+from autometa.data.image_pool import ImagePool
 from autometa.data.rotation import TURNS
 from autometa.errors import CheckpointError, ConfigError, DivergedError
 from autometa.learning import checkpoints

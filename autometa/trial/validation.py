@@ -11,7 +11,8 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 
 from autometa.data.dataset import FewShotDataset
-from autometa.data.episodes import EpisodeBatch, ImagePool, fixed_episodes, fixed_indices
+from autometa.data.episodes import EpisodeBatch, fixed_episodes, fixed_indices
+from autometa.data.image_pool import ImagePool
 from autometa.learning import intervals
 from autometa.learning.evaluation import answers, evaluate
 from autometa.learning.fitting import Fitting

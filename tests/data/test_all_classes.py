@@ -11,8 +11,9 @@ import torch
 
 from autometa.data.all_classes import labelled_alone, split_by_images
 from autometa.data.dataset import FewShotDataset
-from autometa.data.episodes import EpisodeSampler, ImagePool, fixed_episodes
+from autometa.data.episodes import EpisodeSampler, fixed_episodes
 from autometa.data.identity import identity_of
+from autometa.data.image_pool import ImagePool
 from autometa.errors import DataError
 from autometa.records import EpisodeSpec
 from autometa.trial.job import DatasetRef

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from autometa.data.dataset import FewShotDataset
-from autometa.data.episodes import EpisodeSampler, ImagePool, draw_episodes, fixed_episodes
+from autometa.data.episodes import EpisodeSampler, draw_episodes, fixed_episodes
+from autometa.data.image_pool import ImagePool
 from autometa.data.rotation import rotated
 from autometa.errors import DataError
 from autometa.records import EpisodeSpec

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from autometa.data.dataset import FewShotDataset
-from autometa.data.episodes import ImagePool
+from autometa.data.image_pool import ImagePool
 from autometa.data.load import load_dataset
 from autometa.deployment.all_classes import measure_all_classes
 from autometa.errors import CheckpointError, DataError

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from autometa.data.episodes import ImagePool
+from autometa.data.image_pool import ImagePool
 from autometa.data.load import load_dataset
 from autometa.deployment.calibration import (
     Calibration,

@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 
 import autometa
-from autometa.data.episodes import Normaliser
+from autometa.data.image_pool import Normaliser
 from autometa.deployment import export
 from autometa.deployment.export import ExportError, Kind, export_model
 from autometa.deployment.graphs import Classifier

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from autometa.data.dataset import FewShotDataset
-from autometa.data.episodes import EpisodeSampler, ImagePool
+from autometa.data.episodes import EpisodeSampler
+from autometa.data.image_pool import ImagePool
 from autometa.learning.backbones.backbone import Backbone
 from autometa.learning.backbones.conv import Conv
 from autometa.learning.backbones.resnet12 import ResNet12

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from autometa.data.dataset import FewShotDataset
-from autometa.data.episodes import EpisodeSampler, ImagePool
+from autometa.data.episodes import EpisodeSampler
+from autometa.data.image_pool import ImagePool
 from autometa.learning import checkpoints
 from autometa.learning.attacks import PixelRange
 from autometa.learning.objective import Objective, ObjectiveOptions

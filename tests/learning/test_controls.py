@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from autometa.data.dataset import FewShotDataset
-from autometa.data.episodes import EpisodeBatch, EpisodeSampler, ImagePool, fixed_episodes
+from autometa.data.episodes import EpisodeBatch, EpisodeSampler, fixed_episodes
+from autometa.data.image_pool import ImagePool
 from autometa.learning.evaluation import score
 from autometa.learning.learner import Learner
 from autometa.learning.training import Training, TrainingOptions

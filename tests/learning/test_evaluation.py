@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from autometa.data.dataset import FewShotDataset
-from autometa.data.episodes import ImagePool, fixed_episodes
+from autometa.data.episodes import fixed_episodes
+from autometa.data.image_pool import ImagePool
 from autometa.learning.augment import crop, crop_flip, flip
 from autometa.learning.backbones.conv import Conv
 from autometa.learning.evaluation import evaluate, interval

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from autometa.data.dataset import FewShotDataset
-from autometa.data.episodes import EpisodeSampler, ImagePool, fixed_episodes
+from autometa.data.episodes import EpisodeSampler, fixed_episodes
+from autometa.data.image_pool import ImagePool
 from autometa.learning.backbones.lite import Lite
 from autometa.learning.features import pool_for
 from autometa.learning.learner import Setting, each_image_once

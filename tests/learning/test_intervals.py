@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from autometa.data.dataset import FewShotDataset
-from autometa.data.episodes import ImagePool, fixed_episodes
+from autometa.data.episodes import fixed_episodes
+from autometa.data.image_pool import ImagePool
 from autometa.errors import StudyError
 from autometa.learning import intervals, scores
 from autometa.learning.backbones.conv import Conv

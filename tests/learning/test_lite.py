@@ -15,7 +15,8 @@ from PIL import Image
 from torch import Tensor
 
 from autometa.data.dataset import FewShotDataset
-from autometa.data.episodes import ImagePool, fixed_episodes
+from autometa.data.episodes import fixed_episodes
+from autometa.data.image_pool import ImagePool
 from autometa.data.load import load_dataset
 from autometa.errors import ConfigError
 from autometa.learning.backbones.lite import LAYERS, SIZES, Lite

@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from autometa.data.episodes import ImagePool, fixed_episodes
+from autometa.data.episodes import fixed_episodes
+from autometa.data.image_pool import ImagePool
 from autometa.data.load import load_dataset
 from autometa.learning import seen_images
 from autometa.learning.evaluation import evaluate

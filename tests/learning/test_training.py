@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from autometa.data.dataset import FewShotDataset
-from autometa.data.episodes import EpisodeSampler, ImagePool
+from autometa.data.episodes import EpisodeSampler
+from autometa.data.image_pool import ImagePool
 from autometa.errors import CheckpointError, ConfigError, DivergedError
 from autometa.learning import checkpoints
 from autometa.learning.augment import crop_flip

@@ -10,7 +10,8 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode  # documented in torch's "Extending PyTorch"
 
 from autometa.data.dataset import FewShotDataset
-from autometa.data.episodes import EpisodeSampler, ImagePool
+from autometa.data.episodes import EpisodeSampler
+from autometa.data.image_pool import ImagePool
 from autometa.learning.backbones.conv import Conv
 from autometa.learning.inner_loop import TaskLearner
 from autometa.learning.learner import Setting

@@ -22,7 +22,7 @@ from tests.study.conftest import environment
 WATCHED = """
 import json, os, time
 from pathlib import Path
-from autometa.data.episodes import ImagePool
+from autometa.data.image_pool import ImagePool
 from autometa.learning.backbones.conv import Conv
 
 NOTES = Path(__file__).parent / "notes"

@@ -15,7 +15,8 @@ from sklearn.neighbors import NearestCentroid
 from sklearn.preprocessing import normalize
 from torch import nn
 
-from autometa.data.episodes import EpisodeBatch, ImagePool, fixed_episodes
+from autometa.data.episodes import EpisodeBatch, fixed_episodes
+from autometa.data.image_pool import ImagePool
 from autometa.data.load import load_dataset
 from autometa.errors import ConfigError
 from autometa.learning.backbones.pixels import Pixels

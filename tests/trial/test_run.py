@@ -14,7 +14,8 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from autometa.data.dataset import SPLITS
-from autometa.data.episodes import EpisodeBatch, ImagePool, fixed_episodes
+from autometa.data.episodes import EpisodeBatch, fixed_episodes
+from autometa.data.image_pool import ImagePool
 from autometa.errors import ConfigError, DataError
 from autometa.learning.checkpoint_facts import FACTS
 from autometa.learning.evaluation import evaluate

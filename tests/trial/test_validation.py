@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from autometa.data.episodes import ImagePool, fixed_episodes
+from autometa.data.episodes import fixed_episodes
+from autometa.data.image_pool import ImagePool
 from autometa.learning.checkpoint_facts import FACTS
 from autometa.learning.evaluation import interval, score
 from autometa.records import Budget, EpisodeSpec, RungReport, Scalar, TrialConfig

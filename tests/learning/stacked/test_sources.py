@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from autometa.data.dataset import FewShotDataset
-from autometa.data.episodes import EpisodeSampler, ImagePool
+from autometa.data.episodes import EpisodeSampler
+from autometa.data.image_pool import ImagePool
 from autometa.learning.augment import crop_flip
 from autometa.learning.stacked.sources import StackedSource
 from autometa.records import EpisodeSpec

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 
 from autometa.data.dataset import FewShotDataset
-from autometa.data.episodes import EpisodeSampler, ImagePool, fixed_episodes
+from autometa.data.episodes import EpisodeSampler, fixed_episodes
+from autometa.data.image_pool import ImagePool
 from autometa.learning.augment import crop_flip
 from autometa.learning.backbones.backbone import Backbone
 from autometa.learning.backbones.conv import Conv
