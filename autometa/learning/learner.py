@@ -89,6 +89,11 @@ class Learner(nn.Module, ABC):
         They include `loss`. The training loop zeroes gradients before, and clips and applies them after.
         """
 
+    @property
+    def sees(self) -> int:
+        """How many training images `see` takes at least; 0 where it needs none."""
+        return 0
+
     def see(self, source: TrainingSource) -> None:
         """Take from training images what outer steps do not learn; called once, before the first of them."""
 

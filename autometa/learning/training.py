@@ -88,6 +88,7 @@ class Training:
         source: draws training data with `generator`, whose state is part of a checkpoint.
         budget: how long, and at how many rungs to validate.
         validate: scores the learner at a rung, 1 … rungs.
+        first_sight: where a learner takes from what it does not train; `source` by default.
         objective: takes the learner's outer steps in its place, with something added.
         uncounted: seconds so far of what neither training nor validation costs.
 
@@ -105,6 +106,7 @@ class Training:
         budget: Budget,
         validate: Validate,
         generator: torch.Generator,
+        first_sight: TrainingSource | None = None,
         objective: Objective | None = None,
         uncounted: Callable[[], float] = lambda: 0.0,
     ) -> None:
@@ -112,6 +114,7 @@ class Training:
         self._uncounted = uncounted
         learner.backbone.trains_in_bfloat16 = options.bfloat16
         self.source = source
+        self.first_sight = first_sight or source
         self.options = options.open_ended if budget.open else options
         self.validate = validate
         self.generator = generator
@@ -207,7 +210,7 @@ class Training:
         state = self.state
         if state.steps == 0:
             if not state.curve:
-                self.learner.see(self.source)
+                self.learner.see(self.first_sight)
             state.last_step = self.end()
         started, before = self._clock(), state.seconds
         metrics: dict[str, Tensor] = {}

@@ -22,6 +22,9 @@ from autometa.space.space import SearchSpace
 _MOST_FILES = 20  # that extend one another
 _LARGEST = 2**63 - 1  # what tensors and storages hold
 
+# Keys of a start that are no parameters: for how many seconds of training on one core it is meant.
+_FROM, _BELOW = "from_seconds", "below_seconds"
+
 _Value = StrictBool | StrictInt | StrictFloat | StrictStr
 
 
@@ -65,10 +68,31 @@ def load_space(name_or_file: str | Path) -> SearchSpace:
     if not parameters:
         raise SpaceError(f"{path.name}: no [parameters.NAME] table; a space needs at least one")
     space = SearchSpace(table.name, parameters, description=table.description, source=path.name)
-    starts = table.start or []
-    if is_inherited:
-        starts = [fitting for start in starts if (fitting := space.fitted(start))]
-    return dataclasses.replace(space, start=tuple(starts))
+    starts, times = [], []
+    for number, given in enumerate(table.start or [], 1):
+        values, time = _start(given, f"{path.name}: start {number}")
+        fitting = space.fitted(values) if is_inherited else values
+        if fitting is not None:
+            starts.append(fitting)
+            times.append(time)
+    return dataclasses.replace(space, start=tuple(starts), meant_for=tuple(times))
+
+
+def _start(given: Mapping[str, _Value], where: str) -> tuple[dict[str, _Value], tuple[float, float]]:
+    """The values of a start, and from and below how many seconds of training it is meant."""
+    values = dict(given)
+    least, end = _seconds(values, _FROM, 0.0, where), _seconds(values, _BELOW, math.inf, where)
+    if least >= end:
+        raise SpaceError(f"{where}: {_FROM} = {least:g} must be less than {_BELOW} = {end:g}")
+    return values, (least, end)
+
+
+def _seconds(values: dict[str, _Value], key: str, default: float, where: str) -> float:
+    """Take what is given under this key out of the values of a start."""
+    value = values.pop(key, default)
+    if isinstance(value, bool | str) or not value >= 0:
+        raise SpaceError(f"{where}: {key} = {value!r}: give a number of seconds")
+    return float(value)
 
 
 def _find(name: str, *, beside: Path | None = None) -> Path:

@@ -29,6 +29,8 @@ class SearchSpace:
         parameters: any order; conditions are resolved here.
         start: known good configurations, complete and valid, tried before anything else.
         source: the file it came from, for messages.
+        meant_for: of each start, from and below how many seconds of training on one core it is meant; all for any
+            time where it is empty.
 
     Raises:
         SpaceError: a condition names an unknown parameter or value, or conditions form a circle.
@@ -39,6 +41,7 @@ class SearchSpace:
     start: tuple[Mapping[str, Scalar], ...] = ()
     description: str = ""
     source: str = "space"
+    meant_for: tuple[tuple[float, float], ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "parameters", tuple(_ordered(self.parameters, self.source)))
@@ -78,6 +81,13 @@ class SearchSpace:
         except ValueError as error:
             raise SpaceError(f"{self.source}: {error}") from None
         return dataclasses.replace(self, parameters=parameters, start=start)
+
+    def for_training(self, seconds: float) -> SearchSpace:
+        """The same space with the starts alone that are meant for so many seconds of training on one core."""
+        times = self.meant_for or [(0.0, math.inf)] * len(self.start)
+        pairs = zip(self.start, times, strict=True)
+        start = tuple(values for values, (least, end) in pairs if least <= seconds < end)
+        return dataclasses.replace(self, start=start, meant_for=())
 
     def suggest(self, trial: Any) -> dict[str, Scalar]:
         """Ask an Optuna-like trial for every active parameter, define-by-run; inactive ones are absent."""

@@ -202,7 +202,8 @@ def _open_study(
     if record != existing:
         study_record.write(study, record)  # before any trial: a study without settings is nobody's to continue
     if not so_far:
-        for values, why in start.first(plan.space):
+        seconds = timed.seconds_of_last_training(plan, record.budget, share)
+        for values, why in start.first(plan.space.for_training(seconds)):
             study.enqueue_trial(dict(values), user_attrs=attributes.ORIGIN.entry(why))
     return study, start.line
 

@@ -21,7 +21,7 @@ from autometa.hpo import study_record
 from autometa.hpo.open_ledger import OpenLedger
 from autometa.hpo.promotion import FINISH, Promotion
 from autometa.orchestrator.cluster import Share
-from autometa.records import Baseline, StudyRecord, TrialRecord
+from autometa.records import Baseline, Budget, StudyRecord, TrialRecord
 from autometa.study import confirm
 from autometa.study.baselines import StudyBaselines
 from autometa.study.desk import SearchDesk
@@ -229,6 +229,14 @@ def _images_at_end(plan: Plan, drawn: Drawn, share: Share, seen: int) -> float:
     count = int(plan.part_of_episodes * confirm.EPISODES)
     episodes = drawn.new_in_validation(count, seen) + drawn.new_in_test(count)
     return 2 * (episodes / (1 - PART_FOR_ENSEMBLE) + _new_of_all_classes(plan)) / share.workers
+
+
+def seconds_of_last_training(plan: Plan, budget: Budget, share: Share) -> float:
+    """How long a candidate is trained that goes to the end, in seconds of one core; 0 where budgets are no time."""
+    if not budget.open:
+        return budget.seconds or 0.0
+    assert plan.settings.time_budget is not None
+    return FINISH * plan.settings.time_budget * share.threads
 
 
 def run_candidates(

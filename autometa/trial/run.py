@@ -176,6 +176,9 @@ def prepare(job: Job) -> Training:
         train_on = labelled_alone(train_on)
     pool = pool_for(learner, train_on, "train", device, most=candidate.sampling.train_images)
     source = _training_source(candidate.sampling, job.episodes, pool, generator)
+    # The same images for all candidates of a study: each would have a frozen network describe others.
+    of_study = torch.Generator(device).manual_seed(job.validation_seed)
+    first_sight = _training_source(build.Sampling(episodes_per_step=1), job.episodes, pool, of_study)
     validate = Validation(pool_for(learner, dataset, "val", device), job)
     return Training(
         learner.to(device),
@@ -184,6 +187,7 @@ def prepare(job: Job) -> Training:
         budget=job.budget,
         validate=validate,
         generator=generator,
+        first_sight=first_sight,
         objective=_objective(candidate.objective, train_on, device, generator),
         uncounted=lambda: source.feature_seconds + validate.feature_seconds(),
     )

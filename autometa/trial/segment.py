@@ -107,8 +107,10 @@ def _seconds_for_features(training: Training) -> float:
     missing = training.validate.images_missing(1)
     if not any(missing.values()):
         return 0.0
-    of_image = seconds_per_image(training.learner)
-    return sum(missing[key] * of_image[key] for key in missing) / torch.get_num_threads()
+    tables, of_image = training.validate.pool.features, seconds_per_image(training.learner)
+    # Candidates of one network take the same train images, so the first one is shown all of them, and others none.
+    images = {key: missing[key] + (0 if tables[key].known else training.learner.sees) for key in missing}
+    return sum(images[key] * of_image[key] for key in images) / torch.get_num_threads()
 
 
 def _go_on(training: Training, segment: Segment, on_rung: OnRung, on_step: OnStep | None) -> None:

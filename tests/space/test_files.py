@@ -21,6 +21,10 @@ when = { learner = "maml" }
 """
 
 
+# For trainings below a minute, of any time, and from a minute on: the key in the file, and a rate to know it by.
+STARTS = (("below_seconds = 60\n", 0.1), ("", 0.2), ("from_seconds = 60\n", 0.3))
+
+
 def write(folder: Path, text: str) -> Path:
     file = folder / "mine.toml"
     file.write_text(text)
@@ -103,6 +107,32 @@ def test_extending_keeps_the_starts_that_fit_and_completes_them(tmp_path: Path) 
     assert [start["learner"] for start in more.start] == ["prototypical", "maml"]
     published = next(start for start in base.start if start["learner"] == "prototypical")
     assert more.start[0] == {**published, "gradient_penalty": 0.3}
+
+
+def test_a_start_says_for_how_long_a_training_it_is_meant(tmp_path: Path) -> None:
+    short, any_time, long = (f'[[start]]\n{time}learner = "maml"\n"maml.inner_lr" = {rate}\n' for time, rate in STARTS)
+    space = load_space(write(tmp_path, GOOD + short + any_time + long))
+    assert len(space.start) == 3
+    rates = {s: [start["maml.inner_lr"] for start in space.for_training(s).start] for s in (0, 59, 60, 1e9)}
+    assert rates == {0: [0.1, 0.2], 59: [0.1, 0.2], 60: [0.2, 0.3], 1e9: [0.2, 0.3]}
+    assert space.renamed({}).for_training(60).start == space.for_training(60).start
+    shipped = load_space("few_shot")
+    assert len(shipped.for_training(60).start) == len(shipped.for_training(3600).start) == len(shipped.start) - 1
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ('from_seconds = "1m"', "start 1: from_seconds = '1m': give a number of seconds"),
+        ("below_seconds = true", "start 1: below_seconds = True: give a number of seconds"),
+        ("from_seconds = -1", "start 1: from_seconds = -1: give a number of seconds"),
+        ("below_seconds = nan", "start 1: below_seconds = nan: give a number of seconds"),
+        ("from_seconds = 60\nbelow_seconds = 60", "start 1: from_seconds = 60 must be less than below_seconds = 60"),
+    ],
+)
+def test_a_time_of_a_start_that_makes_no_sense_is_refused(tmp_path: Path, line: str, said: str) -> None:
+    with pytest.raises(SpaceError, match=said):
+        load_space(write(tmp_path, f'{GOOD}[[start]]\n{line}\nlearner = "maml"\n"maml.inner_lr" = 0.1\n'))
 
 
 def test_a_start_that_does_not_fit_the_space_is_refused(tmp_path: Path) -> None:

@@ -226,3 +226,23 @@ def test_the_last_layers_of_a_network_are_tuned_until_the_time_is_over(tmp_path:
     assert last.accuracy.episodes == 30
     assert last.steps > first.steps > 0
     assert torch.equal(begin(tuned.inside(FINAL)).learner.state_dict()["directions"], seen)
+
+
+@needs_weights
+def test_candidates_of_a_study_take_their_centre_from_the_same_images(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AUTOMETA_CACHE", str(tmp_path / "cache"))
+    values = {"learner": "frozen", "lite.image_size": 32, "frozen.centre": "train"}
+    one = job(tmp_path / "one", Budget(seconds=1.0, open=True)).model_copy(
+        update={"config": TrialConfig(values=values)}
+    )
+    whitened = TrialConfig(values=values | {"frozen.whiten": 0.5})
+    other = one.model_copy(update={"config": whitened, "seed": one.seed + 1, "folder": str(tmp_path / "other")})
+    assert begin(one).learner.sees > 0
+    assert len(ran(Segment(job=one, until=1))) == 1
+    # Nothing is left to compute, of validation or of train images.
+    assert len(ran(Segment(job=other, until=1, features_within=0.0))) == 1
+    training = begin(other.model_copy(update={"folder": str(tmp_path / "third"), "seed": 99}))
+    training.train()
+    assert training.source.pool.feature_seconds == 0.0

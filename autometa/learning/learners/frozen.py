@@ -89,15 +89,19 @@ class Frozen(EpisodicLearner):
         self.mean: Tensor
         self.directions: Tensor
 
+    @property
+    def sees(self) -> int:
+        return _SEEN if self.centre == "train" or self.whiten else 0
+
     @torch.no_grad()
     def see(self, source: TrainingSource) -> None:
-        if self.centre != "train" and not self.whiten:
+        if not self.sees:
             return
         was_training = self.training
         self.eval()
         images: list[Tensor] = []
         labels: list[Tensor] = []
-        while sum(map(len, images)) < _SEEN:
+        while sum(map(len, images)) < self.sees:
             features, classes = self._seen(source.episodes(), first=sum(map(len, images)))
             images.append(features)
             labels.append(classes)
