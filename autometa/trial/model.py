@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from torch import Tensor
 from autometa.data.dataset import FewShotDataset
 from autometa.data.episodes import fixed_episodes
 from autometa.data.image_pool import ImagePool
+from autometa.errors import OutOfTimeError
 from autometa.learning import checkpoint_files, checkpoints
 from autometa.learning.backbones.backbone import Shape
 from autometa.learning.checkpoint_facts import ENSEMBLE_FACTS, is_ensemble, read_facts
@@ -70,14 +72,20 @@ def said_in_views(
     pool = pool_for(learner, data, "val", device)
     found: list[tuple[Tensor, Tensor]] = []
     views = _views(data, pool)
-    with torch.no_grad(), each_image_once(learner):
+
+    def is_late() -> bool:
+        return bool(found) and time.monotonic() - started > seconds
+
+    for table in pool.features.values():  # of one batch they may take more than all the time there is
+        table.stop = is_late
+    with torch.no_grad(), each_image_once(learner), contextlib.suppress(OutOfTimeError):
         for batch in fixed_episodes(pool, spec, count=episodes, seed=seed, batch=episodes_at_once(spec)):
             logits = torch.stack([view_logits(learner, batch, view) for view in views])  # [views, B, Q, N]
             found.append((logits.cpu(), batch.query_y.cpu()))
             if len(views) == len(VIEWS["turned"]) and not _knows_turned(*found[0]):
                 views = VIEWS["mirrored"]
                 found = [(logits[list(views)], targets) for logits, targets in found]
-            if time.monotonic() - started > seconds:
+            if is_late():
                 break
     by_view = dict(zip(views, torch.cat([logits for logits, _ in found], 1), strict=True))
     sets = {name: wanted for name, wanted in VIEWS.items() if by_view.keys() >= set(wanted)}

@@ -8,17 +8,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from autometa.errors import AutometaError, CheckpointError
 from autometa.learning import checkpoint_files
+from autometa.learning.backbones.lite import Lite
 from autometa.learning.checkpoint_facts import BEFORE, ENSEMBLE_FACTS, FINAL, is_ensemble, read_facts
 from autometa.learning.symmetries import VIEWS
-from autometa.records import Budget
+from autometa.records import Budget, TrialConfig
 from autometa.trial import model
 from autometa.trial.model import fit_ensemble, said_in_views
 from autometa.trial.model_files import copy_model, ensemble_facts, goes_on_from, job_of
 from autometa.trial.run import evaluate_checkpoint, run
 from autometa.trial.segment import Segment
+from tests.learning.test_lite import needs_weights
 from tests.trial.test_segment import job, ran
 
 
@@ -83,6 +86,35 @@ def test_turned_views_are_left_out_where_they_cost_accuracy(
 
 def test_with_little_time_there_are_few_episodes(members: list[Path]) -> None:
     assert 0 < len(said_by(members[0], ("plain",), seconds=0.0)["targets"]) < 40
+
+
+@needs_weights
+def test_features_of_further_episodes_are_stopped_when_the_time_is_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AUTOMETA_CACHE", str(tmp_path / "cache"))
+    frozen = job(tmp_path / "frozen", Budget(seconds=1.0, open=True))
+    values = {"learner": "frozen", "lite.image_size": 32, "frozen.centre": "none"}
+    ran(Segment(job=frozen.model_copy(update={"config": TrialConfig(values=values)}), until=1))
+    monkeypatch.setattr(model, "episodes_at_once", lambda spec: 2)
+    plain, passes = Lite.described, []
+
+    def slow(self: Lite, prepared: torch.Tensor) -> torch.Tensor:
+        passes.append(len(prepared))
+        time.sleep(0.05)
+        return plain(self, prepared)
+
+    monkeypatch.setattr(Lite, "described", slow)
+    how = {"dataset": frozen.dataset, "episodes": 40, "seed": 77, "use_gpu": False}
+    first = said_in_views(tmp_path / "frozen", **how, seconds=0.0)
+    assert len(first["targets"]) == 2
+    of_one_batch = len(passes)
+    passes.clear()
+    began = time.monotonic()
+    said_in_views(tmp_path / "frozen", **how, seconds=0.0)
+    to_load = time.monotonic() - began
+    assert len(said_in_views(tmp_path / "frozen", **how, seconds=to_load + 0.1)["targets"]) == 2
+    assert len(passes) < of_one_batch  # of the second batch only some
 
 
 def test_a_model_is_copied_with_the_state_before_its_cool_down(members: list[Path], tmp_path: Path) -> None:
