@@ -105,7 +105,7 @@ def test_a_space_file_that_extends_one_under_new_names(tmp_path: Path) -> None:
 
 def test_versions_of_shipped_spaces_are_those_of_studies_before() -> None:
     assert {name: load_space(name).version for name in ("few_shot", "architecture")} == {
-        "few_shot": "e8ac3487",
+        "few_shot": "22faa8cc",
         "architecture": "a695420b",
     }
 
