@@ -43,8 +43,12 @@ def best(trials: Iterable[TrialRecord], count: int = CANDIDATES) -> list[TrialRe
 
 
 def rivals(trials: Sequence[TrialRecord]) -> list[TrialRecord]:
-    """Of trials that were trained to the end of an open search, those that may be the best: the intervals overlap."""
-    trained = [t for t in trials if t.last and t.last.cooled] or best(trials, 1)
+    """Of trials that were trained to the end of an open search, those that may be the best: the intervals overlap.
+
+    Where none was, since a slow one held up the end, it is the one that is surely best: not the one that came furthest.
+    """
+    scored = [t for t in trials if t.state != "fail" and t.last]
+    trained = [t for t in scored if t.last and t.last.cooled] or sorted(scored, key=_sure)[-1:]
     leader = max((t.last.accuracy for t in trained if t.last), key=lambda accuracy: accuracy.mean, default=None)
     if leader is None:
         return []

@@ -15,6 +15,9 @@ from autometa.records import RungReport, Scalar, TrialRecord
 from autometa.trial.job import Job
 from autometa.trial.segment import Segment
 
+# Seconds after its time from which nobody waits for a segment: an outer step may be slow, and cannot be cut.
+_LATE = 5.0
+
 
 class SearchDesk:
     """Hands out segments until the time is over.
@@ -45,7 +48,7 @@ class SearchDesk:
         self._on_last, self._on_end = on_last, on_end
         self._threads = threads
         self._finishing: set[int] = set()
-        self._exploring: set[int] = set()
+        self._exploring: dict[int, float] = {}  # until when, by `time.time()`
 
     @property
     def is_over(self) -> bool:
@@ -58,7 +61,7 @@ class SearchDesk:
             self._ledger.standings(),
             left=self._left,
             finishing=len(self._finishing),
-            exploring=len(self._exploring),
+            exploring=sum(time.time() < end + _LATE for end in self._exploring.values()),
             can_start=not self._ledger.is_exhausted,
         )
         if decision is None:
@@ -83,7 +86,7 @@ class SearchDesk:
             self._ledger.finish(number, record)
         else:
             self._ledger.pause(number)
-        self._exploring.discard(number)
+        self._exploring.pop(number, None)
         self._on_end()
 
     def ran_with(self, kernels: str | None) -> None:
@@ -111,8 +114,8 @@ class SearchDesk:
             number = decision.number if isinstance(decision, Finish | Twin) else asked.number
             left = self._left - self._policy.for_features(number, standings)
             return Segment(job=job, finish_by=time.time() + left, threads=self._threads)
-        self._exploring.add(asked.number)
         until = decision.until if isinstance(decision, GoOn) else 1
         not_after = time.time() + self._left - last_from
+        self._exploring[asked.number] = not_after
         within = self._policy.features_within(asked.number, self._left)
         return Segment(job=job, until=until, not_after=not_after, features_within=within)

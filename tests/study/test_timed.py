@@ -183,6 +183,17 @@ def test_only_those_are_confirmed_whose_interval_overlaps_the_leaders() -> None:
     assert confirm.rivals([]) == []
 
 
+def test_where_none_was_trained_to_the_end_the_surest_is_confirmed_and_not_who_came_furthest() -> None:
+    def waiting(number: int, mean: float, rung: int) -> TrialRecord:
+        one = rival(number, mean, 0.02)
+        assert one.last
+        last = one.last.model_copy(update={"rung": rung, "cooled": False})
+        return one.model_copy(update={"state": "pruned", "curve": [last]})
+
+    trials = [waiting(0, 0.94, 2), waiting(1, 0.50, 5), waiting(2, 0.90, 3)]
+    assert [trial.number for trial in confirm.rivals(trials)] == [0]
+
+
 def test_features_of_images_that_were_not_looked_at_take_of_the_time_at_the_end() -> None:
     facts = {"features": "a-128", "image_seconds": 0.01}
     frozen = rival(0, 0.7, 0.02, seconds=1.0).model_copy(update={"facts": facts})  # 0.01 s an episode
