@@ -333,8 +333,8 @@ class Baseline(Record):
     seconds: float = Field(ge=0)
 
 
-# The fact of a candidate that was not begun: seconds that features of its first episodes would have taken.
-FIRST_FEATURES = "first_features_seconds"
+# The fact of a candidate that was not begun: seconds that features of its first episodes and a step would have taken.
+FIRST_FEATURES = "first_seconds"
 # The model of several trials together, which no baseline is called.
 ENSEMBLE = "ensemble"
 

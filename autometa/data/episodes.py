@@ -184,6 +184,11 @@ class EpisodeSampler:
         return self.pool.feature_seconds
 
     @property
+    def images_of_a_step(self) -> int:
+        """Images of the episodes of one outer step."""
+        return self._batch * self._spec.way * (self._spec.shot + self._spec.query)
+
+    @property
     def classes(self) -> int:
         """How many classes `images` draws from: those of the split, four times as many with rotations."""
         return self.pool.classes * self._turns

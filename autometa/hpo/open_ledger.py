@@ -108,7 +108,7 @@ class OpenLedger(Ledger):
             if last is None:
                 old = self._frozen(number)
                 needed = float(attributes.FACTS.of(old, {}).get(FIRST_FEATURES, 0.0))
-                dear = f"features of its first episodes would have taken {needed:.0f} s" if needed else ""
+                dear = f"features and a first step would have taken {needed:.0f} s" if needed else ""
                 self._close_interrupted(old, why=dear or "the time was over before its first measurement")
                 del self._live[number]
                 continue

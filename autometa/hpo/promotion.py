@@ -32,7 +32,7 @@ HEAD_START = 3
 FEATURES_AT_END = 1 / 2
 # Features for one more rung of a candidate that is not trained may take this part of what is left, and those for the
 # first rung of a new one: two minutes have room for a second network, which helps the first, and for no larger one.
-FEATURES, FIRST_FEATURES = 0.15, 0.3
+FEATURES, FIRST_FEATURES = 0.15, 0.4
 
 
 @dataclass(frozen=True)

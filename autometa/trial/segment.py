@@ -25,6 +25,9 @@ from autometa.trial.job import Job
 from autometa.trial.run import OnRung, OnStep, begin, diverged, ended, facts_of, keep, within_memory
 from autometa.trial.validation import Validation, seconds_allowed
 
+# Images by which a step is timed, and what a pass forward and back takes in passes forward.
+_TIMED, _FORWARD_AND_BACK = 8, 3
+
 OnFacts = Callable[[dict[str, Scalar]], None]
 
 
@@ -36,7 +39,7 @@ class Segment(Record):
 
     Args:
         not_after: when to stop on the way to `until`, where that is not reached.
-        features_within: seconds that features for the first measurement may take. A candidate that needs longer is not
+        features_within: seconds that features and a first step may take. A candidate that needs longer is not
             begun; one that has begun goes on.
         finish_by: when all must be over.
         threads: of a CPU.
@@ -87,7 +90,7 @@ def _run(
             return ended(training, job, number=number, reason=None)
         is_new = not training.curve
         if is_new and segment.features_within is not None:
-            needed = _seconds_for_features(training)
+            needed = _seconds_for_features(training) + _seconds_of_a_step(training)
             if needed > segment.features_within:
                 if on_facts:
                     on_facts(facts_of(training) | {FIRST_FEATURES: round(needed, 1)})
@@ -111,6 +114,26 @@ def _seconds_for_features(training: Training) -> float:
     # Candidates of one network take the same train images, so the first one is shown all of them, and others none.
     images = {key: missing[key] + (0 if tables[key].known else training.learner.sees) for key in missing}
     return sum(images[key] * of_image[key] for key in images) / torch.get_num_threads()
+
+
+def _seconds_of_a_step(training: Training) -> float:
+    """About what an outer step takes on a CPU, which cannot be cut: a pass forward and back of its images.
+
+    Of inner steps it knows nothing. Networks whose features are kept are not asked.
+    """
+    assert isinstance(training.source, EpisodeSampler)
+    learner = training.learner
+    if not learner.is_trained or learner.backbone.external or next(learner.parameters()).is_cuda:
+        return 0.0
+    images = torch.zeros(_TIMED, *training.source.dataset.image_shape)
+    was_training = learner.backbone.training
+    learner.backbone.eval()
+    started = time.perf_counter()
+    with torch.no_grad():
+        learner.backbone(images)
+    seconds = time.perf_counter() - started
+    learner.backbone.train(was_training)
+    return _FORWARD_AND_BACK * seconds / _TIMED * training.source.images_of_a_step
 
 
 def _go_on(training: Training, segment: Segment, on_rung: OnRung, on_step: OnStep | None) -> None:

@@ -89,7 +89,7 @@ def test_at_the_end_the_trained_are_complete_and_the_others_pruned_with_their_cu
 @pytest.mark.parametrize(
     ("facts", "why"),
     [
-        ({FIRST_FEATURES: 35.2}, "features of its first episodes would have taken 35 s"),
+        ({FIRST_FEATURES: 35.2}, "features and a first step would have taken 35 s"),
         ({}, "the time was over before its first measurement"),
     ],
 )

@@ -246,3 +246,13 @@ def test_candidates_of_a_study_take_their_centre_from_the_same_images(
     training = begin(other.model_copy(update={"folder": str(tmp_path / "third"), "seed": 99}))
     training.train()
     assert training.source.pool.feature_seconds == 0.0
+
+
+def test_a_candidate_whose_step_takes_too_long_is_not_begun(tmp_path: Path) -> None:
+    slow = job(tmp_path, Budget(seconds=1.0, open=True), **{"episodes_per_step": 64, "conv.width": 64})
+    told: list[dict[str, Scalar]] = []
+    segment = Segment(job=slow, until=1, features_within=0.001)
+    assert run_segment(segment, number=0, on_rung=pytest.fail, on_facts=told.append) is None
+    assert not exists(tmp_path)
+    assert [float(facts[FIRST_FEATURES]) > 0 for facts in told] == [True]
+    assert begin(slow).source.images_of_a_step == 64 * 4 * 6
