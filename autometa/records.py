@@ -334,7 +334,7 @@ class Baseline(Record):
 
 
 # The fact of a candidate that was not begun: seconds that features of its first episodes and a step would have taken.
-FIRST_FEATURES = "first_seconds"
+FIRST_SECONDS = "first_seconds"
 # The model of several trials together, which no baseline is called.
 ENSEMBLE = "ensemble"
 

@@ -6,7 +6,7 @@ Symbols: M images, C H W of an image, W numbers of what a network says of one.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -109,6 +109,11 @@ class ImagePool:
     def feature_seconds(self) -> float:
         """Seconds that this process has waited for features which were not there."""
         return sum(table.seconds for table in self.features.values())
+
+    def stop_features(self, stop: Callable[[], bool]) -> None:
+        """Let rows be computed until `stop`, asked after every few, says so; `OutOfTimeError` is raised then."""
+        for table in self.features.values():
+            table.stop = stop
 
     def rows(self, index: Tensor) -> dict[str, Tensor]:
         """What each frozen network says of images [M], by their index: [M, W] by its key."""

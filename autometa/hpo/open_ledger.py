@@ -16,7 +16,7 @@ from autometa.events import RungReached, TrialPaused, TrialStarted
 from autometa.hpo.ledger import MAX_ATTEMPTS, Asked, Ledger, Live, folder_of, record_of, trials_of
 from autometa.hpo.promotion import Standing
 from autometa.learning.checkpoint_facts import FINAL, exists, read_facts
-from autometa.records import FIRST_FEATURES, RungReport, Scalar, TrialRecord
+from autometa.records import FIRST_SECONDS, RungReport, Scalar, TrialRecord
 
 
 class OpenLedger(Ledger):
@@ -107,7 +107,7 @@ class OpenLedger(Ledger):
             last = live.curve[max(live.curve)] if live.curve else None
             if last is None:
                 old = self._frozen(number)
-                needed = float(attributes.FACTS.of(old, {}).get(FIRST_FEATURES, 0.0))
+                needed = float(attributes.FACTS.of(old, {}).get(FIRST_SECONDS, 0.0))
                 dear = f"features and a first step would have taken {needed:.0f} s" if needed else ""
                 self._close_interrupted(old, why=dear or "the time was over before its first measurement")
                 del self._live[number]

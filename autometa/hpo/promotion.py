@@ -30,9 +30,11 @@ HEAD_START = 3
 # Where the last training is of layers on a network whose features are kept, it ends sooner: by this part of the time
 # for last trainings at most. Confirmation and test have images that the network was not shown.
 FEATURES_AT_END = 1 / 2
-# Features for one more rung of a candidate that is not trained may take this part of what is left, and those for the
-# first rung of a new one: two minutes have room for a second network, which helps the first, and for no larger one.
-FEATURES, FIRST_FEATURES = 0.15, 0.4
+# Features for one more rung of a candidate that is not trained may take this part of what is left.
+FEATURES = 0.15
+# So may features and a first step of a new one: two minutes have room for a second network, which helps the first, and
+# for no larger one.
+BEGIN = 0.4
 
 
 @dataclass(frozen=True)
@@ -158,9 +160,9 @@ class Promotion:
         needed = self.images_at_end(asked.curve[-1].accuracy.episodes) * asked.image_seconds
         return min(needed, FEATURES_AT_END * self.finish_from)
 
-    def features_within(self, number: int, left: float) -> float | None:
-        """Seconds that features for a candidate's first rung may take; None for all: the believed ones are tried."""
-        return None if number < self.believed else FIRST_FEATURES * left
+    def begin_within(self, number: int, left: float) -> float | None:
+        """Seconds that a candidate's first features and step may take; None for any: the believed ones are tried."""
+        return None if number < self.believed else BEGIN * left
 
     def _finalist(self, standings: Sequence[Standing]) -> Finish | Twin | None:
         """The best that is free; or again the best of all, where that is far ahead of it."""

@@ -117,5 +117,5 @@ class SearchDesk:
         until = decision.until if isinstance(decision, GoOn) else 1
         not_after = time.time() + self._left - last_from
         self._exploring[asked.number] = not_after
-        within = self._policy.features_within(asked.number, self._left)
-        return Segment(job=job, until=until, not_after=not_after, features_within=within)
+        within = self._policy.begin_within(asked.number, self._left)
+        return Segment(job=job, until=until, not_after=not_after, begin_within=within)

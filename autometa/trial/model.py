@@ -76,8 +76,7 @@ def said_in_views(
     def is_late() -> bool:
         return bool(found) and time.monotonic() - started > seconds
 
-    for table in pool.features.values():  # of one batch they may take more than all the time there is
-        table.stop = is_late
+    pool.stop_features(is_late)  # of one batch they may take more than all the time there is
     with torch.no_grad(), each_image_once(learner), contextlib.suppress(OutOfTimeError):
         for batch in fixed_episodes(pool, spec, count=episodes, seed=seed, batch=episodes_at_once(spec)):
             logits = torch.stack([view_logits(learner, batch, view) for view in views])  # [views, B, Q, N]

@@ -48,6 +48,8 @@ _log = logging.getLogger(__name__)
 # Labelled images of a class in a training episode of all classes; forty classes by twenty are too many for a step.
 _MOST_TRAIN_SHOTS = 5
 
+_PASSED = 2  # blank images, whose operations are counted: one has no batch statistics
+
 R = TypeVar("R")
 OnRung = Callable[[RungReport], None]
 OnStep = Callable[[int, float, dict[str, torch.Tensor]], None]
@@ -367,13 +369,19 @@ def _features(learner: Learner) -> dict[str, str | float]:
 
 def forward_flops(learner: Learner, image_shape: tuple[int, int, int]) -> int:
     """Floating-point operations of the backbone for one image, forward only."""
+    with operations_counter() as counter:
+        pass_blank(learner, image_shape, _PASSED)
+    return int(counter.get_total_flops()) // _PASSED
+
+
+def pass_blank(learner: Learner, image_shape: tuple[int, int, int], count: int) -> None:
+    """Send so many blank images through the backbone as in an evaluation, to see what that takes."""
     backbone = learner.backbone
     was_training = backbone.training
-    images = torch.zeros(2, *image_shape, device=next(learner.parameters()).device)  # one has no batch statistics
-    with torch.no_grad(), operations_counter() as counter:
+    images = torch.zeros(count, *image_shape, device=next(learner.parameters()).device)
+    with torch.no_grad():
         backbone.eval()(images)
     backbone.train(was_training)
-    return int(counter.get_total_flops()) // len(images)
 
 
 def _check_same(job: Job, folder: Path) -> None:

@@ -19,10 +19,10 @@ from autometa.learning.checkpoint_facts import FINAL, exists
 from autometa.learning.features import seconds_per_image
 from autometa.learning.open_ended import COOL_DOWN
 from autometa.learning.training import Training
-from autometa.records import FIRST_FEATURES, Record, Scalar, TrialRecord
+from autometa.records import FIRST_SECONDS, Record, Scalar, TrialRecord
 from autometa.trial.best import keep_best, take_best
 from autometa.trial.job import Job
-from autometa.trial.run import OnRung, OnStep, begin, diverged, ended, facts_of, keep, within_memory
+from autometa.trial.run import OnRung, OnStep, begin, diverged, ended, facts_of, keep, pass_blank, within_memory
 from autometa.trial.validation import Validation, seconds_allowed
 
 # Images by which a step is timed, and what a pass forward and back takes in passes forward.
@@ -39,7 +39,7 @@ class Segment(Record):
 
     Args:
         not_after: when to stop on the way to `until`, where that is not reached.
-        features_within: seconds that features and a first step may take. A candidate that needs longer is not
+        begin_within: seconds that features and a first step may take. A candidate that needs longer is not
             begun; one that has begun goes on.
         finish_by: when all must be over.
         threads: of a CPU.
@@ -48,7 +48,7 @@ class Segment(Record):
     job: Job
     until: int | None = None
     not_after: float | None = None
-    features_within: float | None = None
+    begin_within: float | None = None
     finish_by: float | None = None
     threads: int = 1
 
@@ -89,11 +89,11 @@ def _run(
             _finish(training, job, segment.finish_by, on_rung, on_step)
             return ended(training, job, number=number, reason=None)
         is_new = not training.curve
-        if is_new and segment.features_within is not None:
+        if is_new and segment.begin_within is not None:
             needed = _seconds_for_features(training) + _seconds_of_a_step(training)
-            if needed > segment.features_within:
+            if needed > segment.begin_within:
                 if on_facts:
-                    on_facts(facts_of(training) | {FIRST_FEATURES: round(needed, 1)})
+                    on_facts(facts_of(training) | {FIRST_SECONDS: round(needed, 1)})
                 return None
         with contextlib.suppress(OutOfTimeError):  # its checkpoint is of the rung before, and features are kept
             _go_on(training, segment, on_rung, on_step)
@@ -125,14 +125,9 @@ def _seconds_of_a_step(training: Training) -> float:
     learner = training.learner
     if not learner.is_trained or learner.backbone.external or next(learner.parameters()).is_cuda:
         return 0.0
-    images = torch.zeros(_TIMED, *training.source.dataset.image_shape)
-    was_training = learner.backbone.training
-    learner.backbone.eval()
     started = time.perf_counter()
-    with torch.no_grad():
-        learner.backbone(images)
+    pass_blank(learner, training.source.dataset.image_shape, _TIMED)
     seconds = time.perf_counter() - started
-    learner.backbone.train(was_training)
     return _FORWARD_AND_BACK * seconds / _TIMED * training.source.images_of_a_step
 
 
@@ -159,8 +154,7 @@ def _stop_features(training: Training, stop: Callable[[], bool]) -> None:
     assert isinstance(training.source, EpisodeSampler)
     assert isinstance(training.validate, Validation)
     for pool in (training.source.pool, training.validate.pool):
-        for table in pool.features.values():
-            table.stop = stop
+        pool.stop_features(stop)
 
 
 def _finish(training: Training, job: Job, deadline: float, on_rung: OnRung, on_step: OnStep | None) -> None:

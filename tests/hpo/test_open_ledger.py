@@ -15,7 +15,7 @@ from autometa.hpo.ledger import MAX_ATTEMPTS, ended, record_of
 from autometa.hpo.open_ledger import OpenLedger
 from autometa.hpo.single_writer import SingleWriter
 from autometa.learning.checkpoint_facts import FINAL
-from autometa.records import FIRST_FEATURES, RungReport, Scalar, TrialConfig, TrialRecord
+from autometa.records import FIRST_SECONDS, RungReport, Scalar, TrialConfig, TrialRecord
 from tests.hpo.test_ledger import SPACE, checkpoint, report
 
 
@@ -89,7 +89,7 @@ def test_at_the_end_the_trained_are_complete_and_the_others_pruned_with_their_cu
 @pytest.mark.parametrize(
     ("facts", "why"),
     [
-        ({FIRST_FEATURES: 35.2}, "features and a first step would have taken 35 s"),
+        ({FIRST_SECONDS: 35.2}, "features and a first step would have taken 35 s"),
         ({}, "the time was over before its first measurement"),
     ],
 )

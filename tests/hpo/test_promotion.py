@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 
-from autometa.hpo.promotion import FIRST_FEATURES, Finish, GoOn, New, Promotion, Standing, Twin
+from autometa.hpo.promotion import BEGIN, Finish, GoOn, New, Promotion, Standing, Twin
 from autometa.records import Accuracy, RungReport
 
 POLICY = Promotion(finish_from=100.0, finalists=2)
@@ -178,5 +178,5 @@ def test_without_new_candidates_the_lowest_rung_goes_on() -> None:
 
 def test_features_of_a_first_rung_may_take_a_part_of_the_time_but_of_the_believed_all() -> None:
     policy = Promotion(finish_from=60, finalists=2, believed=2)
-    assert policy.features_within(1, 100.0) is None
-    assert policy.features_within(2, 100.0) == pytest.approx(FIRST_FEATURES * 100)
+    assert policy.begin_within(1, 100.0) is None
+    assert policy.begin_within(2, 100.0) == pytest.approx(BEGIN * 100)

@@ -15,14 +15,14 @@ from autometa.learning import checkpoint_files
 from autometa.learning.backbones.lite import Lite
 from autometa.learning.checkpoint_facts import BEFORE, ENSEMBLE_FACTS, FINAL, is_ensemble, read_facts
 from autometa.learning.symmetries import VIEWS
-from autometa.records import Budget, TrialConfig
+from autometa.records import Budget
 from autometa.trial import model
 from autometa.trial.model import fit_ensemble, said_in_views
 from autometa.trial.model_files import copy_model, ensemble_facts, goes_on_from, job_of
 from autometa.trial.run import evaluate_checkpoint, run
 from autometa.trial.segment import Segment
 from tests.learning.test_lite import needs_weights
-from tests.trial.test_segment import job, ran
+from tests.trial.test_segment import job, lite_job, ran
 
 
 @pytest.fixture(scope="module")
@@ -93,9 +93,8 @@ def test_features_of_further_episodes_are_stopped_when_the_time_is_over(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AUTOMETA_CACHE", str(tmp_path / "cache"))
-    frozen = job(tmp_path / "frozen", Budget(seconds=1.0, open=True))
-    values = {"learner": "frozen", "lite.image_size": 32, "frozen.centre": "none"}
-    ran(Segment(job=frozen.model_copy(update={"config": TrialConfig(values=values)}), until=1))
+    frozen = lite_job(tmp_path / "frozen", **{"frozen.centre": "none"})
+    ran(Segment(job=frozen, until=1))
     monkeypatch.setattr(model, "episodes_at_once", lambda spec: 2)
     plain, passes = Lite.described, []
 

@@ -11,7 +11,7 @@ import torch
 
 from autometa.learning.checkpoint_facts import BEST, FINAL, exists, read_facts
 from autometa.learning.open_ended import with_known_end
-from autometa.records import FIRST_FEATURES, Budget, EpisodeSpec, RungReport, Scalar, TrialConfig
+from autometa.records import FIRST_SECONDS, Budget, EpisodeSpec, RungReport, Scalar, TrialConfig
 from autometa.trial.job import DatasetRef, Job
 from autometa.trial.run import begin, evaluate_checkpoint
 from autometa.trial.segment import Segment, run_segment
@@ -31,6 +31,12 @@ def job(folder: Path, budget: Budget, **values: object) -> Job:
         validation_episodes=30,
         use_gpu=False,
     )
+
+
+def lite_job(folder: Path, seconds: float = 1.0, **values: object) -> Job:
+    """An open job on a small frozen network, of these values alone."""
+    config = TrialConfig(values={"learner": "frozen", "lite.image_size": 32, **values})
+    return job(folder, Budget(seconds=seconds, open=True)).model_copy(update={"config": config})
 
 
 def ran(segment: Segment) -> list[RungReport]:
@@ -183,8 +189,7 @@ def test_what_is_known_of_a_candidate_is_told_once_after_its_first_rung(tmp_path
 
 
 def test_a_candidate_that_is_not_trained_has_no_better_past_and_ends_at_once(tmp_path: Path) -> None:
-    values = {"learner": "frozen", "lite.weights": "none", "lite.image_size": 16, "frozen.centre": "none"}
-    frozen = job(tmp_path, Budget(seconds=1.0, open=True)).model_copy(update={"config": TrialConfig(values=values)})
+    frozen = lite_job(tmp_path, **{"lite.weights": "none", "lite.image_size": 16, "frozen.centre": "none"})
     second = ran(Segment(job=frozen, until=2))[-1]
     assert not exists(tmp_path / BEST)
     report = ran(Segment(job=frozen, finish_by=time.time() + 60))[-1]
@@ -196,25 +201,22 @@ def test_a_candidate_whose_first_features_take_too_long_is_not_begun_and_may_be_
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AUTOMETA_CACHE", str(tmp_path / "cache"))
-    values = {"learner": "frozen", "lite.image_size": 32, "frozen.centre": "none"}
-    budget = Budget(seconds=1.0, open=True)
-    frozen = job(tmp_path / "a", budget).model_copy(update={"config": TrialConfig(values=values)})
+    frozen = lite_job(tmp_path / "a", **{"frozen.centre": "none"})
     told: list[dict[str, Scalar]] = []
-    segment = Segment(job=frozen, until=1, features_within=0.01)
+    segment = Segment(job=frozen, until=1, begin_within=0.01)
     assert run_segment(segment, number=0, on_rung=pytest.fail, on_facts=told.append) is None
     assert not exists(tmp_path / "a")
     (facts,) = told
-    assert float(facts[FIRST_FEATURES]) > 0.01
+    assert float(facts[FIRST_SECONDS]) > 0.01
     assert float(facts["image_seconds"]) > 0
-    assert len(ran(segment.model_copy(update={"features_within": 60.0}))) == 1
+    assert len(ran(segment.model_copy(update={"begin_within": 60.0}))) == 1
     other = frozen.model_copy(update={"folder": str(tmp_path / "b")})  # finds these features
     assert len(ran(segment.model_copy(update={"job": other}))) == 1
 
 
 @needs_weights
 def test_the_last_layers_of_a_network_are_tuned_until_the_time_is_over(tmp_path: Path) -> None:
-    values = {"learner": "tuned", "lite.image_size": 32, "lite.tuned": True, "tuned.train_query": 2}
-    tuned = job(tmp_path, Budget(seconds=0.5, open=True)).model_copy(update={"config": TrialConfig(values=values)})
+    tuned = lite_job(tmp_path, 0.5, **{"learner": "tuned", "lite.tuned": True, "tuned.train_query": 2})
     first = ran(Segment(job=tuned, until=1))[-1]
     training = begin(tuned)
     assert training.source.pool.features
@@ -233,16 +235,13 @@ def test_candidates_of_a_study_take_their_centre_from_the_same_images(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AUTOMETA_CACHE", str(tmp_path / "cache"))
-    values = {"learner": "frozen", "lite.image_size": 32, "frozen.centre": "train"}
-    one = job(tmp_path / "one", Budget(seconds=1.0, open=True)).model_copy(
-        update={"config": TrialConfig(values=values)}
-    )
-    whitened = TrialConfig(values=values | {"frozen.whiten": 0.5})
-    other = one.model_copy(update={"config": whitened, "seed": one.seed + 1, "folder": str(tmp_path / "other")})
+    one = lite_job(tmp_path / "one", **{"frozen.centre": "train"})
+    other = lite_job(tmp_path / "other", **{"frozen.centre": "train", "frozen.whiten": 0.5})
+    other = other.model_copy(update={"seed": one.seed + 1})
     assert begin(one).learner.sees > 0
     assert len(ran(Segment(job=one, until=1))) == 1
     # Nothing is left to compute, of validation or of train images.
-    assert len(ran(Segment(job=other, until=1, features_within=0.0))) == 1
+    assert len(ran(Segment(job=other, until=1, begin_within=0.0))) == 1
     training = begin(other.model_copy(update={"folder": str(tmp_path / "third"), "seed": 99}))
     training.train()
     assert training.source.pool.feature_seconds == 0.0
@@ -251,8 +250,8 @@ def test_candidates_of_a_study_take_their_centre_from_the_same_images(
 def test_a_candidate_whose_step_takes_too_long_is_not_begun(tmp_path: Path) -> None:
     slow = job(tmp_path, Budget(seconds=1.0, open=True), **{"episodes_per_step": 64, "conv.width": 64})
     told: list[dict[str, Scalar]] = []
-    segment = Segment(job=slow, until=1, features_within=0.001)
+    segment = Segment(job=slow, until=1, begin_within=0.001)
     assert run_segment(segment, number=0, on_rung=pytest.fail, on_facts=told.append) is None
     assert not exists(tmp_path)
-    assert [float(facts[FIRST_FEATURES]) > 0 for facts in told] == [True]
+    assert [float(facts[FIRST_SECONDS]) > 0 for facts in told] == [True]
     assert begin(slow).source.images_of_a_step == 64 * 4 * 6
