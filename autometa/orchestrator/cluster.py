@@ -63,13 +63,15 @@ _OBJECT_STORE_BYTES = 256 * 2**20  # workers map the data set from disk; Ray's d
 class Share:
     """How many workers at once, the part of a GPU each has, and how many trials each may train together.
 
-    `spread` says whether workers are on several machines.
+    `spread` says whether workers are on several machines, and `one_each` whether every worker has a last training of
+    its own, where two could share their cores.
     """
 
     workers: int
     gpus: float
     together: int = 1
     spread: bool = False
+    one_each: bool = False
 
     @property
     def trials(self) -> int:
@@ -80,10 +82,10 @@ class Share:
     def threads(self) -> int:
         """Of a CPU, for each of the last trainings of an open search, which then has two workers' cores.
 
-        One model trained in two threads was better than two together that were trained in one each; `docs/log.md` has
-        by how much. Two workers of several machines need not have their cores on one.
+        For some minutes one model in two threads is better than two together in one each; `docs/log.md` has by how
+        much. Two workers of several machines need not have their cores on one.
         """
-        return 1 if self.gpus or self.spread or self.workers == 1 else 2
+        return 1 if self.gpus or self.spread or self.workers == 1 or self.one_each else 2
 
     @property
     def finalists(self) -> int:

@@ -139,6 +139,7 @@ def search(asked: Search) -> SearchResult:
             asked.on_event(ClusterJoined(cluster.joined))
         fitting = functools.partial(_trials_at_once, plan)
         share = cluster.share_out(asked.gpus_per_trial, fitting, together=asked.vectorise)
+        share = timed.for_last_trainings(plan.settings, share)
         with _locked(plan), storage_failures(plan.url):
             writer = SingleWriter(WithNamesOfNow(plan.storage))
             if past.studies:

@@ -7,6 +7,7 @@ out the work, and `promotion.py` decides.
 from __future__ import annotations
 
 import bisect
+import dataclasses
 import functools
 import math
 import time
@@ -26,12 +27,15 @@ from autometa.study import confirm
 from autometa.study.baselines import StudyBaselines
 from autometa.study.desk import SearchDesk
 from autometa.study.plan import Plan
+from autometa.study.search_settings import SearchSettings
 from autometa.study.warm import BELIEVED
 
 # What is kept back for the end, where nobody knows yet what it takes: a part of the time, and seconds at most.
 _KEPT_BACK, _MOST_KEPT_BACK = 0.1, 120.0
 # What is given to fitting an ensemble, of what is left then.
 PART_FOR_ENSEMBLE = 0.3
+# Where a last training has so many seconds, two models of one core each are better than one of two.
+_LONG = 1500.0
 _SECONDS_BETWEEN_NOTES = 10.0
 # What the measurements of the end take before the first episode, and episodes that say something at least; where
 # features take the time, fewer still say something.
@@ -229,6 +233,12 @@ def _images_at_end(plan: Plan, drawn: Drawn, share: Share, seen: int) -> float:
     count = int(plan.part_of_episodes * confirm.EPISODES)
     episodes = drawn.new_in_validation(count, seen) + drawn.new_in_test(count)
     return 2 * (episodes / (1 - PART_FOR_ENSEMBLE) + _new_of_all_classes(plan)) / share.workers
+
+
+def for_last_trainings(asked: SearchSettings, share: Share) -> Share:
+    """The workers, with a last training each where these are long and their models may be handed over together."""
+    is_long = asked.time_budget is not None and FINISH * asked.time_budget >= _LONG
+    return dataclasses.replace(share, one_each=is_long and not asked.no_ensemble)
 
 
 def seconds_of_last_training(plan: Plan, budget: Budget, share: Share) -> float:

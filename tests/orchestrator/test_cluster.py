@@ -50,6 +50,7 @@ def test_more_gpus_than_there_are_is_an_error() -> None:
         (Share(5, 0.0), 3, 2),
         (Share(4, 0.0, spread=True), 4, 1),
         (Share(2, 0.5), 2, 1),
+        (Share(2, 0.0, one_each=True), 2, 1),
     ],
 )
 def test_a_last_training_has_two_workers_cores_where_they_are_on_one_machine(

@@ -24,7 +24,8 @@ from autometa.learning.checkpoint_facts import BEFORE, FINAL, exists, read_facts
 from autometa.orchestrator.cluster import Share
 from autometa.records import Accuracy, RungReport, TrialConfig, TrialRecord
 from autometa.study import confirm
-from autometa.study.timed import Drawn, affordable_episodes
+from autometa.study.search_settings import SearchSettings
+from autometa.study.timed import Drawn, affordable_episodes, for_last_trainings
 from autometa.trial.model_files import members_of
 from autometa.trial.recipe import read_recipes
 from autometa.trial.run import evaluate_checkpoint
@@ -225,6 +226,17 @@ def test_the_end_takes_the_episodes_that_its_time_allows(seconds: float, expecte
     # On one machine they took two threads: 0.18 s of a worker now, and half of it in two for the test.
     on_one = Share(workers=2, gpus=0.0)
     assert affordable_episodes(both, None, [(both[0], 2), (both[1], 1)], on_one, seconds=27.001, drawn=drawn) == 100
+
+
+@pytest.mark.parametrize(
+    ("minutes", "no_ensemble", "finalists"), [(40, False, 1), (45, False, 2), (45, True, 1), (None, False, 1)]
+)
+def test_long_last_trainings_are_of_one_model_for_each_worker(
+    minutes: int | None, no_ensemble: bool, finalists: int
+) -> None:
+    asked = SearchSettings(time_budget=minutes and 60.0 * minutes, no_ensemble=no_ensemble)
+    share = for_last_trainings(asked, Share(workers=2, gpus=0.0))
+    assert (share.finalists, share.threads) == (finalists, 2 // finalists)
 
 
 def test_images_that_go_through_a_backbone_once_allow_more_episodes() -> None:
