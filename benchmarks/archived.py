@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Mapping, Sequence
 
-from build_archive import DESIGN, STUDIES, is_done, place
+from build_archive import DESIGN, is_done
 
 from autometa.records import TrialRecord
 
@@ -14,7 +14,7 @@ SOURCES = {one.name: one.source for one in DESIGN}
 
 def names() -> list[str]:
     """Of those that are there, in the order of the design; an earlier archive of the same name is none of them."""
-    return [one.name for one in DESIGN if place(one).parent == STUDIES and is_done(one)]
+    return [one.name for one in DESIGN if is_done(one)]
 
 
 def with_result(trials: Sequence[TrialRecord]) -> list[TrialRecord]:

@@ -26,8 +26,6 @@ from superclasses import as_on_a_new_machine, name_or_folder
 from autometa.archives import archive
 
 STUDIES = RESULTS.parents[1] / "studies"
-# Those of external searches do not ship yet: docs/log.md says why.
-ASIDE = RESULTS / "studies"
 TRIALS, MINUTES, AGAIN = 40, 12, 3
 
 
@@ -101,7 +99,7 @@ def missing(names: Sequence[str]) -> Iterator[tuple[int, Search]]:
 
 def place(one: Search) -> Path:
     """The folder of its archive."""
-    return (ASIDE if "external" in one.options else STUDIES) / one.name
+    return STUDIES / one.name
 
 
 def is_done(one: Search) -> bool:

@@ -156,13 +156,14 @@ def noted(record: StudyRecord, past: Past, *, is_new: bool, warn: Callable[[str]
 def permitted(past: Past, *, transductive: bool, external: bool) -> Past:
     """The past without trials that this search would refuse: they were good for what it may not do.
 
-    Their values would be read as those of the nearest configuration of the space.
+    Their values would be read as those of the nearest configuration of the space. A study whose best trial is refused
+    is left out: its others were stopped early beside that one, and say little of what would win without it.
     """
     refused = {mark for mark, allowed in (("transductive", transductive), ("external", external)) if not allowed}
     found = []
     for study in past.studies:
         kept = tuple(trial for trial in study.trials if not refused & set(marks(trial.values)))
-        if kept:
+        if kept and all(best in kept for best in study.ranked()[:1]):
             found.append(study if len(kept) == len(study.trials) else dataclasses.replace(study, trials=kept))
     return dataclasses.replace(past, studies=found)
 
