@@ -1,6 +1,6 @@
 """The whole job as a user types it, timed: search, export, train, evaluate. Writes results with machine and date.
 
-    python benchmarks/end_to_end.py digits
+    python benchmarks/end_to_end.py omniglot
     python benchmarks/end_to_end.py cifar-fs --data-root ../shared/data
 
 Each runs in an empty folder; nothing else should run on the machine.
@@ -20,11 +20,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from autometa.home import OWN_STUDIES
-
 RESULTS = Path(__file__).parent / "results"
 SEARCHES = {
-    "digits": ["search"],
+    "omniglot": ["search"],
     "cifar-fs": ["search", "--dataset", "cifar-fs", "--shot", "5", "--trials", "12", "--time-budget", "15m"],
 }
 TEST_EPISODES = 2000
@@ -38,7 +36,6 @@ def main() -> None:
     root = ["--data-root", str(Path(arguments.data_root).resolve())] if arguments.data_root else []
     with tempfile.TemporaryDirectory() as folder:
         facts = measure([*SEARCHES[arguments.name], *root], Path(folder))
-        keep_archive(Path(folder))
     RESULTS.mkdir(exist_ok=True)
     file = RESULTS / f"end_to_end-{arguments.name}.json"
     file.write_text(json.dumps({"command": SEARCHES[arguments.name], **machine(), **facts}, indent=2) + "\n")
@@ -86,15 +83,6 @@ def run_search(search: list[str], folder: Path) -> dict[str, Any]:
 def autometa(*arguments: str, folder: Path) -> str:
     command = [sys.executable, "-m", "autometa", *arguments]
     return subprocess.run(command, cwd=folder, check=True, stdout=subprocess.PIPE, text=True).stdout
-
-
-def keep_archive(folder: Path) -> None:
-    """Keep the archive of the search among those that travel with autometa."""
-    for archive in (folder / OWN_STUDIES).iterdir():
-        target = RESULTS.parents[1] / "studies" / archive.name
-        target.mkdir(parents=True, exist_ok=True)
-        for file in archive.iterdir():
-            (target / file.name).write_text(file.read_text())
 
 
 def machine() -> dict[str, Any]:
