@@ -80,17 +80,22 @@ class Share:
 
     @property
     def threads(self) -> int:
-        """Of a CPU, for each of the last trainings of an open search, which then has two workers' cores.
+        """Of a CPU, for one that has two workers' cores. Those of several machines need not have their cores on one."""
+        return 1 if self.gpus or self.spread or self.workers == 1 else 2
+
+    @property
+    def threads_of_last(self) -> int:
+        """The same for each of the last trainings of an open search.
 
         For some minutes one model in two threads is better than two together in one each; `docs/log.md` has by how
-        much. Two workers of several machines need not have their cores on one.
+        much.
         """
-        return 1 if self.gpus or self.spread or self.workers == 1 or self.one_each else 2
+        return 1 if self.one_each else self.threads
 
     @property
     def finalists(self) -> int:
         """How many last trainings there are at once."""
-        return math.ceil(self.workers / self.threads)
+        return math.ceil(self.workers / self.threads_of_last)
 
     @property
     def resources(self) -> dict[str, float]:

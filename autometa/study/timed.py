@@ -141,11 +141,13 @@ def affordable_episodes(
     networks, of_rivals, of_members = map(_networks, ([*rivals, *members], rivals, members))
     of_winner = max([*([network] for network in of_rivals.values()), list(of_members.values())], key=_image_seconds)
 
+    had = share.threads_of_last  # when they were measured last
+
     def is_too_long(pairs: int) -> bool:
         episodes = 2 * pairs
-        costs = [share.threads * _seconds(trial, episodes, drawn) for trial in rivals]  # they had so many threads
+        costs = [had * _seconds(trial, episodes, drawn) for trial in rivals]
         costs += [episodes * baseline.seconds / baseline.accuracy.episodes] if baseline else []
-        each = [share.threads * views * _seconds(trial, episodes, drawn) for trial, views in together]
+        each = [had * views * _seconds(trial, episodes, drawn) for trial, views in together]
         costs += [sum(each)] if each else []
         longest = max(costs, default=0.0)
         of_one = sum(n.image_seconds * drawn.new_in_validation(episodes, n.seen) for n in networks.values())
@@ -246,7 +248,7 @@ def seconds_of_last_training(plan: Plan, budget: Budget, share: Share) -> float:
     if not budget.open:
         return budget.seconds or 0.0
     assert plan.settings.time_budget is not None
-    return FINISH * plan.settings.time_budget * share.threads
+    return FINISH * plan.settings.time_budget * share.threads_of_last
 
 
 def run_candidates(
@@ -270,7 +272,7 @@ def run_candidates(
         ledger,
         policy,
         end=schedule.training,
-        threads=share.threads,
+        threads=share.threads_of_last,
         make_job=functools.partial(plan.job_of, budget=record.budget, use_gpu=share.gpus > 0),
         on_last=lambda: ray_tune.warm_up(share),
         on_end=clock.tick,

@@ -56,4 +56,4 @@ def test_more_gpus_than_there_are_is_an_error() -> None:
 def test_a_last_training_has_two_workers_cores_where_they_are_on_one_machine(
     share: Share, finalists: int, threads: int
 ) -> None:
-    assert (share.finalists, share.threads) == (finalists, threads)
+    assert (share.finalists, share.threads_of_last) == (finalists, threads)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import signal
@@ -226,6 +227,9 @@ def test_the_end_takes_the_episodes_that_its_time_allows(seconds: float, expecte
     # On one machine they took two threads: 0.18 s of a worker now, and half of it in two for the test.
     on_one = Share(workers=2, gpus=0.0)
     assert affordable_episodes(both, None, [(both[0], 2), (both[1], 1)], on_one, seconds=27.001, drawn=drawn) == 100
+    # With a last training each they were measured in one: 0.09 s, and half of it in two for the test.
+    each = dataclasses.replace(on_one, one_each=True)
+    assert affordable_episodes(both, None, [(both[0], 2), (both[1], 1)], each, seconds=13.501, drawn=drawn) == 100
 
 
 @pytest.mark.parametrize(
@@ -236,7 +240,7 @@ def test_long_last_trainings_are_of_one_model_for_each_worker(
 ) -> None:
     asked = SearchSettings(time_budget=minutes and 60.0 * minutes, no_ensemble=no_ensemble)
     share = for_last_trainings(asked, Share(workers=2, gpus=0.0))
-    assert (share.finalists, share.threads) == (finalists, 2 // finalists)
+    assert (share.finalists, share.threads_of_last) == (finalists, 2 // finalists)
 
 
 def test_images_that_go_through_a_backbone_once_allow_more_episodes() -> None:
