@@ -37,8 +37,9 @@ from autometa.hpo.ledger import Asked, Ledger
 from autometa.hpo.pruning import make_pruner
 from autometa.hpo.single_writer import SingleWriter
 from autometa.hpo.storage import open_storage
+from autometa.orchestrator.adapters import StopAll
 from autometa.orchestrator.cluster import Share
-from autometa.orchestrator.ray_tune import _Propose, _Prune, _Stop
+from autometa.orchestrator.trials import Propose, Prune
 from autometa.records import Budget, EpisodeSpec, RungReport, TrialConfig, TrialRecord
 from autometa.space.files import load_space
 from autometa.testing import formula
@@ -93,8 +94,8 @@ def search(folder: Path, sampler: str, at_once: int, trials: int, *, table: bool
         view(SearchStarted("simulated", "digits", "5w1s", "300 steps", trials, 0, at_once, 0.0, None, "memory"))
         ledger = Ledger(study, space, storage=storage, rungs=RUNGS, seed=0, folder=folder, on_event=view)
         share = Share(workers=at_once, gpus=0.0)
-        propose = _Propose(ledger, lambda asked: job(asked, folder), share, trials, over=folder / "over", stop=_Stop())
-        workers = Workers(propose, _Prune(propose))
+        propose = Propose(ledger, lambda asked: job(asked, folder), share, trials, over=folder / "over", stop=StopAll())
+        workers = Workers(propose, Prune(propose))
         wall, cpu = time.perf_counter(), time.process_time()
         for number in range(trials):
             if number >= at_once:
@@ -135,8 +136,8 @@ def job(asked: Asked, folder: Path) -> Job:
 class Workers:
     """Workers of a formula, each with a time of its own."""
 
-    propose: _Propose
-    prune: _Prune
+    propose: Propose
+    prune: Prune
     reports: int = 0
     due: list[tuple[float, str, RungReport]] = field(default_factory=list)
     _now: float = 0.0

@@ -1,7 +1,7 @@
 """The study's books: every proposal, report and ending of a trial, written to Optuna by the driver alone.
 
 Optuna is the single source of truth. This file decides what is asked, told, pruned and recovered; it
-does not know who runs the trials (`ray_tune.py` does).
+does not know who runs the trials (`trials.py` does).
 """
 
 from __future__ import annotations

@@ -19,7 +19,8 @@ from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 
 from autometa.errors import StopSearchError
-from autometa.orchestrator import ray_tune
+from autometa.orchestrator.adapters import LOST, StatelessScheduler, StatelessSearcher, StopAll
+from autometa.orchestrator.worker import keep_to_share, why
 from autometa.records import Baseline
 from autometa.trial.job import Job
 
@@ -41,10 +42,10 @@ class Baselines(Protocol):
         """One could not be measured, or none."""
 
 
-class First(ray_tune.StatelessSearcher):
+class First(StatelessSearcher):
     """A searcher whose first trial has the baselines before it; where there is no trial, they are one alone."""
 
-    def __init__(self, inner: Searcher, baselines: Baselines, stop: ray_tune.StopAll, *, gpus: float) -> None:
+    def __init__(self, inner: Searcher, baselines: Baselines, stop: StopAll, *, gpus: float) -> None:
         super().__init__(metric="accuracy", mode="max")
         self.baselines, self.stop = baselines, stop
         self._inner = inner
@@ -64,10 +65,10 @@ class First(ray_tune.StatelessSearcher):
         self._inner.on_trial_complete(trial_id, result, error)
         if trial_id == self._trial and error:
             with self.stop.on_error():
-                self.baselines.failed(ray_tune.LOST)
+                self.baselines.failed(LOST)
 
 
-class TellFirst(ray_tune.StatelessScheduler):
+class TellFirst(StatelessScheduler):
     """What is reported of baselines goes to them, all else to another scheduler."""
 
     def __init__(self, inner: TrialScheduler, first: First) -> None:
@@ -93,7 +94,7 @@ class TellFirst(ray_tune.StatelessScheduler):
 
 
 def before(
-    trainable: Trainable, config: tune.TuneConfig, baselines: Baselines, share: Share, stop: ray_tune.StopAll
+    trainable: Trainable, config: tune.TuneConfig, baselines: Baselines, share: Share, stop: StopAll
 ) -> tuple[Trainable, tune.TuneConfig]:
     """The trainable and the settings of a run of Tune that measures baselines before it does what it did."""
 
@@ -117,10 +118,10 @@ def _measure(config: dict[str, Any]) -> bool:
     for name, text in config["baselines"].items():
         job = Job.model_validate_json(text)
         try:
-            ray_tune.keep_to_share(job.use_gpu, config["gpus"])
+            keep_to_share(job.use_gpu, config["gpus"])
             found = measure(name, job)
         except Exception as error:
-            stop, reason = ray_tune.why(error)
+            stop, reason = why(error)
             if stop:
                 tell(stop=stop)
                 return False

@@ -1,7 +1,7 @@
 """A Ray cluster for the length of a search: the one at an address, or a private one that starts in the background.
 
 A private one takes 2 to 4 s to come up, so it starts while the driver still imports and checks what it needs, and its
-workers load torch meanwhile. It knows nothing of trials; `ray_tune.py` runs them.
+workers load torch meanwhile. It knows nothing of trials; `trials.py` and `segments.py` run them.
 """
 
 from __future__ import annotations

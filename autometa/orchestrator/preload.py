@@ -33,7 +33,8 @@ gc.disable()  # looking for garbage among what is imported takes a tenth of the 
 with _turn():
     import torch
 
-    import autometa.orchestrator.ray_tune
+    import autometa.orchestrator.segments
+    import autometa.orchestrator.trials
     import autometa.trial.run  # noqa: F401
 
     torch.optim.SGD([torch.zeros(1)])  # imports what the first optimiser needs, a second's work

@@ -18,17 +18,10 @@ from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 
 from autometa.errors import StopSearchError
+from autometa.orchestrator.adapters import LOST, StatelessScheduler, StatelessSearcher, StopAll
 from autometa.orchestrator.baselines_first import Baselines
-from autometa.orchestrator.ray_tune import (
-    LOST,
-    StatelessScheduler,
-    StatelessSearcher,
-    StopAll,
-    keep_to_share,
-    run_tune,
-    usual,
-    why,
-)
+from autometa.orchestrator.ray_tune import run_tune, usual
+from autometa.orchestrator.worker import keep_to_share, why
 from autometa.records import RungReport, Scalar, TrialRecord
 from autometa.trial.segment import Segment
 

@@ -101,13 +101,13 @@ def deployed_task(plan: Plan, study: optuna.Study, share: Share, on_event: OnEve
     known = study_record.read(study).deployed
     if known and known.model == content_of(plan.model_folder):
         return known
-    from autometa.orchestrator import ray_tune
+    from autometa.orchestrator import everywhere
 
     call = {"folder": plan.model_folder.resolve(), "dataset": plan.ref, "use_gpu": share.gpus > 0}
     try:
         if external_backbones(plan.space):
-            list(ray_tune.run_everywhere(ray_tune.compute_all_classes_in_worker, [call] * share.workers, share))
-        ((_, found),) = ray_tune.run_everywhere(ray_tune.measure_all_classes_in_worker, [call], share)
+            list(everywhere.run(everywhere.compute_all_classes_in_worker, [call] * share.workers, share))
+        ((_, found),) = everywhere.run(everywhere.measure_all_classes_in_worker, [call], share)
     except AutometaError as error:
         on_event(Warned(f"all classes at once were not measured: {error}"))
         return None
@@ -175,16 +175,16 @@ class _Finals:
 
     def fitted(self, trials: Sequence[int], seconds: float) -> dict[int, str]:
         """The views of the ensemble's members, written to its folder; empty where a single model is as good."""
-        from autometa.orchestrator import ray_tune
+        from autometa.orchestrator import everywhere
 
         folders = [self.folder(trial) for trial in trials]
         how: dict[str, Any] = {"dataset": self.plan.ref, "episodes": self.plan.validation_episodes}
         how |= {"seed": self.plan.settings.seed, "use_gpu": self.share.gpus > 0}
         how |= {"seconds": seconds / math.ceil(len(folders) / self.share.workers)}
-        each = ray_tune.run_everywhere(ray_tune.say_in_worker, [{"folder": f, **how} for f in folders], self.share)
+        each = everywhere.run(everywhere.say_in_worker, [{"folder": f, **how} for f in folders], self.share)
         said = [answers for _, answers in sorted(each, key=operator.itemgetter(0))]
         call = {"folders": folders, "said": said, "to": self.plan.ensemble_folder}
-        ((_, views),) = ray_tune.run_everywhere(ray_tune.fit_ensemble_in_worker, [call], self.share)
+        ((_, views),) = everywhere.run(everywhere.fit_ensemble_in_worker, [call], self.share)
         return {trials[index]: name for index, name in views.items()}
 
     def unmeasured(self, models: Sequence[int | str]) -> list[int | str]:
@@ -260,7 +260,7 @@ class _Finals:
         return bool(known and known.retrained and len(known.retrained.seeds) >= len(seeds))
 
     def _train(self, models: Sequence[tuple[int, int]]) -> None:
-        from autometa.orchestrator import ray_tune
+        from autometa.orchestrator import everywhere
 
         budget, gpus = study_record.read(self.study).budget, self.share.gpus
         values = {t.number: record_of(t).config.values for t in ended(self.study)}
@@ -269,7 +269,7 @@ class _Finals:
             folder = self.seed_folder(trial, seed)
             job = self.plan.job(values[trial], seed, folder, budget=budget, use_gpu=gpus > 0)
             calls.append({"job": job.model_dump_json(), "gpus": gpus})
-        for index, record in ray_tune.run_everywhere(ray_tune.train_in_worker, calls, self.share):
+        for index, record in everywhere.run(everywhere.train_in_worker, calls, self.share):
             if record.state == "fail":
                 trial, seed = models[index]
                 self.on_event(Warned(f"trial {trial} trained again with seed {seed} failed: {record.reason}"))
@@ -285,13 +285,14 @@ class _Finals:
         seed = (confirm.test_seed if split == "test" else confirm.confirm_seed)(self.plan.settings.seed)
         how: dict[str, Any] = {"split": split, "episodes": self.episodes, "seed": seed}
         how |= {"use_gpu": self.share.gpus > 0, "dataset": self.plan.ref}
-        from autometa.orchestrator import ray_tune
+        from autometa.orchestrator import everywhere
 
         if external_backbones(self.plan.space):
             shared = [{"folder": model, **how} for model in models for _ in range(self.share.workers)]
-            list(ray_tune.run_everywhere(ray_tune.compute_features_in_worker, shared, self.share))
+            list(everywhere.run(everywhere.compute_features_in_worker, shared, self.share))
         how |= {"threads": self.share.threads if len(models) == 1 else 1}
-        return ray_tune.run_everywhere(ray_tune.measure_in_worker, [{"folder": m, **how} for m in models], self.share)
+        calls = [{"folder": model, **how} for model in models]
+        return everywhere.run(everywhere.measure_in_worker, calls, self.share)
 
     def _frozen(self, trial: int) -> FrozenTrial:
         return next(t for t in ended(self.study) if t.number == trial)

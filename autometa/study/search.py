@@ -158,9 +158,9 @@ def _comparable(plan: Plan, folder: str | Path | None, warn: Callable[[str], Non
 
 def _trials_at_once(plan: Plan) -> int:
     """How many of the plan's trials share one GPU."""
-    from autometa.orchestrator import ray_tune
+    from autometa.orchestrator import everywhere
 
-    return ray_tune.ask_trials_at_once(
+    return everywhere.ask_trials_at_once(
         plan.space,
         spec=plan.episodes,
         image_shape=plan.dataset.image_shape,
@@ -340,15 +340,14 @@ def _run_trials(plan: Plan, ledger: Ledger, record: StudyRecord, share: Share, b
     if missing <= 0 or ledger.is_exhausted:
         return False
 
-    from autometa.orchestrator import (
-        ray_tune,  # Ray Tune takes a second to import, and must not while Ray starts in its thread
-    )
+    # Ray Tune takes a second to import, and must not while Ray starts in its thread.
+    from autometa.orchestrator.trials import run_trials
 
     deadline = plan.deadline
     if deadline:
         deadline -= (1 - PART_FOR_TRIALS) * (deadline - time.monotonic())
     try:
-        ray_tune.run_trials(
+        run_trials(
             ledger,
             functools.partial(plan.job_of, budget=record.budget, use_gpu=share.gpus > 0),
             trials=missing,

@@ -258,7 +258,7 @@ def run_candidates(
     schedule, clock = Schedule.of(plan), Clock(ledger.study, plan)
 
     # Ray Tune takes a second to import, and must not while Ray starts in its thread.
-    from autometa.orchestrator import ray_tune, segments
+    from autometa.orchestrator import everywhere, segments
 
     drawn = Drawn.of(plan)
     policy = Promotion(
@@ -274,7 +274,7 @@ def run_candidates(
         end=schedule.training,
         threads=share.threads_of_last,
         make_job=functools.partial(plan.job_of, budget=record.budget, use_gpu=share.gpus > 0),
-        on_last=lambda: ray_tune.warm_up(share),
+        on_last=lambda: everywhere.warm_up(share),
         on_end=clock.tick,
     )
     if desk.is_over:  # it has had its time

@@ -380,7 +380,7 @@ def test_a_gpu_that_is_not_there_is_one_line_and_nothing_is_written(folder: Path
 
 
 def test_the_budget_of_a_trial_fits_the_time_given(folder: Path) -> None:
-    from autometa.orchestrator.ray_tune import Share
+    from autometa.orchestrator.cluster import Share
     from autometa.study.planning import make_plan
     from autometa.study.records_of_plan import trial_budget
     from autometa.study.search_settings import SearchSettings
