@@ -21,7 +21,7 @@ if TYPE_CHECKING:  # the table below once more, for type checkers and editors; a
     from autometa.sampling.sampler import PriorSampler as PriorSampler
     from autometa.space.files import load_space as load_space
     from autometa.study.search import search as search
-    from autometa.trial.run import evaluate_checkpoint
+    from autometa.trial.evaluate import evaluate_checkpoint
     from autometa.trial.train import train as train
     from autometa.trial.train import train_seeds as train_seeds
     from autometa.trial.train_further import train_further as train_further
@@ -33,7 +33,7 @@ _PUBLIC = {
     "Predictor": ("autometa.deployment.predictor", "Predictor"),
     "PriorPruner": ("autometa.pruning.pruner", "PriorPruner"),
     "PriorSampler": ("autometa.sampling.sampler", "PriorSampler"),
-    "evaluate": ("autometa.trial.run", "evaluate_checkpoint"),
+    "evaluate": ("autometa.trial.evaluate", "evaluate_checkpoint"),
     "from_frame": ("autometa.archives.table", "from_frame"),
     "from_optuna": ("autometa.archives.optuna_study", "from_optuna"),
     "load_dataset": ("autometa.data.load", "load_dataset"),

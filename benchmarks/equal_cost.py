@@ -33,11 +33,11 @@ from autometa.data.load import load_dataset
 from autometa.hpo.ledger import record_of
 from autometa.learning.intervals import difference
 from autometa.records import Budget, EpisodeSpec
+from autometa.trial.evaluate import measure_checkpoint
 from autometa.trial.measured import Measured, together
 from autometa.trial.model_files import job_of
 from autometa.trial.model_recipes import recipes_of
 from autometa.trial.recipe import Recipe, write_recipes
-from autometa.trial.run import measure_checkpoint
 
 FILE = RESULTS / "equal_cost.json"
 TEST_EPISODES, TEST_SEED = 2000, 77

@@ -118,8 +118,9 @@ def trained(name: str, dataset: str, root: str | None, seconds: float, episodes:
     import torch
 
     from autometa.records import Budget, TrialConfig
+    from autometa.trial.evaluate import evaluate_checkpoint
     from autometa.trial.job import DatasetRef, Job
-    from autometa.trial.run import evaluate_checkpoint, run
+    from autometa.trial.run import run
 
     torch.set_num_threads(1)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

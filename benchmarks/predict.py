@@ -30,8 +30,8 @@ from autometa.deployment.calibration import TaskShape, calibration_error, episod
 from autometa.deployment.likeness import SCORES
 from autometa.deployment.trained import TrainedModel, open_model
 from autometa.learning.evaluation import interval
+from autometa.trial.evaluate import measure_checkpoint
 from autometa.trial.measured import together
-from autometa.trial.run import measure_checkpoint
 
 FILE = RESULTS / "predict.json"
 RATE = 0.05

@@ -32,7 +32,8 @@ from autometa.records import Accuracy, Budget, EpisodeSpec, Scalar, TrialConfig
 from autometa.space.files import load_space
 from autometa.trial.build import candidate
 from autometa.trial.job import DatasetRef, Job
-from autometa.trial.run import open_dataset, prepare
+from autometa.trial.opened import open_dataset
+from autometa.trial.run import prepare
 
 EPISODES = 100
 SMALL = ("conv", "mlp", "vit")

@@ -30,7 +30,8 @@ from autometa.records import Accuracy, Budget, EpisodeSpec, TrialConfig
 from autometa.space.files import load_space
 from autometa.study.search import VALIDATION_EPISODES
 from autometa.trial.job import DatasetRef, Job
-from autometa.trial.run import open_dataset, prepare
+from autometa.trial.opened import open_dataset
+from autometa.trial.run import prepare
 
 FILE = RESULTS / "validation.json"
 

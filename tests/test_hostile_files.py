@@ -23,9 +23,10 @@ from autometa.shipped import folder as shipped_folder
 from autometa.space.files import load_space
 from autometa.trial.build import candidate
 from autometa.trial.check import check_space
+from autometa.trial.evaluate import evaluate_checkpoint
 from autometa.trial.job import DatasetRef, Job
 from autometa.trial.recipe import read_recipes
-from autometa.trial.run import evaluate_checkpoint, run
+from autometa.trial.run import run
 from autometa.trial.train import train
 
 SPACE = 'name = "t"\n[parameters.learner]\nchoices = ["prototypical"]\n'

@@ -55,10 +55,10 @@ def evaluate(
     from autometa.cli.words import marked
     from autometa.errors import ConfigError
     from autometa.trial.abilities import marks
+    from autometa.trial.evaluate import measure_checkpoint
     from autometa.trial.measured import models_in
     from autometa.trial.model_files import job_of
     from autometa.trial.opened import at
-    from autometa.trial.run import measure_checkpoint
 
     if split not in ("train", "val", "test"):
         raise ConfigError(f"--split {split}: it may be test, val or train")

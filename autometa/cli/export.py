@@ -109,7 +109,8 @@ def _export_model(
     data_root: Path | None,
     as_json: bool,
 ) -> None:
-    from autometa.deployment.export import Kind, export_model
+    from autometa.deployment.export import export_model
+    from autometa.deployment.programs import Kind
     from autometa.trial.model_files import name_of
 
     file = output or Path(f"{name_of(model)}{_ENDINGS[to]}")

@@ -5,31 +5,25 @@ Each file has its facts inside, and as JSON beside it: what it takes and gives, 
 
 from __future__ import annotations
 
-import contextlib
-import importlib
-import importlib.util
 import logging
-import math
 import os
 import tempfile
-import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 import autometa
 from autometa.data.episodes import EpisodeBatch
 from autometa.data.image_pool import ImagePool
+from autometa.deployment import programs
 from autometa.deployment.calibration import TaskShape, episodes_of
 from autometa.deployment.graphs import Classifier, Episode, Features
 from autometa.deployment.pictures import Reader, support_in
 from autometa.deployment.predictor import Predictor
+from autometa.deployment.programs import Check, Kind, Part
 from autometa.deployment.trained import TrainedModel, open_model
 from autometa.errors import AutometaError, ConfigError
 from autometa.learning import checkpoint_files
@@ -38,19 +32,10 @@ from autometa.trial.model_files import ModelInput, name_of
 
 AGREEMENT = 1e-4
 FORMAT = "autometa-export/1"
-_KEY = "autometa"  # of the facts inside a file
 _MOST_IMAGES = 64  # of the support that a classifier is checked on
 # Labelled images of each class and images to name, of the episodes that other files are checked on.
 _SHAPES, _SEED = (([2, 2, 2], 2), ([1, 2], 1)), 4_000_000
 _log = logging.getLogger(__name__)
-_TALKATIVE = ("torch.onnx", "onnxscript", "onnx_ir")
-
-
-class Kind(StrEnum):
-    """What a file is."""
-
-    onnx = "onnx"
-    torch = "torch"
 
 
 class FileFacts(Record):
@@ -84,26 +69,6 @@ class ExportError(AutometaError):
     """A model that could not be written, or a file that does not answer as the model does."""
 
 
-@dataclass(frozen=True)
-class _Check:
-    """Real tensors for a file, by name, and what the model itself says of them."""
-
-    given: Mapping[str, Tensor]
-    expected: Tensor
-
-
-@dataclass(frozen=True)
-class _Part:
-    """One file to be: what it computes, the axes of its tensors by name, and what it is checked by."""
-
-    name: Literal["features", "episode", "classifier"]
-    module: nn.Module
-    inputs: Mapping[str, list[str | int]]
-    output: Mapping[str, list[str | int]]
-    checks: Sequence[_Check]
-    facts: Mapping[str, Any]
-
-
 def export_model(
     model: str | Path,
     file: Path,
@@ -129,8 +94,7 @@ def export_model(
         DataError: there are no images to check the files with.
         ExportError: a file does not agree with the model.
     """
-    if kind is Kind.onnx:
-        _needs("onnxruntime", "onnxscript")
+    programs.require(kind)
     if support is not None:
         predictor = Predictor(model, dataset=dataset, data_root=data_root, use_gpu=False).fit(support)
         parts = {file: _classifier(predictor, support)}
@@ -141,7 +105,7 @@ def export_model(
     return {place: _written(part, place, kind, opened) for place, part in parts.items()}
 
 
-def _classifier(predictor: Predictor, support: Path) -> _Part:
+def _classifier(predictor: Predictor, support: Path) -> Part:
     """Checked on the support images themselves: others may not be at hand."""
     taken, found = predictor.trained_.taken, predictor.calibration_
     files = [file for _, file in support_in(support).files]
@@ -156,12 +120,12 @@ def _classifier(predictor: Predictor, support: Path) -> _Part:
     task = predictor.task_.episode(torch.from_numpy(pixels[:1]))
     expected = torch.from_numpy(predictor.predict_proba(files))
     classes = [str(name) for name in predictor.classes_]
-    return _Part(
+    return Part(
         "classifier",
         Classifier(predictor.trained_.learner, taken, task, soften),
         {"images": ["batch", *_axes(taken)]},
         {"probabilities": ["batch", len(classes)]},
-        [_Check({"images": images}, expected), _Check({"images": images[:1]}, expected[:1])],
+        [Check({"images": images}, expected), Check({"images": images[:1]}, expected[:1])],
         {
             "classes": classes,
             "shots": shots,
@@ -171,13 +135,13 @@ def _classifier(predictor: Predictor, support: Path) -> _Part:
     )
 
 
-def _without_classes(opened: TrainedModel, file: Path) -> dict[Path, _Part]:
+def _without_classes(opened: TrainedModel, file: Path) -> dict[Path, Part]:
     if opened.data is None:
         raise ConfigError(
             f"a file is checked on validation images, and {opened.missing}: "
             "give --dataset, --data-root or --support DIR"
         )
-    found: dict[Path, _Part] = {}
+    found: dict[Path, Part] = {}
     reasons = []
     for place, part in ((file, _features), (file.with_stem(f"{file.stem}-episode"), _episode)):
         try:
@@ -191,24 +155,24 @@ def _without_classes(opened: TrainedModel, file: Path) -> dict[Path, _Part]:
     return found
 
 
-def _features(opened: TrainedModel) -> _Part:
+def _features(opened: TrainedModel) -> Part:
     taken, learner = opened.taken, opened.learner
     module = Features(learner, taken)
     with torch.no_grad():
         checks = [
-            _Check({"images": _pixels(one.query_x, taken)}, learner.backbone(one.query_x[0]))
+            Check({"images": _pixels(one.query_x, taken)}, learner.backbone(one.query_x[0]))
             for one in _validation_episodes(opened)
         ]
     images = ["batch", *_axes(taken)]
-    return _Part("features", module, {"images": images}, {"features": ["batch", learner.backbone.features]}, checks, {})
+    return Part("features", module, {"images": images}, {"features": ["batch", learner.backbone.features]}, checks, {})
 
 
-def _episode(opened: TrainedModel) -> _Part:
+def _episode(opened: TrainedModel) -> Part:
     taken, learner = opened.taken, opened.learner
     module = Episode(learner, taken)
     with torch.no_grad():
         checks = [
-            _Check(
+            Check(
                 {
                     "support": _pixels(one.support_x, taken),
                     "labels": F.one_hot(one.support_y[0], one.way).float(),
@@ -223,7 +187,7 @@ def _episode(opened: TrainedModel) -> _Part:
         "labels": ["labelled", "classes"],
         "images": ["batch", *_axes(taken)],
     }
-    return _Part("episode", module, inputs, {"logits": ["batch", "classes"]}, checks, {})
+    return Part("episode", module, inputs, {"logits": ["batch", "classes"]}, checks, {})
 
 
 def _validation_episodes(opened: TrainedModel) -> list[EpisodeBatch]:
@@ -245,7 +209,7 @@ def _axes(taken: ModelInput) -> list[str | int]:
     return [taken.channels, taken.size, taken.size]
 
 
-def _written(part: _Part, file: Path, kind: Kind, opened: TrainedModel) -> Exported:
+def _written(part: Part, file: Path, kind: Kind, opened: TrainedModel) -> Exported:
     part.module.eval().requires_grad_(False)
     facts = FileFacts(
         autometa=autometa.__version__,
@@ -260,10 +224,8 @@ def _written(part: _Part, file: Path, kind: Kind, opened: TrainedModel) -> Expor
     # Under another name until it has agreed: nobody shall find a file that is wrong.
     with tempfile.TemporaryDirectory(dir=file.parent, prefix=f".{file.name}-") as folder:
         new = Path(folder) / file.name
-        with _quiet(), torch.no_grad():
-            (_write_onnx if kind is Kind.onnx else _write_torch)(part, new, facts.model_dump_json())
-            run = (_run_onnx if kind is Kind.onnx else _run_torch)(new, *part.output)
-            difference = max(_difference(run(one.given), one.expected) for one in part.checks)
+        programs.write(part, new, kind, facts.model_dump_json())
+        difference = programs.difference(part, new, kind)
         if not difference <= AGREEMENT:
             raise ExportError(f"{file} is not written: it differs from the model by {difference:.2g}")
         os.replace(new, file)
@@ -271,86 +233,3 @@ def _written(part: _Part, file: Path, kind: Kind, opened: TrainedModel) -> Expor
     said = Exported(**facts.model_dump(), images=images, difference=difference)
     checkpoint_files.write(file.with_suffix(".json"), (said.model_dump_json(indent=1) + "\n").encode())
     return said
-
-
-def _write_onnx(part: _Part, file: Path, facts: str) -> None:
-    given = part.checks[0].given
-    program = torch.onnx.export(
-        part.module,
-        tuple(given.values()),
-        dynamo=True,
-        verbose=False,
-        input_names=list(given),
-        output_names=list(part.output),
-        dynamic_shapes=_dynamic(part),
-    )
-    assert program is not None
-    program.model.metadata_props[_KEY] = facts
-    program.save(file)
-
-
-def _write_torch(part: _Part, file: Path, facts: str) -> None:
-    given = part.checks[0].given
-    program = torch.export.export(part.module, tuple(given.values()), dynamic_shapes=_dynamic(part))
-    torch.export.save(program, file, extra_files={f"{_KEY}.json": facts})
-
-
-def _dynamic(part: _Part) -> dict[str, dict[int, Any]]:
-    """The axes of each tensor that may have any length from 1 on."""
-    named = {axis for axes in part.inputs.values() for axis in axes if isinstance(axis, str)}
-    lengths = {axis: torch.export.Dim(axis, min=1) for axis in named}
-    return {
-        name: {place: lengths[axis] for place, axis in enumerate(axes) if isinstance(axis, str)}
-        for name, axes in part.inputs.items()
-    }
-
-
-_Run = Callable[[Mapping[str, Tensor]], Tensor]
-
-
-def _run_onnx(file: Path, output: str) -> _Run:
-    session = importlib.import_module("onnxruntime").InferenceSession(file, providers=["CPUExecutionProvider"])
-
-    def run(given: Mapping[str, Tensor]) -> Tensor:
-        return torch.from_numpy(session.run([output], {name: one.numpy() for name, one in given.items()})[0])
-
-    return run
-
-
-def _run_torch(file: Path, output: str) -> _Run:
-    module = torch.export.load(file).module()
-
-    def run(given: Mapping[str, Tensor]) -> Tensor:
-        found: Tensor = module(*given.values())
-        return found
-
-    return run
-
-
-def _difference(found: Tensor, expected: Tensor) -> float:
-    """The largest, relative where numbers are larger than 1; infinite for another shape."""
-    if found.shape != expected.shape:
-        return math.inf
-    return float(((found - expected).abs() / expected.abs().max().clamp(min=1)).max())
-
-
-def _needs(*packages: str) -> None:
-    missing = [name for name in packages if importlib.util.find_spec(name) is None]
-    if missing:
-        raise ConfigError(f"--to onnx needs {' and '.join(missing)}: pip install 'autometa-search[onnx]'")
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Without what these packages say of packages that are not needed, and of their own future."""
-    loggers = [logging.getLogger(name) for name in _TALKATIVE]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)

@@ -64,16 +64,16 @@ def _trials_at_once(space: SearchSpace, *, resident: int, **task: Any) -> int:
 
 
 def measure_in_worker(*, threads: int, **call: Any) -> Measured:
-    """`trial.run.measure_checkpoint`, in a worker, with so many threads of a CPU."""
-    from autometa.trial.run import measure_checkpoint
+    """`trial.evaluate.measure_checkpoint`, in a worker, with so many threads of a CPU."""
+    from autometa.trial.evaluate import measure_checkpoint
 
     keep_to_share(call.get("use_gpu"), 1.0, threads)
     return measure_checkpoint(**call)
 
 
 def compute_features_in_worker(**call: Any) -> None:
-    """`trial.run.compute_features`, in a worker."""
-    from autometa.trial.run import compute_features
+    """`trial.evaluate.compute_features`, in a worker."""
+    from autometa.trial.evaluate import compute_features
 
     keep_to_share(call.get("use_gpu"), 1.0)
     compute_features(**call)

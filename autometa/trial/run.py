@@ -6,49 +6,37 @@ Ray or Optuna exist.
 
 from __future__ import annotations
 
-import functools
-import hashlib
-import logging
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 
 from autometa.data.all_classes import labelled_alone
 from autometa.data.dataset import FewShotDataset
-from autometa.data.episodes import EpisodeBatch, EpisodeSampler, fixed_episodes
+from autometa.data.episodes import EpisodeSampler
 from autometa.data.image_pool import ImagePool
 from autometa.data.rotation import TURNS
 from autometa.errors import CheckpointError, ConfigError, DivergedError
 from autometa.learning import checkpoints
-from autometa.learning.attacks import Attack, PixelRange
+from autometa.learning.attacks import PixelRange
 from autometa.learning.augment import make_augment
 from autometa.learning.checkpoint_facts import exists, read_facts
 from autometa.learning.device import give_back_memory, is_out_of_memory, pick_device, seed_everything
-from autometa.learning.evaluation import answers
-from autometa.learning.features import pool_for, seconds_per_image
-from autometa.learning.learner import Learner
+from autometa.learning.features import pool_for
 from autometa.learning.objective import Objective, ObjectiveOptions
-from autometa.learning.operations import operations_counter
 from autometa.learning.training import Training
-from autometa.records import Accuracy, EpisodeSpec, Look, RungReport, Scalar, TrialRecord
+from autometa.records import EpisodeSpec, RungReport, TrialRecord
 from autometa.trial import build
-from autometa.trial.job import DatasetRef, Job
-from autometa.trial.measured import Measured, models_in, together
-from autometa.trial.model import load_model
+from autometa.trial.facts import facts_of
+from autometa.trial.job import Job
 from autometa.trial.model_files import ModelInput, job_of
-from autometa.trial.opened import at, change_between, noted, open_both, open_dataset
-from autometa.trial.validation import Validation, episodes_at_once, look_at
-
-_log = logging.getLogger(__name__)
+from autometa.trial.opened import change_between, noted, open_both
+from autometa.trial.validation import Validation
 
 # Labelled images of a class in a training episode of all classes; forty classes by twenty are too many for a step.
 _MOST_TRAIN_SHOTS = 5
-
-_PASSED = 2  # blank images, whose operations are counted: one has no batch statistics
 
 R = TypeVar("R")
 OnRung = Callable[[RungReport], None]
@@ -136,12 +124,6 @@ def ended(training: Training, job: Job, *, number: int, reason: str | None) -> T
     )
 
 
-def facts_of(training: Training) -> dict[str, Scalar]:
-    """What there is to know of a candidate beside its curve."""
-    assert isinstance(training.validate, Validation)
-    return _facts(training.learner, training.validate.dataset.image_shape)
-
-
 def _without_memory(job: Job, number: int, error: Exception) -> TrialRecord:
     """The record of a candidate that does not fit, with the curve of its checkpoint."""
     folder = Path(job.folder)
@@ -195,111 +177,6 @@ def prepare(job: Job) -> Training:
     )
 
 
-def evaluate_checkpoint(
-    folder: str | Path,
-    *,
-    split: str = "test",
-    episodes: int = 600,
-    seed: int = 0,
-    use_gpu: bool | None = None,
-    spec: EpisodeSpec | None = None,
-    dataset: DatasetRef | str | Path | None = None,
-    on_batch: Callable[[int], None] | None = None,
-    attack: tuple[float, int] | None = None,
-) -> Accuracy:
-    """Accuracy of a trained checkpoint on `episodes` episodes of one split, by default of the task it was trained for.
-
-    The same seed gives the same episodes to every model. `spec` is another way, shot or query; `dataset`
-    another place to find the same data, such as a folder that was moved. `attack` (ε as a share of the intensity
-    range, steps; one step is FGSM, more are PGD) makes the query images adversarial first. A measurement on test
-    classes is noted (`autometa.test_looks`). A folder of the same recipe trained with several seeds
-    (`autometa train --seeds`) is measured as a whole.
-
-    Raises:
-        CheckpointError: there is none, or it is damaged.
-        DataChangedError: the data is not what the model was trained with, so that some of its "new" classes may
-            have been trained on. Of a checkpoint that does not say, the log says so.
-        DataError: the split is too small for the episodes.
-    """
-    how: dict[str, Any] = {"split": split, "episodes": episodes, "seed": seed, "use_gpu": use_gpu, "spec": spec}
-    how |= {"dataset": dataset, "on_batch": on_batch, "attack": attack}
-    return together([measure_checkpoint(model, **how).noted() for model in models_in(Path(folder))])
-
-
-def measure_checkpoint(
-    folder: str | Path,
-    *,
-    split: str = "test",
-    episodes: int = 600,
-    seed: int = 0,
-    use_gpu: bool | None = None,
-    spec: EpisodeSpec | None = None,
-    dataset: DatasetRef | None = None,
-    on_batch: Callable[[int], None] | None = None,
-    attack: tuple[float, int] | None = None,
-) -> Measured:
-    """What one checkpoint answers, arguments and errors as of `evaluate_checkpoint`; whoever calls notes the look."""
-    folder = Path(folder)
-    job = job_of(folder)
-    device = pick_device(use_gpu)
-    ref = at(dataset, job.dataset)
-    if ref.identity is None:
-        _warn_not_verified(folder)
-    data = open_dataset(ref)
-    learner = load_model(folder, data)
-    model = _content(learner)
-    pool, spec = pool_for(learner, data, split, device), spec or job.episodes
-    batches = fixed_episodes(pool, spec, count=episodes, seed=seed, batch=episodes_at_once(spec))
-    change = _attacker(Attack(*attack), data, device, seed) if attack else None
-    scores = answers(
-        learner.to(device), batches, pool.families, images=pool.images_of_task, on_batch=on_batch, change=change
-    )
-    look = Look(
-        when=datetime.now(UTC).isoformat(timespec="seconds"),
-        dataset=data.name,
-        fingerprint=data.fingerprint,
-        model=model,
-        what=f"evaluate {folder.resolve()}",
-        episodes=spec,
-        seed=seed,
-        mean=float(scores.accuracies.mean()),
-        attack=attack,
-    )
-    return Measured(scores, seed, look if split == "test" else None)
-
-
-def compute_features(
-    folder: Path, *, split: str, episodes: int, seed: int, use_gpu: bool | None, dataset: DatasetRef
-) -> None:
-    """Have those features in the cache that `measure_checkpoint` needs; processes that do it at once share the work."""
-    job = job_of(folder)
-    data = open_dataset(at(dataset, job.dataset))
-    learner, device = load_model(folder, data), pick_device(use_gpu)
-    look_at(pool_for(learner.to(device), data, split, device), job.episodes, count=episodes, seed=seed)
-
-
-def _content(learner: Learner) -> str:
-    """A hash of a model's weights, wherever its checkpoint lies."""
-    state = hashlib.sha256()
-    for name, tensor in sorted(learner.state_dict().items()):
-        state.update(name.encode() + tensor.cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return state.hexdigest()[:16]
-
-
-@functools.cache
-def _warn_not_verified(folder: Path) -> None:
-    """Once a model, also where it is measured several times."""
-    _log.warning("warning: %s: data not verified: the checkpoint does not say what it was trained on", folder)
-
-
-def _attacker(
-    attack: Attack, data: FewShotDataset, device: torch.device, seed: int
-) -> Callable[[Learner, EpisodeBatch], EpisodeBatch]:
-    pixels = PixelRange.of(data.mean, data.std, device)
-    generator = torch.Generator(device).manual_seed(seed)
-    return lambda learner, episodes: attack(learner, episodes, pixels, generator)
-
-
 def diverged(error: DivergedError) -> str:
     """The reason in a record."""
     return f"diverged: {error}"
@@ -345,43 +222,6 @@ def _objective(
     if options == ObjectiveOptions():
         return None
     return Objective(options, PixelRange.of(dataset.mean, dataset.std, device), generator)
-
-
-def _facts(learner: Learner, image_shape: tuple[int, int, int]) -> dict[str, Scalar]:
-    """Whether it is transductive or external, its size, and the operations of one image's way through the backbone."""
-    parameters = sum(p.numel() for p in learner.parameters())
-    return {
-        "transductive": learner.transductive,
-        "external": learner.backbone.external,
-        **({"weights": learner.backbone.source} if learner.backbone.source else {}),
-        **_features(learner),
-        "parameters": parameters,
-        "flops": forward_flops(learner, image_shape),
-    }
-
-
-def _features(learner: Learner) -> dict[str, str | float]:
-    """Of a frozen network, whose features are computed once: its key, and how long it takes for an image here."""
-    for key, seconds in seconds_per_image(learner).items():
-        return {"features": key, "image_seconds": seconds}
-    return {}
-
-
-def forward_flops(learner: Learner, image_shape: tuple[int, int, int]) -> int:
-    """Floating-point operations of the backbone for one image, forward only."""
-    with operations_counter() as counter:
-        pass_blank(learner, image_shape, _PASSED)
-    return int(counter.get_total_flops()) // _PASSED
-
-
-def pass_blank(learner: Learner, image_shape: tuple[int, int, int], count: int) -> None:
-    """Send so many blank images through the backbone as in an evaluation, to see what that takes."""
-    backbone = learner.backbone
-    was_training = backbone.training
-    images = torch.zeros(count, *image_shape, device=next(learner.parameters()).device)
-    with torch.no_grad():
-        backbone.eval()(images)
-    backbone.train(was_training)
 
 
 def _check_same(job: Job, folder: Path) -> None:

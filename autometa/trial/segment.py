@@ -21,8 +21,9 @@ from autometa.learning.open_ended import COOL_DOWN
 from autometa.learning.training import Training
 from autometa.records import FIRST_SECONDS, Record, Scalar, TrialRecord
 from autometa.trial.best import keep_best, take_best
+from autometa.trial.facts import facts_of, pass_blank
 from autometa.trial.job import Job
-from autometa.trial.run import OnRung, OnStep, begin, diverged, ended, facts_of, keep, pass_blank, within_memory
+from autometa.trial.run import OnRung, OnStep, begin, diverged, ended, keep, within_memory
 from autometa.trial.validation import Validation, seconds_allowed
 
 # Images by which a step is timed, and what a pass forward and back takes in passes forward.

@@ -12,12 +12,13 @@ from autometa.errors import CheckpointError, ConfigError
 from autometa.learning.checkpoint_facts import exists
 from autometa.records import Accuracy, Budget, TrialConfig, TrialRecord, checked
 from autometa.trial import build
+from autometa.trial.evaluate import measure_checkpoint
 from autometa.trial.job import Job
 from autometa.trial.measured import Measured, models_in, seed_folder, together
 from autometa.trial.model_files import RECIPE
 from autometa.trial.opened import at, open_both, placed
 from autometa.trial.recipe import Recipe, read_recipes, write_recipes
-from autometa.trial.run import OnRung, OnStep, measure_checkpoint, run
+from autometa.trial.run import OnRung, OnStep, run
 from autometa.trial.withdrawn import notes
 
 _log = logging.getLogger(__name__)

@@ -16,6 +16,7 @@ from typing import Any
 from autometa.errors import CheckpointError, ConfigError
 from autometa.learning.checkpoint_facts import FINAL, exists, is_ensemble, read_facts
 from autometa.records import Accuracy, Budget, RungReport, TrialRecord
+from autometa.trial.evaluate import measure_checkpoint
 from autometa.trial.further import further_job, run_further
 from autometa.trial.job import Job
 from autometa.trial.measured import models_in, together
@@ -24,7 +25,7 @@ from autometa.trial.model_files import RECIPE, copy_model, is_model, job_of, mem
 from autometa.trial.model_recipes import recipes_of_further
 from autometa.trial.opened import placed
 from autometa.trial.recipe import write_recipes
-from autometa.trial.run import OnRung, OnStep, measure_checkpoint
+from autometa.trial.run import OnRung, OnStep
 from autometa.trial.train import tell_notes
 
 # In the result's folder, while it is trained: a folder for each member by its number, and then the whole model.

@@ -18,9 +18,10 @@ from PIL import Image
 import autometa
 from autometa.data.image_pool import Normaliser
 from autometa.deployment import export
-from autometa.deployment.export import ExportError, Kind, export_model
+from autometa.deployment.export import ExportError, export_model
 from autometa.deployment.graphs import Classifier
 from autometa.deployment.pictures import Reader
+from autometa.deployment.programs import Kind
 from autometa.deployment.task import Task
 from autometa.deployment.trained import open_model
 from autometa.errors import ConfigError

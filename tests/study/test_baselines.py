@@ -13,8 +13,8 @@ from autometa.learning.checkpoint_facts import exists, read_facts
 from autometa.records import StudyRecord, parse_budget
 from autometa.study.search import SearchResult
 from autometa.trial.baselines import BASELINES
+from autometa.trial.evaluate import evaluate_checkpoint
 from autometa.trial.recipe import read_recipes
-from autometa.trial.run import evaluate_checkpoint
 
 SPACE = """
 name = "poor"

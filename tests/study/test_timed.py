@@ -27,9 +27,9 @@ from autometa.records import Accuracy, RungReport, TrialConfig, TrialRecord
 from autometa.study import confirm
 from autometa.study.search_settings import SearchSettings
 from autometa.study.timed import Drawn, affordable_episodes, for_last_trainings
+from autometa.trial.evaluate import evaluate_checkpoint
 from autometa.trial.model_files import members_of
 from autometa.trial.recipe import read_recipes
-from autometa.trial.run import evaluate_checkpoint
 from tests.study.conftest import Start, command, environment
 
 RUNS = Path("runs/t")

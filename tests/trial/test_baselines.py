@@ -23,9 +23,9 @@ from autometa.learning.backbones.pixels import Pixels
 from autometa.learning.optimization import make_optimizer
 from autometa.records import EpisodeSpec, TrialConfig
 from autometa.trial import baselines, build
+from autometa.trial.evaluate import evaluate_checkpoint
 from autometa.trial.job import DatasetRef, Job
 from autometa.trial.recipe import Recipe
-from autometa.trial.run import evaluate_checkpoint
 from autometa.trial.train import train
 
 Arrays = tuple[np.ndarray, np.ndarray, np.ndarray]

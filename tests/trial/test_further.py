@@ -14,10 +14,11 @@ from autometa.learning.checkpoint_facts import BEFORE, ENSEMBLE_FACTS, FINAL, is
 from autometa.records import Budget
 from autometa.trial import train_further as module
 from autometa.trial.baselines import BUDGET
+from autometa.trial.evaluate import evaluate_checkpoint
 from autometa.trial.measured import seed_folder
 from autometa.trial.model_files import EnsembleFacts, copy_member, copy_model, job_of, members_of
 from autometa.trial.model_recipes import recipes_of
-from autometa.trial.run import begin, evaluate_checkpoint, run
+from autometa.trial.run import begin, run
 from autometa.trial.segment import Segment
 from autometa.trial.train_further import train_further
 from tests.trial.test_segment import bits, job, ran

@@ -14,12 +14,14 @@ from PIL import Image
 
 from autometa.errors import CheckpointError, ConfigError, DataChangedError, DataError
 from autometa.records import Budget, EpisodeSpec, RungReport, TrialConfig, TrialRecord
-from autometa.trial import run as running
+from autometa.trial import evaluate
+from autometa.trial.evaluate import evaluate_checkpoint
 from autometa.trial.group import run_group
 from autometa.trial.job import DatasetRef, Job
 from autometa.trial.model_files import job_of
+from autometa.trial.opened import open_dataset
 from autometa.trial.recipe import Recipe, read_recipes, write_recipes
-from autometa.trial.run import evaluate_checkpoint, open_dataset, run
+from autometa.trial.run import run
 from autometa.trial.train import train
 
 SPLITS = {"train": ("ant", "bee", "cat"), "val": ("dog", "eel"), "test": ("fox", "gnu")}
@@ -252,7 +254,7 @@ def test_an_older_checkpoint_is_read_and_said_to_be_unverified_once(
     forget_identity(tmp_path / "m")
     assert run(job(tmp_path / "m", data)).state == "complete"
     forget_identity(tmp_path / "m")
-    running._warn_not_verified.cache_clear()
+    evaluate._warn_not_verified.cache_clear()
     with caplog.at_level(logging.WARNING):
         first = evaluate_checkpoint(tmp_path / "m", episodes=10)
         assert evaluate_checkpoint(tmp_path / "m", episodes=10) == first

@@ -17,9 +17,10 @@ from autometa.learning.checkpoint_facts import BEFORE, ENSEMBLE_FACTS, FINAL, is
 from autometa.learning.symmetries import VIEWS
 from autometa.records import Budget
 from autometa.trial import model
+from autometa.trial.evaluate import evaluate_checkpoint
 from autometa.trial.model import fit_ensemble, said_in_views
 from autometa.trial.model_files import copy_model, ensemble_facts, goes_on_from, job_of
-from autometa.trial.run import evaluate_checkpoint, run
+from autometa.trial.run import run
 from autometa.trial.segment import Segment
 from tests.learning.test_lite import needs_weights
 from tests.trial.test_segment import job, lite_job, ran

@@ -22,9 +22,11 @@ from autometa.learning.evaluation import evaluate
 from autometa.learning.ops import native
 from autometa.records import Accuracy, Budget, EpisodeSpec, RungReport, Scalar, TrialConfig
 from autometa.trial.build import LEARNERS
+from autometa.trial.evaluate import evaluate_checkpoint
 from autometa.trial.job import DatasetRef, Job
+from autometa.trial.opened import open_dataset
 from autometa.trial.recipe import Recipe
-from autometa.trial.run import evaluate_checkpoint, open_dataset, prepare, run
+from autometa.trial.run import prepare, run
 from autometa.trial.train import train
 
 

@@ -12,8 +12,9 @@ import torch
 from autometa.learning.checkpoint_facts import BEST, FINAL, exists, read_facts
 from autometa.learning.open_ended import with_known_end
 from autometa.records import FIRST_SECONDS, Budget, EpisodeSpec, RungReport, Scalar, TrialConfig
+from autometa.trial.evaluate import evaluate_checkpoint
 from autometa.trial.job import DatasetRef, Job
-from autometa.trial.run import begin, evaluate_checkpoint
+from autometa.trial.run import begin
 from autometa.trial.segment import Segment, run_segment
 from tests.learning.test_lite import needs_weights
 
@@ -223,7 +224,7 @@ def test_the_last_layers_of_a_network_are_tuned_until_the_time_is_over(tmp_path:
     seen = training.learner.state_dict()["directions"]
     deadline = time.time() + 5
     last = ran(Segment(job=tuned, finish_by=deadline))[-1]
-    assert time.time() < deadline + 0.5
+    assert time.time() < deadline + 1.5
     assert last.cooled
     assert last.accuracy.episodes == 30
     assert last.steps > first.steps > 0

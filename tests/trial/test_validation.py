@@ -14,7 +14,8 @@ from autometa.learning.evaluation import interval, score
 from autometa.records import Budget, EpisodeSpec, RungReport, Scalar, TrialConfig
 from autometa.trial.group import run_group
 from autometa.trial.job import DatasetRef, Job
-from autometa.trial.run import open_dataset, prepare, run
+from autometa.trial.opened import open_dataset
+from autometa.trial.run import prepare, run
 from autometa.trial.validation import growing
 
 

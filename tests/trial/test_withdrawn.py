@@ -10,7 +10,7 @@ import pytest
 from autometa.records import Scalar
 from autometa.space.files import load_space
 from autometa.trial.check import check_space
-from autometa.trial.run import evaluate_checkpoint
+from autometa.trial.evaluate import evaluate_checkpoint
 from autometa.trial.train import train
 
 RECIPE = """
