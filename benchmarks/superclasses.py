@@ -23,7 +23,8 @@ KINDS: dict[str, str] = {
     "bridge castle house road skyscraper bicycle bus motorcycle pickup_truck train lawn_mower rocket "
     "streetcar tank tractor",
     "nature": "orchid poppy rose sunflower tulip apple mushroom orange pear sweet_pepper maple_tree oak_tree "
-    "palm_tree pine_tree willow_tree cloud forest mountain plain sea",
+    "palm_tree pine_tree willow_tree cloud forest mountain plain sea bee beetle butterfly caterpillar cockroach crab "
+    "lobster snail spider worm",
     "outdoors": "bridge castle house road skyscraper bicycle bus motorcycle pickup_truck train lawn_mower rocket "
     "streetcar tank tractor cloud forest mountain plain sea maple_tree oak_tree palm_tree pine_tree "
     "willow_tree",
