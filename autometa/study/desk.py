@@ -57,17 +57,21 @@ class SearchDesk:
 
     def next(self) -> tuple[int, Segment] | None:
         """The segment that the policy wants next; None while there is nothing to do."""
+        left, standings = self._left, self._ledger.standings()
         decision = self._policy.decide(
-            self._ledger.standings(),
-            left=self._left,
+            standings,
+            left=left,
             finishing=len(self._finishing),
             exploring=sum(time.time() < end + _LATE for end in self._exploring.values()),
             can_start=not self._ledger.is_exhausted,
         )
         if decision is None:
             return None
+        # By the time when the policy decided: to propose takes a while, and a candidate that was meant to be tried
+        # would be the last training.
+        is_last = isinstance(decision, Finish | Twin) or left <= self._policy.last_from(standings)
         asked = self._taken(decision)
-        return asked.number, self._segment(decision, asked)
+        return asked.number, self._segment(decision, asked, is_last=is_last)
 
     def started(self, number: int) -> None:
         self._ledger.started(number)
@@ -84,6 +88,8 @@ class SearchDesk:
             self._finishing.discard(number)
         elif record:
             self._ledger.finish(number, record)
+            if record.state == "fail":
+                self._finishing.discard(number)
         else:
             self._ledger.pause(number)
         self._exploring.pop(number, None)
@@ -103,11 +109,11 @@ class SearchDesk:
             return self._ledger.try_again(decision.number)
         return self._ledger.ask()
 
-    def _segment(self, decision: Decision, asked: Asked) -> Segment:
+    def _segment(self, decision: Decision, asked: Asked, *, is_last: bool) -> Segment:
         job = self._make_job(asked)
         standings = self._ledger.standings()
         last_from = self._policy.last_from(standings)
-        if isinstance(decision, Finish | Twin) or self._left <= last_from:
+        if is_last:
             self._finishing.add(asked.number)
             if self.is_over:
                 self._on_last()
