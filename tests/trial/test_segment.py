@@ -227,7 +227,7 @@ def test_the_last_layers_of_a_network_are_tuned_until_the_time_is_over(tmp_path:
     assert time.time() < deadline + 1.5
     assert last.cooled
     assert last.accuracy.episodes == 30
-    assert last.steps > first.steps > 0
+    assert last.seconds > first.seconds > 0  # its steps may be those of an earlier rung that was better
     assert torch.equal(begin(tuned.inside(FINAL)).learner.state_dict()["directions"], seen)
 
 
