@@ -52,8 +52,10 @@ class Part:
 
 def require(kind: Kind) -> None:
     """Raise `ConfigError` where a package is missing that this kind of file needs."""
-    if kind is Kind.onnx:
-        _needs("onnxruntime", "onnxscript")
+    needed = ("onnxruntime", "onnxscript") if kind is Kind.onnx else ()
+    missing = [name for name in needed if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ConfigError(f"--to onnx needs {' and '.join(missing)}: pip install 'autometa-search[onnx]'")
 
 
 def write(part: Part, file: Path, kind: Kind, facts: str) -> None:
@@ -128,12 +130,6 @@ def _difference(found: Tensor, expected: Tensor) -> float:
     if found.shape != expected.shape:
         return math.inf
     return float(((found - expected).abs() / expected.abs().max().clamp(min=1)).max())
-
-
-def _needs(*packages: str) -> None:
-    missing = [name for name in packages if importlib.util.find_spec(name) is None]
-    if missing:
-        raise ConfigError(f"--to onnx needs {' and '.join(missing)}: pip install 'autometa-search[onnx]'")
 
 
 @contextlib.contextmanager

@@ -58,6 +58,7 @@ class SearchDesk:
     def next(self) -> tuple[int, Segment] | None:
         """The segment that the policy wants next; None while there is nothing to do."""
         left, standings = self._left, self._ledger.standings()
+        last_from = self._policy.last_from(standings)
         decision = self._policy.decide(
             standings,
             left=left,
@@ -69,9 +70,13 @@ class SearchDesk:
             return None
         # By the time when the policy decided: to propose takes a while, and a candidate that was meant to be tried
         # would be the last training.
-        is_last = isinstance(decision, Finish | Twin) or left <= self._policy.last_from(standings)
+        is_last = isinstance(decision, Finish | Twin) or left <= last_from
         asked = self._taken(decision)
-        return asked.number, self._segment(decision, asked, is_last=is_last)
+        job = self._make_job(asked)
+        if is_last:
+            number = decision.number if isinstance(decision, Finish | Twin) else asked.number
+            return asked.number, self._to_the_end(job, asked, self._policy.for_features(number, standings))
+        return asked.number, self._to_a_rung(job, asked, decision.until if isinstance(decision, GoOn) else 1, last_from)
 
     def started(self, number: int) -> None:
         self._ledger.started(number)
@@ -109,18 +114,13 @@ class SearchDesk:
             return self._ledger.try_again(decision.number)
         return self._ledger.ask()
 
-    def _segment(self, decision: Decision, asked: Asked, *, is_last: bool) -> Segment:
-        job = self._make_job(asked)
-        standings = self._ledger.standings()
-        last_from = self._policy.last_from(standings)
-        if is_last:
-            self._finishing.add(asked.number)
-            if self.is_over:
-                self._on_last()
-            number = decision.number if isinstance(decision, Finish | Twin) else asked.number
-            left = self._left - self._policy.for_features(number, standings)
-            return Segment(job=job, finish_by=time.time() + left, threads=self._threads)
-        until = decision.until if isinstance(decision, GoOn) else 1
+    def _to_the_end(self, job: Job, asked: Asked, for_features: float) -> Segment:
+        self._finishing.add(asked.number)
+        if self.is_over:
+            self._on_last()
+        return Segment(job=job, finish_by=time.time() + self._left - for_features, threads=self._threads)
+
+    def _to_a_rung(self, job: Job, asked: Asked, until: int, last_from: float) -> Segment:
         not_after = time.time() + self._left - last_from
         self._exploring[asked.number] = not_after
         within = self._policy.begin_within(asked.number, self._left)

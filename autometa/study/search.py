@@ -279,8 +279,7 @@ def _won(
         count = episodes(confirm.best(trials)) if plan.deadline else None
         return finals.run(plan, study, trials, share, on_event, episodes=count)
     rivals, schedule = confirm.rivals(trials), timed.Schedule.of(plan)
-    is_single = plan.settings.no_ensemble or plan.settings.confirm_seeds
-    to_combine = [] if is_single else confirm.to_combine(trials)
+    to_combine = [] if plan.settings.hands_over_one else confirm.to_combine(trials)
     for_all_classes = timed.seconds_for_all_classes(plan, [*rivals, *to_combine], share)
     seconds = timed.PART_FOR_ENSEMBLE * (schedule.seconds_to_measure() - for_all_classes)
     ensemble = finals.combine(plan, study, to_combine, share, seconds=seconds, is_new=is_new) if to_combine else None

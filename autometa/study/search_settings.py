@@ -135,6 +135,11 @@ class SearchSettings:
         return self.time_budget is not None and self.trials is None and self.budget is None
 
     @property
+    def hands_over_one(self) -> bool:
+        """Whether a single model is handed over in any case."""
+        return self.no_ensemble or self.confirm_seeds > 0
+
+    @property
     def most_trials(self) -> int:
         """How many trials a search with one budget for all has in the end."""
         return _TRIALS if self.trials is None else self.trials

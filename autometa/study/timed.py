@@ -239,8 +239,8 @@ def _images_at_end(plan: Plan, drawn: Drawn, share: Share, seen: int) -> float:
 
 def for_last_trainings(asked: SearchSettings, share: Share) -> Share:
     """The workers, with a last training each where these are long and their models may be handed over together."""
-    is_long = asked.time_budget is not None and FINISH * asked.time_budget >= _LONG
-    return dataclasses.replace(share, one_each=is_long and not asked.no_ensemble)
+    is_long = asked.is_open and FINISH * (asked.time_budget or 0.0) >= _LONG
+    return dataclasses.replace(share, one_each=is_long and not asked.hands_over_one)
 
 
 def seconds_of_last_training(plan: Plan, budget: Budget, share: Share) -> float:

@@ -163,7 +163,8 @@ def permitted(past: Past, *, transductive: bool, external: bool) -> Past:
     found = []
     for study in past.studies:
         kept = tuple(trial for trial in study.trials if not refused & set(marks(trial.values)))
-        if kept and all(best in kept for best in study.ranked()[:1]):
+        best = next(iter(study.ranked()), None)
+        if kept and (best is None or best in kept):
             found.append(study if len(kept) == len(study.trials) else dataclasses.replace(study, trials=kept))
     return dataclasses.replace(past, studies=found)
 

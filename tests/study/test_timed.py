@@ -241,6 +241,8 @@ def test_long_last_trainings_are_of_one_model_for_each_worker(
     asked = SearchSettings(time_budget=minutes and 60.0 * minutes, no_ensemble=no_ensemble)
     share = for_last_trainings(asked, Share(workers=2, gpus=0.0))
     assert (share.finalists, share.threads_of_last) == (finalists, 2 // finalists)
+    others = dataclasses.replace(asked, confirm_seeds=2), dataclasses.replace(asked, trials=4)
+    assert [for_last_trainings(one, share).finalists for one in others] == [1, 1]
 
 
 def test_images_that_go_through_a_backbone_once_allow_more_episodes() -> None:

@@ -224,10 +224,10 @@ def test_the_last_layers_of_a_network_are_tuned_until_the_time_is_over(tmp_path:
     seen = training.learner.state_dict()["directions"]
     deadline = time.time() + 5
     last = ran(Segment(job=tuned, finish_by=deadline))[-1]
-    assert time.time() < deadline + 1.5
+    assert time.time() < deadline + 0.5
     assert last.cooled
     assert last.accuracy.episodes == 30
-    assert last.seconds > first.seconds > 0  # its steps may be those of an earlier rung that was better
+    assert begin(tuned).state.steps > first.steps > 0  # the last report may be of an earlier rung that was better
     assert torch.equal(begin(tuned.inside(FINAL)).learner.state_dict()["directions"], seen)
 
 
