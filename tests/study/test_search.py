@@ -49,6 +49,17 @@ def wait_for(condition: Callable[[], bool], process: subprocess.Popen, seconds: 
         time.sleep(0.2)
 
 
+def workers_of(process: subprocess.Popen) -> list[psutil.Process]:
+    """Those that train; there must be one."""
+
+    def found() -> list[psutil.Process]:
+        children = psutil.Process(process.pid).children(recursive=True)
+        return [child for child in children if "ray::ImplicitFunc" in " ".join(child.cmdline()[:1])]
+
+    wait_for(lambda: bool(found()), process)
+    return found()
+
+
 def in_the_middle(folder: Path) -> bool:
     """One trial is over, and another has reported and not ended."""
     now = trials(folder)
@@ -247,7 +258,7 @@ def test_trials_trained_together_are_trials_of_their_own(folder: Path) -> None:
 @pytest.mark.parametrize("killed", ["driver", "worker"])
 def test_a_group_that_is_killed_loses_nothing(folder: Path, start: Start, killed: str) -> None:
     arguments = command(
-        "--trials", "3", "--budget", "450", "--pruner", "none", "--vectorise", "3", "--workers", "1", "--cold"
+        "--trials", "3", "--budget", "1800", "--pruner", "none", "--vectorise", "3", "--workers", "1", "--cold"
     )
     process = start(arguments)
     wait_for(lambda: all(t.intermediate_values for t in trials(folder)) and len(trials(folder)) == 3, process)
@@ -258,11 +269,7 @@ def test_a_group_that_is_killed_loses_nothing(folder: Path, start: Start, killed
         second = subprocess.run(arguments, cwd=folder, env=environment(), capture_output=True, text=True, timeout=400)
         assert second.returncode == 0, second.stderr
     else:
-        (worker,) = [
-            p
-            for p in psutil.Process(process.pid).children(recursive=True)
-            if "ray::ImplicitFunc" in " ".join(p.cmdline()[:1])
-        ]
+        (worker,) = workers_of(process)
         worker.kill()
         assert process.wait(timeout=400) == 0
     over = {attributes.FOLDER.required_of(t): t for t in trials(folder) if not attributes.INTERRUPTED.of(t)}
@@ -289,13 +296,7 @@ def test_a_killed_worker_costs_its_trial_nothing_but_time(folder: Path, start: S
     arguments = command("--trials", "3", "--budget", "900", "--pruner", "none")
     process = start(arguments)
     wait_for(lambda: any(t.intermediate_values for t in trials(folder)), process)
-    workers = [
-        p
-        for p in psutil.Process(process.pid).children(recursive=True)
-        if "ray::ImplicitFunc" in " ".join(p.cmdline()[:1])
-    ]
-    assert workers
-    workers[0].kill()
+    workers_of(process)[0].kill()
     assert process.wait(timeout=400) == 0
     after = trials(folder)
     assert [t.state for t in after] == [TrialState.COMPLETE] * 3
