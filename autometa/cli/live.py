@@ -213,7 +213,7 @@ def _note(event: Event, before: str) -> str:
         case SearchStarted():
             return ""
         case Confirming():
-            return f"measuring {_finalists(event)} again on {event.episodes} fresh episodes …"
+            return f"measuring {_finalists(event)} again on up to {event.episodes} fresh episodes …"
         case Retraining():
             return "training the best again with other seeds …"
     return before
@@ -280,7 +280,7 @@ def _line(event: Event) -> str:
 def _line_of_end(event: Event) -> str:
     match event:
         case Confirming():
-            return f"measuring {_finalists(event)} again on {event.episodes} fresh validation episodes"
+            return f"measuring {_finalists(event)} again on up to {event.episodes} fresh validation episodes"
         case Confirmed():
             return _confirmed(event.confirmation)
         case Retraining():

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import math
 import operator
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from autometa.orchestrator.cluster import Share
 from autometa.records import ENSEMBLE, Accuracy, Confirmation, DeployedTask, Look, Retrained, StudyRecord, TrialRecord
 from autometa.study import confirm
 from autometa.study.export import best_recipes, recipes_of_trials
+from autometa.study.measuring import WITHOUT_END, Ends, measure
 from autometa.study.plan import Plan
 from autometa.trial.abilities import external_backbones
 from autometa.trial.measured import Measured, together
@@ -44,7 +45,7 @@ def run(
     share: Share,
     on_event: OnEvent,
     *,
-    episodes: int | None = None,
+    ends: Ends = WITHOUT_END,
     ensemble: Together | None = None,
 ) -> Confirmation | None:
     """Confirm the best trials and the best baseline, and return the winner.
@@ -53,11 +54,11 @@ def run(
 
     Args:
         trials: of which to confirm the best.
-        episodes: to measure each on; as many as there may be by default.
+        ends: when the measurements are over; by default each has all episodes that there may be.
         ensemble: of trials, if there is one.
     """
     most = int(plan.part_of_episodes * confirm.EPISODES)
-    finals = _Finals(plan, study, share, on_event, most if episodes is None else episodes, ensemble)
+    finals = _Finals(plan, study, share, on_event, most, ends, ensemble)
     best = [trial.number for trial in confirm.best(trials) if exists(finals.folder(trial.number))]
     finals.validate(best, [*finals.best_baseline(), *([ENSEMBLE] if ensemble else [])])
     if plan.settings.confirm_seeds:
@@ -82,7 +83,7 @@ def combine(
         is_new: whether a trial ended in this run. If none did, an ensemble that is known stays, and where a winner
             was named without one, none is made.
     """
-    finals = _Finals(plan, study, share, ignore, 0)
+    finals = _Finals(plan, study, share, ignore)
     numbers = [trial.number for trial in trials if exists(finals.folder(trial.number))]
     known = finals.of(ENSEMBLE)
     if known and known.ensemble and not is_new and set(known.ensemble) <= set(numbers):
@@ -129,9 +130,10 @@ class Together:
     views: Mapping[int, str]
     is_new: bool
 
-    def views_of(self, trial: int) -> int:
-        """In how many views a member sees an episode."""
-        return len(VIEWS[self.views[trial]])
+    @property
+    def cost(self) -> float:
+        """How often its members see an episode, in all their views."""
+        return float(sum(len(VIEWS[views]) for views in self.views.values()))
 
 
 @dataclass(frozen=True)
@@ -140,7 +142,8 @@ class _Finals:
     study: optuna.Study
     share: Share
     on_event: OnEvent
-    episodes: int
+    episodes: int = confirm.EPISODES
+    ends: Ends = WITHOUT_END
     together: Together | None = None
 
     @property
@@ -201,7 +204,10 @@ class _Finals:
             self.on_event(
                 Confirming(trials, self.episodes, next((m for m in todo if isinstance(m, str) and m != ENSEMBLE), None))
             )
-        for index, found in self._measured([self.folder(model) for model in todo], "val"):
+        folders, until = [self.folder(model) for model in todo], self.ends.confirmation
+        costs = [self.together.cost if model == ENSEMBLE and self.together else 1.0 for model in todo]
+        how: dict[str, Any] = {"episodes": self.episodes, "until": until, "costs": costs}
+        for index, found in measure(self.plan, self.share, folders, "val", **how):
             model = todo[index]
             whose: dict[str, Any] = {"trial": model} if isinstance(model, int) else {"baseline": model}
             whose = {"ensemble": list(self.together.views)} if model == ENSEMBLE and self.together else whose
@@ -224,13 +230,14 @@ class _Finals:
             if len(trained) < 2:
                 self.on_event(Warned(f"trial {trial}: fewer than two of its other seeds could be trained"))
                 continue
-            measured = dict(self._measured([self.seed_folder(trial, seed) for seed in trained], "val"))
+            before = self.of(trial)
+            assert before is not None
+            folders, count = [self.seed_folder(trial, seed) for seed in trained], _episodes_of(before)
+            measured = dict(measure(self.plan, self.share, folders, "val", episodes=count, until=None))
             for index, seed in enumerate(trained):
                 scores.write(_file(self.plan, f"trial-{trial}-seed-{seed}"), measured[index].scores)
             selection, validation = _both_halves([measured[index] for index in range(len(trained))])
             again = Retrained(seeds=trained, selection=selection, validation=validation)
-            before = self.of(trial)
-            assert before is not None
             result = before.model_copy(update={"retrained": again})
             study_record.add_confirmation(self.study, result)
             self.on_event(Confirmed(result))
@@ -238,13 +245,17 @@ class _Finals:
     def tested(self, won: Confirmation) -> Confirmation:
         """The winner with its accuracy on test classes, and that of its other seeds; each model is a look."""
         if won.test is None:
-            test, looks = self._test(won.source, [self.folder(won.model)])
+            # Other seeds took longer to train than anybody planned: it has as many episodes as confirmation then.
+            count, until = (_episodes_of(won), None) if won.retrained else (self.episodes, self.ends.test)
+            test, looks = self._test(won.source, [self.folder(won.model)], count, until)
             won = won.model_copy(update={"test": test})
             study_record.add_confirmation(self.study, won, looks)
         again = won.retrained
         if again and again.test is None:
             assert won.trial is not None
-            test, looks = self._test(won.source, [self.seed_folder(won.trial, seed) for seed in again.seeds])
+            assert won.test is not None
+            folders = [self.seed_folder(won.trial, seed) for seed in again.seeds]
+            test, looks = self._test(won.source, folders, won.test.episodes)
             won = won.model_copy(update={"retrained": again.model_copy(update={"test": test})})
             study_record.add_confirmation(self.study, won, looks)
         return won
@@ -274,25 +285,14 @@ class _Finals:
                 trial, seed = models[index]
                 self.on_event(Warned(f"trial {trial} trained again with seed {seed} failed: {record.reason}"))
 
-    def _test(self, source: str, models: list[Path]) -> tuple[Accuracy, list[Look]]:
-        measured = dict(self._measured(models, "test"))
+    def _test(
+        self, source: str, models: list[Path], episodes: int, until: float | None = None
+    ) -> tuple[Accuracy, list[Look]]:
+        measured = dict(measure(self.plan, self.share, models, "test", episodes=episodes, until=until))
         what = f"search {self.plan.name}, {source}"
         warn = functools.cache(lambda message: self.on_event(Warned(message)))
         noted = [measured[index].noted(what, warn=warn) for index in range(len(models))]
         return together(noted), [found.look for found in noted if found.look]
-
-    def _measured(self, models: Sequence[Path], split: str) -> Iterator[tuple[int, Measured]]:
-        seed = (confirm.test_seed if split == "test" else confirm.confirm_seed)(self.plan.settings.seed)
-        how: dict[str, Any] = {"split": split, "episodes": self.episodes, "seed": seed}
-        how |= {"use_gpu": self.share.gpus > 0, "dataset": self.plan.ref}
-        from autometa.orchestrator import everywhere
-
-        if external_backbones(self.plan.space):
-            shared = [{"folder": model, **how} for model in models for _ in range(self.share.workers)]
-            list(everywhere.run(everywhere.compute_features_in_worker, shared, self.share))
-        how |= {"threads": self.share.threads if len(models) == 1 else 1}
-        calls = [{"folder": model, **how} for model in models]
-        return everywhere.run(everywhere.measure_in_worker, calls, self.share)
 
     def _frozen(self, trial: int) -> FrozenTrial:
         return next(t for t in ended(self.study) if t.number == trial)
@@ -302,6 +302,11 @@ def _both_halves(models: Sequence[Measured]) -> tuple[Accuracy, Accuracy]:
     halves = zip(*(confirm.halves(model.scores) for model in models), strict=True)
     first, second = (intervals.accuracy_of_seeds(half, models[0].seed) for half in halves)
     return first, second
+
+
+def _episodes_of(confirmed: Confirmation) -> int:
+    """How many validation episodes a model was measured on."""
+    return confirmed.validation.episodes + (confirmed.selection.episodes if confirmed.selection else 0)
 
 
 def _file(plan: Plan, name: str) -> Path:

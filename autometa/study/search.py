@@ -33,7 +33,6 @@ from autometa.hpo.storage import RUNS, masked, storage_failures
 from autometa.hpo.tried import Tried
 from autometa.orchestrator.cluster import Cluster, Share
 from autometa.records import (
-    Baseline,
     Comparison,
     Confirmation,
     StudyRecord,
@@ -42,6 +41,7 @@ from autometa.records import (
 from autometa.study import confirm, finals, timed, warm
 from autometa.study.baselines import StudyBaselines
 from autometa.study.documented import with_fields_of
+from autometa.study.measuring import WITHOUT_END
 from autometa.study.outlook import Outlook, outlook
 from autometa.study.plan import Plan
 from autometa.study.planning import make_plan
@@ -139,7 +139,7 @@ def search(asked: Search) -> SearchResult:
             asked.on_event(ClusterJoined(cluster.joined))
         fitting = functools.partial(_trials_at_once, plan)
         share = cluster.share_out(asked.gpus_per_trial, fitting, together=asked.vectorise)
-        share = timed.for_last_trainings(plan.settings, share)
+        share = timed.for_last_trainings(plan, share)
         with _locked(plan), storage_failures(plan.url):
             writer = SingleWriter(WithNamesOfNow(plan.storage))
             if past.studies:
@@ -273,36 +273,16 @@ def _won(
     Args:
         is_new: whether a trial ended in this run.
     """
-    record = study_record.read(study)
-    episodes = functools.partial(_episodes_in_time, plan, share, confirm.best_baseline(record.baselines))
-    if not record.budget.open:
-        count = episodes(confirm.best(trials)) if plan.deadline else None
-        return finals.run(plan, study, trials, share, on_event, episodes=count)
-    rivals, schedule = confirm.rivals(trials), timed.Schedule.of(plan)
+    if not study_record.read(study).budget.open:
+        ends = timed.ends(plan, confirm.best(trials), share) if plan.deadline else WITHOUT_END
+        return finals.run(plan, study, trials, share, on_event, ends=ends)
+    rivals = confirm.rivals(trials)
     to_combine = [] if plan.settings.hands_over_one else confirm.to_combine(trials)
-    for_all_classes = timed.seconds_for_all_classes(plan, [*rivals, *to_combine], share)
-    seconds = timed.PART_FOR_ENSEMBLE * (schedule.seconds_to_measure() - for_all_classes)
+    may_win = [*rivals, *to_combine]
+    seconds = timed.PART_FOR_ENSEMBLE * timed.seconds_to_measure(plan, may_win, share)
     ensemble = finals.combine(plan, study, to_combine, share, seconds=seconds, is_new=is_new) if to_combine else None
-    together = [(t, ensemble.views_of(t.number)) for t in to_combine if t.number in ensemble.views] if ensemble else []
-    return finals.run(plan, study, rivals, share, on_event, episodes=episodes(rivals, together), ensemble=ensemble)
-
-
-def _episodes_in_time(
-    plan: Plan,
-    share: Share,
-    baseline: Baseline | None,
-    rivals: Sequence[TrialRecord],
-    together: Sequence[tuple[TrialRecord, int]] = (),
-) -> int:
-    """How many episodes the end of a search may have in the time that is left; arguments as of `affordable_episodes`.
-
-    Some learners are fitted to each episode for seconds.
-    """
-    may_win = [*rivals, *(trial for trial, _ in together)]
-    left = timed.Schedule.of(plan).seconds_to_measure() - timed.seconds_for_all_classes(plan, may_win, share)
-    return timed.affordable_episodes(
-        rivals, baseline, together, share, seconds=left, drawn=timed.Drawn.of(plan), part=plan.part_of_episodes
-    )
+    ends = timed.ends(plan, may_win, share)
+    return finals.run(plan, study, rivals, share, on_event, ends=ends, ensemble=ensemble)
 
 
 def _missing(plan: Plan, ledger: Ledger) -> int:

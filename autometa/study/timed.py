@@ -6,12 +6,11 @@ out the work, and `promotion.py` decides.
 
 from __future__ import annotations
 
-import bisect
 import dataclasses
 import functools
 import math
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import optuna
@@ -22,24 +21,25 @@ from autometa.hpo import study_record
 from autometa.hpo.open_ledger import OpenLedger
 from autometa.hpo.promotion import FINISH, Promotion
 from autometa.orchestrator.cluster import Share
-from autometa.records import Baseline, Budget, StudyRecord, TrialRecord
+from autometa.records import Budget, StudyRecord, TrialRecord
 from autometa.study import confirm
 from autometa.study.baselines import StudyBaselines
 from autometa.study.desk import SearchDesk
+from autometa.study.measuring import Ends
 from autometa.study.plan import Plan
-from autometa.study.search_settings import SearchSettings
 from autometa.study.warm import BELIEVED
+from autometa.trial.abilities import external_backbones
 
 # What is kept back for the end, where nobody knows yet what it takes: a part of the time, and seconds at most.
 _KEPT_BACK, _MOST_KEPT_BACK = 0.1, 120.0
 # What is given to fitting an ensemble, of what is left then.
 PART_FOR_ENSEMBLE = 0.3
-# Where a last training has so many seconds, two models of one core each are better than one of two.
-_LONG = 1500.0
+# Where a last training has so many seconds, or so many for each train image, two models of one core each are better
+# than one of two: docs/log.md.
+_LONG, _LONG_FOR_AN_IMAGE = 1500.0, 0.04
 _SECONDS_BETWEEN_NOTES = 10.0
-# What the measurements of the end take before the first episode, and episodes that say something at least; where
-# features take the time, fewer still say something.
-_MEASURING_STARTS, _FEWEST_EPISODES, _FEWEST_OF_FROZEN = 2.0, 50, 20
+# What the measurements of the end take before the first episode, and the part of what is left that confirmation has.
+_MEASURING_STARTS, _PART_FOR_CONFIRMATION = 2.0, 0.5
 
 
 @dataclass(frozen=True)
@@ -48,10 +48,6 @@ class Schedule:
 
     training: float
     all: float
-
-    def seconds_to_measure(self) -> float:
-        """What is left for the measurements of the end."""
-        return self.all - time.monotonic() - _MEASURING_STARTS
 
     @classmethod
     def of(cls, plan: Plan) -> Schedule:
@@ -104,10 +100,6 @@ class Drawn:
         val += sum(map(len, data.labelled_members("val") or ()))
         return cls(spec.way * (spec.shot + spec.query), val, test)
 
-    def distinct(self, episodes: int) -> float:
-        """How many different images so many episodes have, as expected; of the split that has more."""
-        return self._distinct_of(max(self.validation, self.test), episodes)
-
     def new_in_validation(self, episodes: int, seen: int) -> float:
         """How many images so many episodes have that so many others did not have, as expected."""
         return self._distinct_of(self.validation, seen + episodes) - self._distinct_of(self.validation, seen)
@@ -120,88 +112,32 @@ class Drawn:
         return images * -math.expm1(-episodes * self.an_episode / images) if images else 0.0
 
 
-def affordable_episodes(
-    rivals: Sequence[TrialRecord],
-    baseline: Baseline | None,
-    together: Sequence[tuple[TrialRecord, int]],
-    share: Share,
-    *,
-    seconds: float,
-    drawn: Drawn,
-    part: float = 1.0,
-) -> int:
-    """How many episodes each model is confirmed on, and the winner tested on, in so many seconds; an even number.
-
-    Args:
-        together: members of an ensemble, and in how many views each sees an episode.
-        drawn: of what they are drawn.
-        part: of the usual number of episodes.
-    """
-    members = [trial for trial, _ in together]
-    networks, of_rivals, of_members = map(_networks, ([*rivals, *members], rivals, members))
-    of_winner = max([*([network] for network in of_rivals.values()), list(of_members.values())], key=_image_seconds)
-
-    had = share.threads_of_last  # when they were measured last
-
-    def is_too_long(pairs: int) -> bool:
-        episodes = 2 * pairs
-        costs = [had * _seconds(trial, episodes, drawn) for trial in rivals]
-        costs += [episodes * baseline.seconds / baseline.accuracy.episodes] if baseline else []
-        each = [had * views * _seconds(trial, episodes, drawn) for trial, views in together]
-        costs += [sum(each)] if each else []
-        longest = max(costs, default=0.0)
-        of_one = sum(n.image_seconds * drawn.new_in_validation(episodes, n.seen) for n in networks.values())
-        of_one += _image_seconds(of_winner) * drawn.new_in_test(episodes)
-        features = of_one / share.workers  # which share the work
-        return max(sum(costs) / share.workers, longest) + longest / share.threads + features > seconds
-
-    fewest = _FEWEST_OF_FROZEN if networks else _FEWEST_EPISODES
-    possible = range(math.ceil(part * fewest / 2), int(part * confirm.EPISODES / 2) + 1)
-    return 2 * max(possible[0], possible[0] + bisect.bisect_left(possible, True, key=is_too_long) - 1)
+def _image_seconds(trials: Sequence[TrialRecord]) -> float:
+    """What an image that was not seen yet takes all frozen networks of these trials, in seconds of one core."""
+    networks = {t.facts["features"]: float(t.facts["image_seconds"]) for t in trials if "image_seconds" in t.facts}
+    return sum(networks.values())
 
 
-def _seconds(trial: TrialRecord, episodes: int, drawn: Drawn) -> float:
-    """What so many episodes take, by what the last measurement took: images cost once, and all else each time."""
-    last = trial.last
-    if last is None:
-        return 0.0
-    before = last.accuracy.episodes
-    each_time = (last.validation_seconds - last.pass_seconds) / before
-    return each_time * episodes + last.pass_seconds * drawn.distinct(episodes) / drawn.distinct(before)
+def seconds_to_measure(plan: Plan, may_win: Sequence[TrialRecord], share: Share) -> float:
+    """What is left for an ensemble, confirmation and test: without what naming images of all classes takes."""
+    left = Schedule.of(plan).all - time.monotonic() - _MEASURING_STARTS
+    return left - _seconds_for_all_classes(plan, may_win, share)
 
 
-@dataclass(frozen=True)
-class _Network:
-    """A frozen network: seconds of one core for an image, and in how many validation episodes it saw images."""
-
-    image_seconds: float
-    seen: int
+def ends(plan: Plan, may_win: Sequence[TrialRecord], share: Share) -> Ends:
+    """When confirmation and test are over."""
+    now, seconds = time.monotonic(), seconds_to_measure(plan, may_win, share)
+    return Ends(confirmation=now + _PART_FOR_CONFIRMATION * seconds, test=now + seconds)
 
 
-def _networks(trials: Sequence[TrialRecord]) -> dict[str, _Network]:
-    """The frozen networks of these trials, by their key."""
-    found: dict[str, _Network] = {}
-    for trial in trials:
-        if "image_seconds" in trial.facts:
-            key, seen = str(trial.facts["features"]), trial.last.accuracy.episodes if trial.last else 0
-            most = max(seen, found[key].seen if key in found else 0)
-            found[key] = _Network(float(trial.facts["image_seconds"]), most)
-    return found
-
-
-def _image_seconds(networks: Iterable[_Network]) -> float:
-    """What an image takes them all."""
-    return sum(network.image_seconds for network in networks)
-
-
-def seconds_for_all_classes(plan: Plan, trials: Sequence[TrialRecord], share: Share) -> float:
+def _seconds_for_all_classes(plan: Plan, trials: Sequence[TrialRecord], share: Share) -> float:
     """What naming images of all classes may take one of these at the end, or all that are frozen networks together.
 
     It goes by what an image takes in an episode, and a frozen network.
     """
     images = _images_of_all_classes(plan)
     an_episode = plan.episodes.way * (plan.episodes.shot + plan.episodes.query)
-    features = _new_of_all_classes(plan) * _image_seconds(_networks(trials).values()) / share.workers
+    features = _new_of_all_classes(plan) * _image_seconds(trials) / share.workers
     return images / an_episode * max(map(_an_episode, trials), default=0.0) + features
 
 
@@ -237,10 +173,22 @@ def _images_at_end(plan: Plan, drawn: Drawn, share: Share, seen: int) -> float:
     return 2 * (episodes / (1 - PART_FOR_ENSEMBLE) + _new_of_all_classes(plan)) / share.workers
 
 
-def for_last_trainings(asked: SearchSettings, share: Share) -> Share:
-    """The workers, with a last training each where these are long and their models may be handed over together."""
-    is_long = asked.is_open and FINISH * (asked.time_budget or 0.0) >= _LONG
+def for_last_trainings(plan: Plan, share: Share) -> Share:
+    """The workers, with a last training each where these are long and their models may be handed over together.
+
+    Long is also what shows each train image often: one model in two threads learns little more from them than in one,
+    and two models fail on different images. Beside frozen networks nothing but the hour was compared.
+    """
+    asked = plan.settings
+    long = _LONG if external_backbones(plan.space) else min(_LONG, _LONG_FOR_AN_IMAGE * _train_images(plan))
+    is_long = asked.is_open and FINISH * (asked.time_budget or 0.0) >= long
     return dataclasses.replace(share, one_each=is_long and not asked.hands_over_one)
+
+
+def _train_images(plan: Plan) -> float:
+    """How many there are, those of more than 32 x 32 pixels counted by their pixels."""
+    *_, height, width = plan.dataset.image_shape
+    return sum(map(len, plan.dataset.members("train"))) * max(1.0, height * width / 32**2)
 
 
 def seconds_of_last_training(plan: Plan, budget: Budget, share: Share) -> float:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import functools
 import hashlib
 import logging
-from collections.abc import Callable
+import math
+import time
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -25,9 +27,12 @@ from autometa.trial.measured import Measured, models_in, together
 from autometa.trial.model import load_model
 from autometa.trial.model_files import job_of
 from autometa.trial.opened import at, open_dataset
-from autometa.trial.validation import episodes_at_once, look_at
+from autometa.trial.validation import episodes_at_once, look_at, within
 
 _log = logging.getLogger(__name__)
+
+# Of the episodes that are asked for: so many say something, where there is no time for more.
+_FEWEST_PART = 1 / 30
 
 
 def evaluate_checkpoint(
@@ -72,8 +77,14 @@ def measure_checkpoint(
     dataset: DatasetRef | None = None,
     on_batch: Callable[[int], None] | None = None,
     attack: tuple[float, int] | None = None,
+    seconds: float | None = None,
 ) -> Measured:
-    """What one checkpoint answers, arguments and errors as of `evaluate_checkpoint`; whoever calls notes the look."""
+    """What one checkpoint answers, arguments and errors as of `evaluate_checkpoint`; whoever calls notes the look.
+
+    Args:
+        seconds: from now, after which it ends with the episodes that it has: a thirtieth of them at least.
+    """
+    end = _end(seconds)
     folder = Path(folder)
     job = job_of(folder)
     device = pick_device(use_gpu)
@@ -84,7 +95,7 @@ def measure_checkpoint(
     learner = load_model(folder, data)
     model = _content(learner)
     pool, spec = pool_for(learner, data, split, device), spec or job.episodes
-    batches = fixed_episodes(pool, spec, count=episodes, seed=seed, batch=episodes_at_once(spec))
+    batches = _by(end, fixed_episodes(pool, spec, count=episodes, seed=seed, batch=episodes_at_once(spec)), episodes)
     change = _attacker(Attack(*attack), data, device, seed) if attack else None
     scores = answers(
         learner.to(device), batches, pool.families, images=pool.images_of_task, on_batch=on_batch, change=change
@@ -104,13 +115,31 @@ def measure_checkpoint(
 
 
 def compute_features(
-    folder: Path, *, split: str, episodes: int, seed: int, use_gpu: bool | None, dataset: DatasetRef
+    folder: Path,
+    *,
+    split: str,
+    episodes: int,
+    seed: int,
+    use_gpu: bool | None,
+    dataset: DatasetRef,
+    seconds: float | None = None,
 ) -> None:
     """Have those features in the cache that `measure_checkpoint` needs; processes that do it at once share the work."""
+    end = _end(seconds)
     job = job_of(folder)
-    data = open_dataset(at(dataset, job.dataset))
-    learner, device = load_model(folder, data), pick_device(use_gpu)
-    look_at(pool_for(learner.to(device), data, split, device), job.episodes, count=episodes, seed=seed)
+    data, device = open_dataset(at(dataset, job.dataset)), pick_device(use_gpu)
+    pool, spec = pool_for(load_model(folder, data).to(device), data, split, device), job.episodes
+    batches = fixed_episodes(pool, spec, count=episodes, seed=seed, batch=episodes_at_once(spec))
+    look_at(pool, _by(end, batches, episodes))
+
+
+def _end(seconds: float | None) -> float:
+    return math.inf if seconds is None else time.monotonic() + seconds
+
+
+def _by(end: float, batches: Iterable[EpisodeBatch], episodes: int) -> Iterable[EpisodeBatch]:
+    """Of so many episodes in batches those that are over by the end, and a thirtieth at least."""
+    return within(batches, end, fewest=math.ceil(_FEWEST_PART * episodes))
 
 
 def _content(learner: Learner) -> str:

@@ -57,8 +57,7 @@ class Validation:
 
     def look(self) -> None:
         """Have features of all episodes where they are kept, so that no measurement waits for them later."""
-        job = self._job
-        look_at(self.pool, job.episodes, count=job.validation_episodes, seed=job.validation_seed)
+        look_at(self.pool, self._episodes(self._job.validation_episodes))
 
     def _last(self, training: Training) -> int:
         """Episodes after the cool-down: all; where nothing was trained, those whose answers are known."""
@@ -103,11 +102,26 @@ class Validation:
         )
 
 
-def look_at(pool: ImagePool, spec: EpisodeSpec, *, count: int, seed: int) -> None:
-    """Have features of these fixed episodes where a backbone's are kept, by passes as of a measurement."""
+def look_at(pool: ImagePool, episodes: Iterable[EpisodeBatch]) -> None:
+    """Have features of these episodes of the pool's where a backbone's are kept."""
     if pool.features:
-        for _ in fixed_episodes(pool, spec, count=count, seed=seed, batch=episodes_at_once(spec)):
+        for _ in episodes:
             pass
+
+
+def within(batches: Iterable[EpisodeBatch], end: float, *, fewest: int) -> Iterator[EpisodeBatch]:
+    """Batches of which each is over by the end, as far as the one before it tells; so many episodes in any case.
+
+    Args:
+        end: by `time.monotonic()`.
+    """
+    done, before = 0, time.monotonic()
+    for batch in batches:
+        yield batch
+        done, now = done + batch.batch, time.monotonic()
+        took, before = now - before, now
+        if done >= fewest and now + took > end:
+            return
 
 
 def seconds_allowed(training: Training) -> float:

@@ -36,7 +36,7 @@ def finals_of(*confirmed: dict[str, Any], continued: int | None = None) -> _Fina
         confirmed=[Confirmation(**who, validation=accuracy) for who in confirmed],
     )
     study_record.write(study, record)
-    return _Finals(None, study, Share(workers=1, gpus=0.0), ignore, 50)  # type: ignore[arg-type]
+    return _Finals(None, study, Share(workers=1, gpus=0.0), ignore)  # type: ignore[arg-type]
 
 
 def test_what_is_known_is_not_measured_again() -> None:

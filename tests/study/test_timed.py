@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 import signal
 import subprocess
@@ -19,18 +20,21 @@ import pytest
 from optuna.trial import TrialState
 
 from autometa import trial_attributes as attributes
+from autometa.data.load import load_dataset
 from autometa.hpo import study_record
+from autometa.hpo.promotion import FINISH
 from autometa.hpo.storage import open_storage
 from autometa.learning.checkpoint_facts import BEFORE, FINAL, exists, read_facts
 from autometa.orchestrator.cluster import Share
 from autometa.records import Accuracy, RungReport, TrialConfig, TrialRecord
+from autometa.space.files import load_space
 from autometa.study import confirm
-from autometa.study.search_settings import SearchSettings
-from autometa.study.timed import Drawn, affordable_episodes, for_last_trainings
+from autometa.study.timed import Drawn, for_last_trainings
 from autometa.trial.evaluate import evaluate_checkpoint
 from autometa.trial.model_files import members_of
 from autometa.trial.recipe import read_recipes
 from tests.study.conftest import Start, command, environment
+from tests.study.test_plan import plan
 
 RUNS = Path("runs/t")
 # Two configurations: with more time there is nothing new, and those that there are go on.
@@ -196,61 +200,33 @@ def test_where_none_was_trained_to_the_end_the_surest_is_confirmed_and_not_who_c
     assert [trial.number for trial in confirm.rivals(trials)] == [0]
 
 
-def test_features_of_images_that_were_not_looked_at_take_of_the_time_at_the_end() -> None:
-    facts = {"features": "a-128", "image_seconds": 0.01}
-    frozen = rival(0, 0.7, 0.02, seconds=1.0).model_copy(update={"facts": facts})  # 0.01 s an episode
-    drawn = Drawn(an_episode=100, validation=10**9, test=10**9)  # so many that none is drawn twice
-    share = Share(workers=2, gpus=0.0, spread=True)
-    # 100 images of each split take two workers 0.5 s each; and there are 0.005 + 0.01 s for the rest.
-    found = affordable_episodes([frozen], None, [], share, seconds=160.0, drawn=drawn)
-    assert found == int(160 / (2 * 0.5 + 0.02)) // 2 * 2
-    trained = rival(1, 0.7, 0.02, seconds=1.0)
-    assert affordable_episodes([trained], None, [], share, seconds=160.0, drawn=drawn) == confirm.EPISODES
-    # Together with one of another network: 0.03 s an image of both splits.
-    other = rival(2, 0.7, 0.02, seconds=1.0).model_copy(update={"facts": {"features": "b-128", "image_seconds": 0.02}})
-    found = affordable_episodes([frozen], None, [(frozen, 1), (other, 1)], share, seconds=160.0, drawn=drawn)
-    assert 160 / (2 * 1.5 + 0.1) - 2 <= found <= 160 / (2 * 1.5)
-    # The more episodes it saw, the fewer validation images are new.
+def test_the_more_episodes_were_seen_the_fewer_images_are_new() -> None:
     few = Drawn(an_episode=100, validation=3000, test=5000)
     assert few.new_in_validation(10**6, seen=0) == pytest.approx(3000)
     assert few.new_in_validation(10**6, seen=30) == pytest.approx(3000 * np.exp(-1))
     assert few.new_in_test(10**6) == pytest.approx(5000)
 
 
-@pytest.mark.parametrize(("seconds", "expected"), [(1000.0, 600), (12.001, 200), (0.1, 50), (-5.0, 50)])
-def test_the_end_takes_the_episodes_that_its_time_allows(seconds: float, expected: int) -> None:
-    both = [rival(0, 0.7, 0.02, seconds=3.0), rival(1, 0.7, 0.02, seconds=3.0)]  # 0.03 s an episode, twice
-    share, drawn = Share(workers=2, gpus=0.0, spread=True), Drawn(an_episode=100, validation=9_600, test=12_000)
-    assert affordable_episodes(both, None, [], share, seconds=seconds, drawn=drawn) == expected
-    # Together, one of them in two views, they take 0.09 s of a worker, and as long for the test.
-    assert affordable_episodes(both, None, [(both[0], 2), (both[1], 1)], share, seconds=18.001, drawn=drawn) == 100
-    # On one machine they took two threads: 0.18 s of a worker now, and half of it in two for the test.
-    on_one = Share(workers=2, gpus=0.0)
-    assert affordable_episodes(both, None, [(both[0], 2), (both[1], 1)], on_one, seconds=27.001, drawn=drawn) == 100
-    # With a last training each they were measured in one: 0.09 s, and half of it in two for the test.
-    each = dataclasses.replace(on_one, one_each=True)
-    assert affordable_episodes(both, None, [(both[0], 2), (both[1], 1)], each, seconds=13.501, drawn=drawn) == 100
-
-
 @pytest.mark.parametrize(
-    ("minutes", "no_ensemble", "finalists"), [(40, False, 1), (45, False, 2), (45, True, 1), (None, False, 1)]
+    ("seconds_for_an_image", "settings", "finalists"),
+    [
+        (0.03, {}, 1),
+        (0.05, {}, 2),
+        (0.05, {"no_ensemble": True}, 1),
+        (0.05, {"confirm_seeds": 2}, 1),
+        (0.05, {"trials": 4}, 1),
+        (0.05, {"external": True}, 1),
+        (math.inf, {"external": True}, 2),
+    ],
 )
 def test_long_last_trainings_are_of_one_model_for_each_worker(
-    minutes: int | None, no_ensemble: bool, finalists: int
+    tmp_path: Path, seconds_for_an_image: float, settings: dict[str, Any], finalists: int
 ) -> None:
-    asked = SearchSettings(time_budget=minutes and 60.0 * minutes, no_ensemble=no_ensemble)
-    share = for_last_trainings(asked, Share(workers=2, gpus=0.0))
+    images = sum(map(len, load_dataset("digits").members("train")))
+    seconds = min(1600.0, seconds_for_an_image * images) / FINISH
+    made = plan(tmp_path, trials=None, budget=None, pruner="halving", time_budget=seconds)
+    made = dataclasses.replace(made, settings=dataclasses.replace(made.settings, **settings))
+    if settings.get("external"):
+        made = dataclasses.replace(made, space=load_space("pretrained"))
+    share = for_last_trainings(made, Share(workers=2, gpus=0.0))
     assert (share.finalists, share.threads_of_last) == (finalists, 2 // finalists)
-    others = dataclasses.replace(asked, confirm_seeds=2), dataclasses.replace(asked, trials=4)
-    assert [for_last_trainings(one, share).finalists for one in others] == [1, 1]
-
-
-def test_images_that_go_through_a_backbone_once_allow_more_episodes() -> None:
-    share, drawn = Share(workers=1, gpus=0.0, spread=True), Drawn(an_episode=100, validation=1_000, test=1_000)
-    assert drawn.distinct(1) == pytest.approx(95, abs=1)
-    assert drawn.distinct(600) == pytest.approx(1_000)
-    (last,) = rival(0, 0.7, 0.02, seconds=10.0).curve
-    once = rival(0, 0.7, 0.02).model_copy(update={"curve": [last.model_copy(update={"pass_seconds": 9.0})]})
-    # 9 s for the images and 0.01 s an episode; then the same for the test.
-    assert affordable_episodes([once], None, [], share, seconds=24.001, drawn=drawn) == 300
-    assert affordable_episodes([rival(0, 0.7, 0.02, seconds=10.0)], None, [], share, seconds=24.001, drawn=drawn) == 120
