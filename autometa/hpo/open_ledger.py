@@ -131,7 +131,9 @@ class OpenLedger(Ledger):
                 continue
             facts = attributes.FACTS.of(trial, {})
             network, seconds = str(facts.get("features", "")), float(facts.get("image_seconds", 0.0))
-            found.append(Standing(trial.number, curve, is_busy, network, seconds))
+            found.append(
+                Standing(trial.number, curve, is_busy, network, seconds, family=str(trial.params.get("learner", "")))
+            )
         return found
 
     def _frozen(self, number: int) -> FrozenTrial:

@@ -20,6 +20,8 @@ FINISH = 0.6
 # How far a second finalist may be behind the best, and that as a part of the best one's errors. One that is further
 # behind adds nothing to an ensemble: docs/log.md has how little.
 NEAR, NEAR_OF_ERRORS = 0.03, 0.25
+# The same of one of another family, whose errors are others.
+NEAR_OF_ANOTHER = 0.06
 # Where the leader is not trained, others are tried until a part of the time for last trainings is left, between these.
 # The end needs it for features of images that were not looked at before.
 LAST_CALL, FIRST_CALL = 0.3, 0.85
@@ -44,6 +46,7 @@ class Standing:
     Args:
         network: the frozen network whose features it reads; empty if it has none.
         image_seconds: what an image takes that network.
+        family: its learner.
     """
 
     number: int
@@ -51,6 +54,7 @@ class Standing:
     is_busy: bool = False
     network: str = ""
     image_seconds: float = 0.0
+    family: str = ""
 
     @property
     def rung(self) -> int:
@@ -165,12 +169,18 @@ class Promotion:
         return None if number < self.believed else BEGIN * left
 
     def _finalist(self, standings: Sequence[Standing]) -> Finish | Twin | None:
-        """The best that is free; or again the best of all, where that is far ahead of it."""
+        """The best that is free; or again the best of all, where that is far ahead of it.
+
+        One of a family that has no last training yet comes first, where it is not much behind: two that fail on other
+        images are better together.
+        """
         shown = [standing for standing in standings if standing.curve]
         free = [standing for standing in shown if not standing.is_busy]
         if not free:
             return None
         expected = _expected(shown)
+        if other := _of_another_family(shown, expected):
+            return Finish(other.number)
         best, first = (
             max(of, key=lambda standing: (expected[standing.number], -standing.number)) for of in (free, shown)
         )
@@ -221,6 +231,18 @@ class Promotion:
         lowest = min(standing.rung for standing in free)
         best = max((s for s in free if s.rung == lowest), key=lambda s: (s.curve[-1].accuracy.sure, -s.number))
         return GoOn(best.number, lowest + 1)
+
+
+def _of_another_family(shown: Sequence[Standing], expected: Mapping[int, float]) -> Standing | None:
+    """The best that is free of a family without a last training, if it is near the best of all."""
+    busy = {standing.family for standing in shown if standing.is_busy}
+    others = [standing for standing in shown if not standing.is_busy and standing.family not in busy]
+    if not busy or not others:
+        return None
+    other, first = (max(of, key=lambda one: (expected[one.number], -one.number)) for of in (others, shown))
+    near = min(NEAR_OF_ANOTHER, 2 * NEAR_OF_ERRORS * max(0.0, 1 - expected[first.number]))
+    is_near = expected[other.number] >= expected[first.number] - near
+    return other if is_near and not first.is_fixed and not other.is_fixed else None
 
 
 def _leader(standings: Sequence[Standing]) -> Standing | None:

@@ -165,6 +165,19 @@ def test_a_configuration_that_is_far_ahead_is_trained_again_in_place_of_a_weak_s
     assert decided(standing(0, 0.5, 0.9), weak, left=50.0) == Finish(0)
 
 
+def test_beside_a_last_training_comes_the_best_of_another_family_that_is_not_much_behind() -> None:
+    first, second, other, far = (
+        dataclasses.replace(standing(number, 0.5, mean), family=family)
+        for number, mean, family in ((0, 0.8, "pretrain"), (1, 0.79, "pretrain"), (2, 0.75, "ridge"), (3, 0.7, "maml"))
+    )
+    assert decided(first, second, other, far, left=50.0) == Finish(0), "the first is the best"
+    busy = dataclasses.replace(first, is_busy=True)
+    assert decided(busy, second, other, far, left=50.0, finishing=1) == Finish(2)
+    assert decided(busy, second, far, left=50.0, finishing=1) == Finish(1)
+    taken = dataclasses.replace(other, is_busy=True)
+    assert decided(busy, second, taken, left=50.0, finishing=1) == Finish(1), "no family is left"
+
+
 def test_an_accuracy_of_few_episodes_counts_for_less() -> None:
     lucky, sure = standing(0, 0.72, half_width=0.14), standing(1, 0.68, 0.70, half_width=0.02)
     assert decided(lucky, sure, left=50.0) == Finish(1)
