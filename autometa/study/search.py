@@ -204,7 +204,7 @@ def _open_study(
         study_record.write(study, record)  # before any trial: a study without settings is nobody's to continue
     if not so_far:
         seconds = timed.seconds_of_last_training(plan, record.budget, share)
-        for values, why in start.first(plan.space.for_training(seconds)):
+        for values, why in start.first(plan.space.for_training(seconds), timed.believed(share)):
             study.enqueue_trial(dict(values), user_attrs=attributes.ORIGIN.entry(why))
     return study, start.line
 

@@ -31,7 +31,8 @@ from autometa.study.warm import BELIEVED
 from autometa.trial.abilities import external_backbones
 
 # What is kept back for the end, where nobody knows yet what it takes: a part of the time, and seconds at most.
-_KEPT_BACK, _MOST_KEPT_BACK = 0.1, 120.0
+# Two models that answer together take more of it.
+_KEPT_BACK, _KEPT_BACK_FOR_TWO, _MOST_KEPT_BACK = 0.1, 0.14, 120.0
 # What is given to fitting an ensemble, of what is left then.
 PART_FOR_ENSEMBLE = 0.3
 # Where a last training has so many seconds, or so many for each train image, two models of one core each are better
@@ -50,11 +51,12 @@ class Schedule:
     all: float
 
     @classmethod
-    def of(cls, plan: Plan) -> Schedule:
+    def of(cls, plan: Plan, share: Share) -> Schedule:
         """The schedule of a search with a time budget."""
         assert plan.deadline is not None
         assert plan.settings.time_budget is not None
-        kept_back = min(_KEPT_BACK * plan.settings.time_budget, _MOST_KEPT_BACK)
+        part = _KEPT_BACK_FOR_TWO if share.one_each else _KEPT_BACK
+        kept_back = min(part * plan.settings.time_budget, _MOST_KEPT_BACK)
         return cls(training=plan.deadline - kept_back, all=plan.deadline)
 
 
@@ -120,7 +122,7 @@ def _image_seconds(trials: Sequence[TrialRecord]) -> float:
 
 def seconds_to_measure(plan: Plan, may_win: Sequence[TrialRecord], share: Share) -> float:
     """What is left for an ensemble, confirmation and test: without what naming images of all classes takes."""
-    left = Schedule.of(plan).all - time.monotonic() - _MEASURING_STARTS
+    left = Schedule.of(plan, share).all - time.monotonic() - _MEASURING_STARTS
     return left - _seconds_for_all_classes(plan, may_win, share)
 
 
@@ -191,6 +193,11 @@ def _train_images(plan: Plan) -> float:
     return sum(map(len, plan.dataset.members("train"))) * max(1.0, height * width / 32**2)
 
 
+def believed(share: Share) -> int:
+    """How many starts have a head start: one of another family as well where two may be handed over together."""
+    return BELIEVED + share.one_each
+
+
 def seconds_of_last_training(plan: Plan, budget: Budget, share: Share) -> float:
     """How long a candidate is trained that goes to the end, in seconds of one core; 0 where budgets are no time."""
     if not budget.open:
@@ -203,7 +210,7 @@ def run_candidates(
     plan: Plan, ledger: OpenLedger, record: StudyRecord, share: Share, baselines: StudyBaselines
 ) -> bool:
     """Train candidates until the time is over; returns whether it was interrupted, and then nothing is closed."""
-    schedule, clock = Schedule.of(plan), Clock(ledger.study, plan)
+    schedule, clock = Schedule.of(plan, share), Clock(ledger.study, plan)
 
     # Ray Tune takes a second to import, and must not while Ray starts in its thread.
     from autometa.orchestrator import everywhere, segments
@@ -212,7 +219,7 @@ def run_candidates(
     policy = Promotion(
         finish_from=FINISH * (schedule.training - time.monotonic()),
         finalists=share.finalists,
-        believed=BELIEVED,
+        believed=believed(share),
         episode_images=drawn.an_episode,
         images_at_end=functools.partial(_images_at_end, plan, drawn, share),
     )

@@ -60,16 +60,19 @@ class Start:
     portfolio: Sequence[tuple[Mapping[str, Scalar], str]] = ()
     line: str = ""
 
-    def first(self, space: SearchSpace) -> list[tuple[Mapping[str, Scalar], str]]:
+    def first(self, space: SearchSpace, believed: int = BELIEVED) -> list[tuple[Mapping[str, Scalar], str]]:
         """All that is enqueued: the starts that the space believes in most, then picks and its other starts in turn.
 
         Each configuration once. Picks that nearly are a start have its place: how dear they are is not known.
+
+        Args:
+            believed: how many starts come before all picks.
         """
         starts = [(values, f"start {number} of {space.name}") for number, values in enumerate(space.start, 1)]
         picks = [one for one in self.portfolio if all(space.distance(one[0], own) > _NEAR for own in space.start)]
-        others = chain.from_iterable(zip_longest(picks, starts[BELIEVED:]))
+        others = chain.from_iterable(zip_longest(picks, starts[believed:]))
         found: list[tuple[Mapping[str, Scalar], str]] = []
-        for one in [*starts[:BELIEVED], *others]:
+        for one in [*starts[:believed], *others]:
             if one and all(space.key(one[0]) != space.key(known) for known, _ in found):
                 found.append(one)
         return found

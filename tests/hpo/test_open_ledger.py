@@ -55,7 +55,7 @@ def test_a_candidate_that_waits_is_marked_until_it_goes_on(
     ledger.pause(number)
     assert study.trials[0].state == TrialState.RUNNING
     assert attributes.IS_WAITING.of(study.trials[0]) is True
-    assert [s.is_busy for s in ledger.standings()] == [False]
+    assert [(s.is_busy, s.family) for s in ledger.standings()] == [(False, study.trials[0].params["learner"])]
     asked = ledger.go_on(number)
     assert (asked.number, asked.seed, asked.rung) == (0, 100, 1)
     assert attributes.IS_WAITING.of(study.trials[0]) is False
