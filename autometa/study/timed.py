@@ -40,7 +40,8 @@ PART_FOR_ENSEMBLE = 0.3
 _LONG, _LONG_FOR_AN_IMAGE = 1500.0, 0.04
 _SECONDS_BETWEEN_NOTES = 10.0
 # What the measurements of the end take before the first episode, and the part of what is left that confirmation has.
-_MEASURING_STARTS, _PART_FOR_CONFIRMATION = 2.0, 0.5
+# To name images of all classes starts later, and has baselines beside it.
+_MEASURING_STARTS, _PART_FOR_CONFIRMATION, _ALL_CLASSES_START = 2.0, 0.5, 3.0
 
 
 @dataclass(frozen=True)
@@ -120,27 +121,40 @@ def _image_seconds(trials: Sequence[TrialRecord]) -> float:
     return sum(networks.values())
 
 
-def seconds_to_measure(plan: Plan, may_win: Sequence[TrialRecord], share: Share) -> float:
-    """What is left for an ensemble, confirmation and test: without what naming images of all classes takes."""
+def seconds_to_measure(plan: Plan, may_win: Sequence[TrialRecord], share: Share, *, looks: float = 1.0) -> float:
+    """What is left for an ensemble, confirmation and test: without what naming images of all classes takes.
+
+    Args:
+        looks: how often the model that is handed over sees an image, of several members in several views.
+    """
     left = Schedule.of(plan, share).all - time.monotonic() - _MEASURING_STARTS
-    return left - _seconds_for_all_classes(plan, may_win, share)
+    return left - _seconds_for_all_classes(plan, may_win, share, looks)
 
 
-def ends(plan: Plan, may_win: Sequence[TrialRecord], share: Share) -> Ends:
-    """When confirmation and test are over."""
-    now, seconds = time.monotonic(), seconds_to_measure(plan, may_win, share)
+def ends(plan: Plan, may_win: Sequence[TrialRecord], share: Share, *, looks: float = 1.0) -> Ends:
+    """When confirmation and test are over; arguments as above."""
+    now, seconds = time.monotonic(), seconds_to_measure(plan, may_win, share, looks=looks)
     return Ends(confirmation=now + _PART_FOR_CONFIRMATION * seconds, test=now + seconds)
 
 
-def _seconds_for_all_classes(plan: Plan, trials: Sequence[TrialRecord], share: Share) -> float:
-    """What naming images of all classes may take one of these at the end, or all that are frozen networks together.
-
-    It goes by what an image takes in an episode, and a frozen network.
-    """
+def _seconds_for_all_classes(plan: Plan, trials: Sequence[TrialRecord], share: Share, looks: float) -> float:
+    """What naming images of all classes may take one of these at the end, or all that are frozen networks together."""
     images = _images_of_all_classes(plan)
-    an_episode = plan.episodes.way * (plan.episodes.shot + plan.episodes.query)
+    if not images:
+        return 0.0
+    an_image = share.threads_of_last * max((_seconds_of_image(plan, trial) for trial in trials), default=0.0)
     features = _new_of_all_classes(plan) * _image_seconds(trials) / share.workers
-    return images / an_episode * max(map(_an_episode, trials), default=0.0) + features
+    return _ALL_CLASSES_START + looks * images * an_image + features
+
+
+def _seconds_of_image(plan: Plan, trial: TrialRecord) -> float:
+    """What an image that was not seen yet took in the last measurement, without features of a frozen network."""
+    if trial.last is None:
+        return 0.0
+    drawn, last = Drawn.of(plan), trial.last
+    images = last.accuracy.episodes * drawn.an_episode
+    each_time = (last.validation_seconds - last.pass_seconds) / images
+    return each_time + last.pass_seconds / max(1, min(images, drawn.validation))
 
 
 def _images_of_all_classes(plan: Plan) -> int:
@@ -157,11 +171,6 @@ def _images_of_all_classes(plan: Plan) -> int:
 def _new_of_all_classes(plan: Plan) -> int:
     """Those that no episode had; where all classes are the task, its episodes had them."""
     return 0 if plan.ref.all_classes else _images_of_all_classes(plan)
-
-
-def _an_episode(trial: TrialRecord) -> float:
-    """Seconds that an episode took."""
-    return trial.last.seconds_per_episode if trial.last else 0.0
 
 
 def _images_at_end(plan: Plan, drawn: Drawn, share: Share, seen: int) -> float:
