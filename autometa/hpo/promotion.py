@@ -179,7 +179,7 @@ class Promotion:
         if not free:
             return None
         expected = _expected(shown)
-        if other := _of_another_family(shown, expected):
+        if other := self._of_another_family(standings, expected):
             return Finish(other.number)
         best, first = (
             max(of, key=lambda standing: (expected[standing.number], -standing.number)) for of in (free, shown)
@@ -189,6 +189,19 @@ class Promotion:
         near = min(NEAR, NEAR_OF_ERRORS * max(0.0, 1 - expected[first.number]))
         is_near = expected[best.number] >= expected[first.number] - near
         return Finish(best.number) if is_near or first.is_fixed else Twin(first.number)
+
+    def _of_another_family(self, standings: Sequence[Standing], expected: Mapping[int, float]) -> Standing | None:
+        """The best that is free of a family without a last training, if it is near the best of all."""
+        shown = [standing for standing in standings if standing.curve]
+        busy = {standing.family for standing in shown if standing.is_busy}
+        others = [standing for standing in shown if not standing.is_busy and standing.family not in busy]
+        if not busy or not others:
+            return None
+        other, first = (max(of, key=lambda one: (expected[one.number], -one.number)) for of in (others, shown))
+        other = self._instead_of(other, [s for s in standings[: self.believed] if s in others], expected)
+        near = min(NEAR_OF_ANOTHER, 2 * NEAR_OF_ERRORS * max(0.0, 1 - expected[first.number]))
+        is_near = expected[other.number] >= expected[first.number] - near
+        return other if is_near and not first.is_fixed and not other.is_fixed else None
 
     def _instead_of(self, best: Standing, believed: Sequence[Standing], expected: Mapping[int, float]) -> Standing:
         """The best of those that are believed in, unless the best of all is clearly ahead.
@@ -231,18 +244,6 @@ class Promotion:
         lowest = min(standing.rung for standing in free)
         best = max((s for s in free if s.rung == lowest), key=lambda s: (s.curve[-1].accuracy.sure, -s.number))
         return GoOn(best.number, lowest + 1)
-
-
-def _of_another_family(shown: Sequence[Standing], expected: Mapping[int, float]) -> Standing | None:
-    """The best that is free of a family without a last training, if it is near the best of all."""
-    busy = {standing.family for standing in shown if standing.is_busy}
-    others = [standing for standing in shown if not standing.is_busy and standing.family not in busy]
-    if not busy or not others:
-        return None
-    other, first = (max(of, key=lambda one: (expected[one.number], -one.number)) for of in (others, shown))
-    near = min(NEAR_OF_ANOTHER, 2 * NEAR_OF_ERRORS * max(0.0, 1 - expected[first.number]))
-    is_near = expected[other.number] >= expected[first.number] - near
-    return other if is_near and not first.is_fixed and not other.is_fixed else None
 
 
 def _leader(standings: Sequence[Standing]) -> Standing | None:

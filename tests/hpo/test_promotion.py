@@ -174,6 +174,10 @@ def test_beside_a_last_training_comes_the_best_of_another_family_that_is_not_muc
     busy = dataclasses.replace(first, is_busy=True)
     assert decided(busy, second, other, far, left=50.0, finishing=1) == Finish(2)
     assert decided(busy, second, far, left=50.0, finishing=1) == Finish(1)
+    believed = dataclasses.replace(POLICY, believed=2)
+    how = {"left": 50.0, "finishing": 1, "exploring": 0, "can_start": True}
+    start = dataclasses.replace(standing(1, 0.5, 0.745), family="prototypical")
+    assert believed.decide([busy, start, other], **how) == Finish(1), "a start, where another is not clearly better"
     taken = dataclasses.replace(other, is_busy=True)
     assert decided(busy, second, taken, left=50.0, finishing=1) == Finish(1), "no family is left"
 
