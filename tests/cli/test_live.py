@@ -108,7 +108,7 @@ def test_a_log_has_a_line_an_event(capsys: pytest.CaptureFixture[str]) -> None:
     assert len(lines) == len(RUNNING + ENDING)
     assert lines[1].endswith("baseline ridge-pixels: 75.12 ± 1.23 % in 0.4 s")
     assert lines[3].endswith("trial 4 started (continues trial 2 from rung 5): pretrain · resnet12")
-    assert lines[-2].endswith("the best 1 and baseline ridge-pixels again on 600 fresh validation episodes")
+    assert lines[-2].endswith("the best 1 and baseline ridge-pixels again on up to 600 fresh validation episodes")
     assert lines[-1].endswith("trial 3 confirmed at 64.0 ± 4.0 %, meta-test 66.0 ± 4.0 %")
 
 
