@@ -20,8 +20,8 @@ FINISH = 0.6
 # How far a second finalist may be behind the best, and that as a part of the best one's errors. One that is further
 # behind adds nothing to an ensemble: docs/log.md has how little.
 NEAR, NEAR_OF_ERRORS = 0.03, 0.25
-# The same of one of another family, whose errors are others.
-NEAR_OF_ANOTHER = 0.06
+# One of another family, whose errors are others, may be so many times as far behind.
+FURTHER_OF_ANOTHER = 2.0
 # Where the leader is not trained, others are tried until a part of the time for last trainings is left, between these.
 # The end needs it for features of images that were not looked at before.
 LAST_CALL, FIRST_CALL = 0.3, 0.85
@@ -181,14 +181,10 @@ class Promotion:
         expected = _expected(shown)
         if other := self._of_another_family(standings, expected):
             return Finish(other.number)
-        best, first = (
-            max(of, key=lambda standing: (expected[standing.number], -standing.number)) for of in (free, shown)
-        )
+        best, first = _best(free, expected), _best(shown, expected)
         if best is first:
             best = first = self._instead_of(best, [s for s in standings[: self.believed] if s in free], expected)
-        near = min(NEAR, NEAR_OF_ERRORS * max(0.0, 1 - expected[first.number]))
-        is_near = expected[best.number] >= expected[first.number] - near
-        return Finish(best.number) if is_near or first.is_fixed else Twin(first.number)
+        return Finish(best.number) if first.is_fixed or _is_near(best, first, expected) else Twin(first.number)
 
     def _of_another_family(self, standings: Sequence[Standing], expected: Mapping[int, float]) -> Standing | None:
         """The best that is free of a family without a last training, if it is near the best of all."""
@@ -197,10 +193,9 @@ class Promotion:
         others = [standing for standing in shown if not standing.is_busy and standing.family not in busy]
         if not busy or not others:
             return None
-        other, first = (max(of, key=lambda one: (expected[one.number], -one.number)) for of in (others, shown))
+        other, first = _best(others, expected), _best(shown, expected)
         other = self._instead_of(other, [s for s in standings[: self.believed] if s in others], expected)
-        near = min(NEAR_OF_ANOTHER, 2 * NEAR_OF_ERRORS * max(0.0, 1 - expected[first.number]))
-        is_near = expected[other.number] >= expected[first.number] - near
+        is_near = _is_near(other, first, expected, further=FURTHER_OF_ANOTHER)
         return other if is_near and not first.is_fixed and not other.is_fixed else None
 
     def _instead_of(self, best: Standing, believed: Sequence[Standing], expected: Mapping[int, float]) -> Standing:
@@ -211,7 +206,7 @@ class Promotion:
         rivals = [s for s in believed if best.is_fixed or not s.is_fixed]
         if best in rivals or not rivals:
             return best
-        other = max(rivals, key=lambda standing: (expected[standing.number], -standing.number))
+        other = _best(rivals, expected)
         is_clear = expected[best.number] - expected[other.number] > best.curve[-1].accuracy.half_width
         return best if is_clear else other
 
@@ -244,6 +239,17 @@ class Promotion:
         lowest = min(standing.rung for standing in free)
         best = max((s for s in free if s.rung == lowest), key=lambda s: (s.curve[-1].accuracy.sure, -s.number))
         return GoOn(best.number, lowest + 1)
+
+
+def _best(of: Sequence[Standing], expected: Mapping[int, float]) -> Standing:
+    """The one of which most is expected; the first of equals."""
+    return max(of, key=lambda standing: (expected[standing.number], -standing.number))
+
+
+def _is_near(one: Standing, first: Standing, expected: Mapping[int, float], *, further: float = 1.0) -> bool:
+    """Whether it is not too far behind the best to add something to an ensemble."""
+    near = further * min(NEAR, NEAR_OF_ERRORS * max(0.0, 1 - expected[first.number]))
+    return expected[one.number] >= expected[first.number] - near
 
 
 def _leader(standings: Sequence[Standing]) -> Standing | None:

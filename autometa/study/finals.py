@@ -131,7 +131,7 @@ class Together:
     is_new: bool
 
     @property
-    def cost(self) -> float:
+    def passes(self) -> float:
         """How often its members see an episode, in all their views."""
         return float(sum(len(VIEWS[views]) for views in self.views.values()))
 
@@ -204,10 +204,16 @@ class _Finals:
             self.on_event(
                 Confirming(trials, self.episodes, next((m for m in todo if isinstance(m, str) and m != ENSEMBLE), None))
             )
-        folders, until = [self.folder(model) for model in todo], self.ends.confirmation
-        costs = [self.together.cost if model == ENSEMBLE and self.together else 1.0 for model in todo]
-        how: dict[str, Any] = {"episodes": self.episodes, "until": until, "costs": costs}
-        for index, found in measure(self.plan, self.share, folders, "val", **how):
+        measured = measure(
+            self.plan,
+            self.share,
+            [self.folder(model) for model in todo],
+            "val",
+            episodes=self.episodes,
+            until=self.ends.confirmation,
+            costs=[self.together.passes if model == ENSEMBLE and self.together else 1.0 for model in todo],
+        )
+        for index, found in measured:
             model = todo[index]
             whose: dict[str, Any] = {"trial": model} if isinstance(model, int) else {"baseline": model}
             whose = {"ensemble": list(self.together.views)} if model == ENSEMBLE and self.together else whose

@@ -281,7 +281,7 @@ def _won(
     may_win = [*rivals, *to_combine]
     seconds = timed.PART_FOR_ENSEMBLE * timed.seconds_to_measure(plan, may_win, share)
     ensemble = finals.combine(plan, study, to_combine, share, seconds=seconds, is_new=is_new) if to_combine else None
-    ends = timed.ends(plan, may_win, share, looks=ensemble.cost if ensemble else 1.0)
+    ends = timed.ends(plan, may_win, share, passes=ensemble.passes if ensemble else 1.0)
     return finals.run(plan, study, rivals, share, on_event, ends=ends, ensemble=ensemble)
 
 

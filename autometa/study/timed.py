@@ -44,23 +44,6 @@ _SECONDS_BETWEEN_NOTES = 10.0
 _MEASURING_STARTS, _PART_FOR_CONFIRMATION, _ALL_CLASSES_START = 2.0, 0.5, 3.0
 
 
-@dataclass(frozen=True)
-class Schedule:
-    """When what has to be over, by `time.monotonic()`."""
-
-    training: float
-    all: float
-
-    @classmethod
-    def of(cls, plan: Plan, share: Share) -> Schedule:
-        """The schedule of a search with a time budget."""
-        assert plan.deadline is not None
-        assert plan.settings.time_budget is not None
-        part = _KEPT_BACK_FOR_TWO if share.one_each else _KEPT_BACK
-        kept_back = min(part * plan.settings.time_budget, _MOST_KEPT_BACK)
-        return cls(training=plan.deadline - kept_back, all=plan.deadline)
-
-
 class Clock:
     """The time that a study has had, over all its runs; written into it now and then, and when asked to."""
 
@@ -121,37 +104,39 @@ def _image_seconds(trials: Sequence[TrialRecord]) -> float:
     return sum(networks.values())
 
 
-def seconds_to_measure(plan: Plan, may_win: Sequence[TrialRecord], share: Share, *, looks: float = 1.0) -> float:
+def seconds_to_measure(plan: Plan, may_win: Sequence[TrialRecord], share: Share, *, passes: float = 1.0) -> float:
     """What is left for an ensemble, confirmation and test: without what naming images of all classes takes.
 
     Args:
-        looks: how often the model that is handed over sees an image, of several members in several views.
+        passes: how often the model that is handed over sees an image, of several members in several views.
     """
-    left = Schedule.of(plan, share).all - time.monotonic() - _MEASURING_STARTS
-    return left - _seconds_for_all_classes(plan, may_win, share, looks)
+    assert plan.deadline is not None
+    left = plan.deadline - time.monotonic() - _MEASURING_STARTS
+    return left - _seconds_for_all_classes(plan, may_win, share, passes)
 
 
-def ends(plan: Plan, may_win: Sequence[TrialRecord], share: Share, *, looks: float = 1.0) -> Ends:
+def ends(plan: Plan, may_win: Sequence[TrialRecord], share: Share, *, passes: float = 1.0) -> Ends:
     """When confirmation and test are over; arguments as above."""
-    now, seconds = time.monotonic(), seconds_to_measure(plan, may_win, share, looks=looks)
+    now, seconds = time.monotonic(), seconds_to_measure(plan, may_win, share, passes=passes)
     return Ends(confirmation=now + _PART_FOR_CONFIRMATION * seconds, test=now + seconds)
 
 
-def _seconds_for_all_classes(plan: Plan, trials: Sequence[TrialRecord], share: Share, looks: float) -> float:
+def _seconds_for_all_classes(plan: Plan, trials: Sequence[TrialRecord], share: Share, passes: float) -> float:
     """What naming images of all classes may take one of these at the end, or all that are frozen networks together."""
     images = _images_of_all_classes(plan)
     if not images:
         return 0.0
-    an_image = share.threads_of_last * max((_seconds_of_image(plan, trial) for trial in trials), default=0.0)
+    drawn = Drawn.of(plan)
+    an_image = share.threads_of_last * max((_seconds_of_image(drawn, trial) for trial in trials), default=0.0)
     features = _new_of_all_classes(plan) * _image_seconds(trials) / share.workers
-    return _ALL_CLASSES_START + looks * images * an_image + features
+    return _ALL_CLASSES_START + passes * images * an_image + features
 
 
-def _seconds_of_image(plan: Plan, trial: TrialRecord) -> float:
+def _seconds_of_image(drawn: Drawn, trial: TrialRecord) -> float:
     """What an image that was not seen yet took in the last measurement, without features of a frozen network."""
     if trial.last is None:
         return 0.0
-    drawn, last = Drawn.of(plan), trial.last
+    last = trial.last
     images = last.accuracy.episodes * drawn.an_episode
     each_time = (last.validation_seconds - last.pass_seconds) / images
     return each_time + last.pass_seconds / max(1, min(images, drawn.validation))
@@ -215,18 +200,26 @@ def seconds_of_last_training(plan: Plan, budget: Budget, share: Share) -> float:
     return FINISH * plan.settings.time_budget * share.threads_of_last
 
 
+def _end_of_training(plan: Plan, share: Share) -> float:
+    """When all training is over, by `time.monotonic()`: before the deadline by what is kept back."""
+    assert plan.deadline is not None
+    assert plan.settings.time_budget is not None
+    part = _KEPT_BACK_FOR_TWO if share.one_each else _KEPT_BACK
+    return plan.deadline - min(part * plan.settings.time_budget, _MOST_KEPT_BACK)
+
+
 def run_candidates(
     plan: Plan, ledger: OpenLedger, record: StudyRecord, share: Share, baselines: StudyBaselines
 ) -> bool:
     """Train candidates until the time is over; returns whether it was interrupted, and then nothing is closed."""
-    schedule, clock = Schedule.of(plan, share), Clock(ledger.study, plan)
+    end, clock = _end_of_training(plan, share), Clock(ledger.study, plan)
 
     # Ray Tune takes a second to import, and must not while Ray starts in its thread.
     from autometa.orchestrator import everywhere, segments
 
     drawn = Drawn.of(plan)
     policy = Promotion(
-        finish_from=FINISH * (schedule.training - time.monotonic()),
+        finish_from=FINISH * (end - time.monotonic()),
         finalists=share.finalists,
         believed=believed(share),
         episode_images=drawn.an_episode,
@@ -235,7 +228,7 @@ def run_candidates(
     desk = SearchDesk(
         ledger,
         policy,
-        end=schedule.training,
+        end=end,
         threads=share.threads_of_last,
         make_job=functools.partial(plan.job_of, budget=record.budget, use_gpu=share.gpus > 0),
         on_last=lambda: everywhere.warm_up(share),

@@ -81,7 +81,7 @@ def when(kind: type[Event], act: Callable[[], object], number: int = 1) -> Calla
     return on_event
 
 
-GONE = r"class 'class03' is gone|class03/0.png \(No such file"
+GONE = r"class 'class03' is gone \(and 1 more\)|class03/0.png \(No such file"
 """What a search says: the second where a worker had listed the folder's files, and not read them yet."""
 
 
