@@ -20,7 +20,7 @@ from autometa.data.episodes import EpisodeBatch
 from autometa.data.image_pool import ImagePool
 from autometa.deployment import programs
 from autometa.deployment.calibration import TaskShape, episodes_of
-from autometa.deployment.graphs import Classifier, Episode, Features
+from autometa.deployment.graphs import Classifier, Episode, Features, features_of, with_head
 from autometa.deployment.pictures import Reader, support_in
 from autometa.deployment.predictor import Predictor
 from autometa.deployment.programs import Check, Kind, Part
@@ -156,15 +156,15 @@ def _without_classes(opened: TrainedModel, file: Path) -> dict[Path, Part]:
 
 
 def _features(opened: TrainedModel) -> Part:
-    taken, learner = opened.taken, opened.learner
-    module = Features(learner, taken)
+    taken, learner = opened.taken, with_head(opened.learner)
     with torch.no_grad():
         checks = [
-            Check({"images": _pixels(one.query_x, taken)}, learner.backbone(one.query_x[0]))
+            Check({"images": _pixels(one.query_x, taken)}, features_of(learner, one.query_x[0]))
             for one in _validation_episodes(opened)
         ]
-    images = ["batch", *_axes(taken)]
-    return Part("features", module, {"images": images}, {"features": ["batch", learner.backbone.features]}, checks, {})
+    images, width = ["batch", *_axes(taken)], checks[0].expected.shape[1]
+    module = Features(opened.learner, taken)
+    return Part("features", module, {"images": images}, {"features": ["batch", width]}, checks, {})
 
 
 def _episode(opened: TrainedModel) -> Part:

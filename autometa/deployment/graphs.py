@@ -51,12 +51,11 @@ class Features(nn.Module):
 
     def __init__(self, learner: Learner, taken: ModelInput) -> None:
         super().__init__()
-        self.prepare, self.backbone = Prepare(taken), _with_head(learner).backbone
+        self.prepare, self.learner = Prepare(taken), with_head(learner)
         self.frozen = _frozen(learner)
 
     def forward(self, images: Tensor) -> Tensor:
-        features: Tensor = self.backbone(self.prepare(images))
-        return features
+        return features_of(self.learner, self.prepare(images))
 
 
 class Episode(nn.Module):
@@ -105,14 +104,14 @@ class _Headed(nn.Module):
 
     def __init__(self, learner: HeadLearner, task: EpisodeBatch) -> None:
         super().__init__()
-        self.backbone = learner.backbone
+        self.learner = learner
         shown = learner.shown(task)
-        features = self.backbone(shown.support_x[0])[None]
+        features = features_of(learner, shown.support_x[0])[None]
         targets = F.one_hot(shown.support_y, shown.way).to(features)
         self.head = learner.fitted(features, targets, _weights(targets) if shown.shots else None)
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.head(self.backbone(images)[None])[0]
+        return self.head(features_of(self.learner, images)[None])[0]
 
 
 class _Adapted(nn.Module):
@@ -148,8 +147,8 @@ class _HeadOfEpisode(nn.Module):
         self.learner = learner
 
     def forward(self, support: Tensor, labels: Tensor, images: Tensor) -> Tensor:
-        features, targets = self.learner.backbone(support)[None], labels[None]
-        return self.learner.fitted(features, targets, _weights(targets))(self.learner.backbone(images)[None])[0]
+        features, targets = features_of(self.learner, support)[None], labels[None]
+        return self.learner.fitted(features, targets, _weights(targets))(features_of(self.learner, images)[None])[0]
 
 
 class _InViews(nn.Module):
@@ -179,6 +178,11 @@ class _Together(nn.Module):
         return self.mixture.log_probabilities([member(*given) for member in self.members])
 
 
+def features_of(learner: HeadLearner, images: Tensor) -> Tensor:
+    """Features [P, D] of normalised images [P, C, H, W], as the heads of this learner take them."""
+    return learner.described(learner.backbone(images))
+
+
 def _of_task(learner: Learner, task: EpisodeBatch) -> nn.Module:
     """Normalised images [P, C, H, W] to logits [P, N]."""
     if learner.transductive:
@@ -206,7 +210,7 @@ def _of_episode(learner: Learner) -> nn.Module:
             for member, views in zip(learner.learners, learner.views, strict=True)
         ]
         return _Together(parts, learner.mixture)
-    found = _with_head(learner)
+    found = with_head(learner)
     if not found.fits_in_a_graph:
         raise ConfigError(
             f"{_name(learner)} fits its head by what no graph of common operations does for any support set: "
@@ -215,7 +219,7 @@ def _of_episode(learner: Learner) -> nn.Module:
     return _HeadOfEpisode(found)
 
 
-def _with_head(learner: Learner) -> HeadLearner:
+def with_head(learner: Learner) -> HeadLearner:
     """The learner, whose features of an image serve every task."""
     if isinstance(learner, Ensemble):
         raise ConfigError("an ensemble has features of each member: give the classes with --support DIR")

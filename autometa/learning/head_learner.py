@@ -29,9 +29,13 @@ class HeadLearner(ABC):
         """Whether a task leaves the features as they are."""
         return True
 
+    def described(self, features: Tensor) -> Tensor:
+        """Features [..., D] as heads take them, of those [..., D'] that the backbone gives; by default the same."""
+        return features
+
     @abstractmethod
     def fitted(self, support: Tensor, targets: Tensor, weights: Tensor | None) -> Head:
-        """The head of a task.
+        """The head of a task, for features as `described` gives them.
 
         Args:
             support: features [B, M, D].

@@ -19,7 +19,7 @@ import autometa
 from autometa.data.image_pool import Normaliser
 from autometa.deployment import export
 from autometa.deployment.export import ExportError, export_model
-from autometa.deployment.graphs import Classifier
+from autometa.deployment.graphs import Classifier, Episode
 from autometa.deployment.pictures import Reader
 from autometa.deployment.programs import Kind
 from autometa.deployment.task import Task
@@ -125,6 +125,8 @@ OF_LEARNERS: dict[str, dict[str, Any]] = {
         "pretrain.support_copies": 2,
     },
     "a dual": {"learner": "svm", "svm.solver_steps": 5},
+    "a dual, by the centre of the support": FROZEN
+    | {"frozen.head": "svm", "frozen.centre": "support", "frozen.power": 0.5, "frozen.whiten": 0.5},
     "last layers of a frozen network": FROZEN | {"learner": "tuned", "lite.tuned": True, "tuned.train_query": 2},
 }
 
@@ -161,6 +163,48 @@ def test_every_learner_becomes_a_classifier_that_answers_as_it_does(
     classifier = Classifier(learner, taken, task.episode(images[:1]), lambda logits: logits / 2)
     with torch.no_grad():
         np.testing.assert_allclose(classifier(images.float()).numpy(), expected.numpy(), atol=1e-5)
+
+
+HEADS_IN_A_GRAPH: list[dict[str, Any]] = [
+    {"frozen.whiten": 0.5, "frozen.spread": 0.04},
+    {"frozen.head": "mahalanobis", "frozen.dims": 16},
+    {"frozen.head": "logistic", "frozen.centre": "support", "frozen.whiten": 0.25},
+    {"frozen.head": "svm", "frozen.power": 0.5},
+]
+
+
+@pytest.fixture(scope="module")
+def two_frozen(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What a search with pretrained networks hands over: two heads on frozen features, each on mirrored images too."""
+    root = tmp_path_factory.mktemp("frozen")
+    for number, values in enumerate(HEADS_IN_A_GRAPH[:2]):
+        train_model(photos, root / f"member-{number}", steps=1, **FROZEN, **values)
+    facts = {"members": ["member-0", "member-1"], "temperatures": [1.5, 0.5], "weights": [0.75, 0.25]}
+    facts["views"] = ["mirrored", "plain"]
+    (root / ENSEMBLE_FACTS).write_text(EnsembleFacts.model_validate(facts).model_dump_json())
+    return root
+
+
+@pytest.mark.parametrize("values", HEADS_IN_A_GRAPH, ids=lambda values: values.get("frozen.head", "cosine"))
+def test_heads_on_frozen_features_are_fitted_in_the_graph_to_uneven_classes(
+    values: dict[str, Any], photos: Path, support: Path, inbox: Path, tmp_path: Path
+) -> None:
+    opened = open_model(train_model(photos, tmp_path / "model", steps=1, **FROZEN, **values), use_gpu=False)
+    known, images = (torch.from_numpy(Reader(opened.taken).files(files_of(folder))[0]) for folder in (support, inbox))
+    normaliser = Normaliser(opened.taken.mean, opened.taken.std, opened.device)
+    task = Task(opened.learner, known, [2, 7, 4, 3], normaliser, opened.device)
+    labels = torch.eye(4).repeat_interleave(torch.tensor([2, 7, 4, 3]), 0)
+    with torch.no_grad():
+        found = Episode(opened.learner, opened.taken)(known.float(), labels, images.float())
+    expected = task.logits(task.episode(images))
+    np.testing.assert_allclose(found.numpy(), expected.numpy(), atol=1e-4 * float(expected.abs().max()))
+
+
+def test_an_ensemble_on_frozen_features_is_exported_without_classes(two_frozen: Path, tmp_path: Path) -> None:
+    written = export_model(two_frozen, tmp_path / "net.onnx", Kind.onnx)
+    assert [(place.name, said.part) for place, said in written.items()] == [("net-episode.onnx", "episode")]
+    written = export_model(two_frozen / "member-0", tmp_path / "one.onnx", Kind.onnx)
+    assert [said.part for said in written.values()] == ["features", "episode"]
 
 
 @pytest.mark.parametrize("name", ["gradient steps", "ensemble"])

@@ -11,12 +11,12 @@ from torch.nn import functional as F
 from autometa.data.episodes import EpisodeBatch
 from autometa.errors import ConfigError, require_one_of
 from autometa.learning.backbones.backbone import Backbone
+from autometa.learning.head_learner import HeadLearner
 from autometa.learning.heads import Fit, Head, logistic, nearest_mean, ridge
 from autometa.learning.learner import (
     EpisodicLearner,
     Setting,
     TrainingSource,
-    class_means,
     embed,
     support_targets,
     support_weights,
@@ -32,7 +32,7 @@ _SEEN = 1300
 _LEAST_EIGENVALUE = 5e-2  # of the covariance, as a part of their mean: smaller ones are noise of few images
 
 
-class Frozen(EpisodicLearner):
+class Frozen(EpisodicLearner, HeadLearner):
     """Wang et al. 2019, SimpleShot; Tian et al. 2020, Rethinking few-shot image classification.
 
     There are no outer steps. The centre and the covariance of features are those of train classes; what changes with
@@ -114,16 +114,28 @@ class Frozen(EpisodicLearner):
             self.directions.copy_(directions(features, classes, width, strength=self.whiten, spread=self.spread))
 
     def scores(self, episodes: EpisodeBatch) -> Tensor:
-        support, query = (self._powered(features) for features in embed(self.backbone, episodes))
-        if self.centre != "none":
-            is_own = self.centre == "support"
-            centre = class_means(support, episodes).mean(1, keepdim=True) if is_own else self.mean
-            support, query = support - centre, query - centre
+        support, query = (self.described(features) for features in embed(self.backbone, episodes))
+        return self.fitted(support, support_targets(episodes, support), support_weights(episodes))(query)
+
+    @property
+    def fits_in_a_graph(self) -> bool:
+        return self.head != "ridge"  # it solves a linear system
+
+    def described(self, features: Tensor) -> Tensor:
+        features = self._powered(features)
+        if self.centre == "train":
+            features = features - self.mean
         if self.whiten:
-            support, query = support @ self.directions, query @ self.directions
-        if self.head != "mahalanobis":
-            support, query = F.normalize(support, dim=-1), F.normalize(query, dim=-1)
-        return self.log_scale.exp() * self._fitted(support, episodes)(query)
+            features = features @ self.directions
+        return features if self.centre == "support" else self._of_length_one(features)
+
+    def fitted(self, support: Tensor, targets: Tensor, weights: Tensor | None) -> Head:
+        if self.centre != "support":
+            return self._scaled(self._fitted(support, targets, weights))
+        means = targets.mT @ support / targets.sum(1)[..., None]
+        centre = means.mean(1, keepdim=True)  # (B, 1, D)
+        head = self._scaled(self._fitted(self._of_length_one(support - centre), targets, weights))
+        return lambda query: head(self._of_length_one(query - centre))
 
     def _seen(self, episodes: EpisodeBatch, *, first: int) -> tuple[Tensor, Tensor]:
         """Features [M, D] of all images of episodes, and their classes [M]; others in each episode if nobody says."""
@@ -138,8 +150,13 @@ class Frozen(EpisodicLearner):
     def _powered(self, features: Tensor) -> Tensor:
         return features if self.power == 1 else features.sign() * features.abs().clamp_min(1e-12) ** self.power
 
-    def _fitted(self, support: Tensor, episodes: EpisodeBatch) -> Head:
-        targets, weights = support_targets(episodes, support), support_weights(episodes)
+    def _of_length_one(self, features: Tensor) -> Tensor:
+        return features if self.head == "mahalanobis" else F.normalize(features, dim=-1)
+
+    def _scaled(self, head: Head) -> Head:
+        return lambda query: self.log_scale.exp() * head(query)
+
+    def _fitted(self, support: Tensor, targets: Tensor, weights: Tensor | None) -> Head:
         if weights is None:
             return self._fit(1.0)(support, targets)
         counts = weights[:, None]
