@@ -147,8 +147,10 @@ class _HeadOfEpisode(nn.Module):
         self.learner = learner
 
     def forward(self, support: Tensor, labels: Tensor, images: Tensor) -> Tensor:
-        features, targets = features_of(self.learner, support)[None], labels[None]
-        return self.learner.fitted(features, targets, _weights(targets))(features_of(self.learner, images)[None])[0]
+        # All images together: a network that stood twice in the graph would take twice as long to write.
+        features, targets = features_of(self.learner, torch.cat([support, images]))[None], labels[None]
+        count = support.shape[0]  # `len` would write today's number into the graph
+        return self.learner.fitted(features[:, :count], targets, _weights(targets))(features[:, count:])[0]
 
 
 class _InViews(nn.Module):
@@ -213,7 +215,7 @@ def _of_episode(learner: Learner) -> nn.Module:
     found = with_head(learner)
     if not found.fits_in_a_graph:
         raise ConfigError(
-            f"{_name(learner)} fits its head by what no graph of common operations does for any support set: "
+            f"{_name(learner)} changes the support images before it fits its head to them: "
             "give the classes with --support DIR"
         )
     return _HeadOfEpisode(found)
@@ -222,7 +224,7 @@ def _of_episode(learner: Learner) -> nn.Module:
 def with_head(learner: Learner) -> HeadLearner:
     """The learner, whose features of an image serve every task."""
     if isinstance(learner, Ensemble):
-        raise ConfigError("an ensemble has features of each member: give the classes with --support DIR")
+        raise ConfigError("an ensemble has no features of its own: give the classes with --support DIR")
     if not isinstance(learner, HeadLearner) or not learner.has_fixed_features or mixes_images(learner.backbone):
         raise ConfigError(
             f"{_name(learner)} sees images in the light of a task's support set, so it has no features for every task: "

@@ -170,6 +170,7 @@ HEADS_IN_A_GRAPH: list[dict[str, Any]] = [
     {"frozen.head": "mahalanobis", "frozen.dims": 16},
     {"frozen.head": "logistic", "frozen.centre": "support", "frozen.whiten": 0.25},
     {"frozen.head": "svm", "frozen.power": 0.5},
+    {"frozen.head": "ridge", "frozen.centre": "support"},
 ]
 
 
@@ -204,6 +205,11 @@ def test_an_ensemble_on_frozen_features_is_exported_without_classes(two_frozen: 
     written = export_model(two_frozen, tmp_path / "net.onnx", Kind.onnx)
     assert [(place.name, said.part) for place, said in written.items()] == [("net-episode.onnx", "episode")]
     written = export_model(two_frozen / "member-0", tmp_path / "one.onnx", Kind.onnx)
+    assert [said.part for said in written.values()] == ["features", "episode"]
+
+
+def test_a_solved_system_is_written_as_products(models: dict[str, Path], tmp_path: Path) -> None:
+    written = export_model(models["a solved system"], tmp_path / "net.onnx", Kind.onnx)
     assert [said.part for said in written.values()] == ["features", "episode"]
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from sklearn.linear_model import LogisticRegression, Ridge
+from torch import nn
 from torch.nn import functional as F
 
 from autometa.errors import ConfigError
@@ -59,6 +60,22 @@ def test_the_ridge_head_is_scikit_learns(images: int) -> None:
     theirs = Ridge(alpha=0.4, fit_intercept=False).fit(features[0].numpy(), targets[0].numpy())
     ours = ridge(features, targets, penalty=0.4, scale=3.0)(features)[0]
     np.testing.assert_allclose(ours.numpy(), 3 * theirs.predict(features[0].numpy()), atol=1e-9)
+
+
+class _RidgeHead(nn.Module):
+    def forward(self, features: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        return ridge(features, targets, penalty=0.4)(features)
+
+
+@pytest.mark.parametrize("images", [4, 30])
+def test_a_graph_of_the_ridge_head_says_the_same_for_any_number_of_images(images: int) -> None:
+    """Also where the system's condition number is a million."""
+    more = {1: torch.export.Dim("images", min=1)}
+    program = torch.export.export(_RidgeHead(), labelled(12, width=9), dynamic_shapes=(more, more))
+    assert not [node for node in program.graph.nodes if "linalg" in str(node.target)]
+    features, targets = labelled(images, width=9)
+    scaled = 200 * features
+    torch.testing.assert_close(program.module()(scaled, targets), ridge(scaled, targets, penalty=0.4)(scaled))
 
 
 @pytest.mark.parametrize("images", [4, 30])

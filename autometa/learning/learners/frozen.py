@@ -117,10 +117,6 @@ class Frozen(EpisodicLearner, HeadLearner):
         support, query = (self.described(features) for features in embed(self.backbone, episodes))
         return self.fitted(support, support_targets(episodes, support), support_weights(episodes))(query)
 
-    @property
-    def fits_in_a_graph(self) -> bool:
-        return self.head != "ridge"  # it solves a linear system
-
     def described(self, features: Tensor) -> Tensor:
         features = self._powered(features)
         if self.centre == "train":

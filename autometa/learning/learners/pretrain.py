@@ -169,8 +169,8 @@ class Pretrain(LossLearner, HeadLearner):
 
     @property
     def fits_in_a_graph(self) -> bool:
-        """Not where it solves a linear system, or changes the support images first."""
-        return self.head != "ridge" and not self.flip_support and self.support_copies == 1
+        """Not where it changes the support images first."""
+        return not self.flip_support and self.support_copies == 1
 
     @property
     def has_fixed_features(self) -> bool:

@@ -48,10 +48,6 @@ class Ridge(EpisodicLearner, HeadLearner):
         self.log_regularization = nn.Parameter(torch.tensor(math.log(regularization)), requires_grad=learned)
         self.log_scale = nn.Parameter(torch.tensor(math.log(scale)), requires_grad=learned)
 
-    @property
-    def fits_in_a_graph(self) -> bool:
-        return False  # it solves a linear system
-
     def scores(self, episodes: EpisodeBatch) -> Tensor:
         support, query = embed(self.backbone, episodes)
         return self.fitted(support, support_targets(episodes, support), support_weights(episodes))(query)
