@@ -84,33 +84,41 @@ def ridge(features: Tensor, targets: Tensor, *, penalty: float | Tensor, scale: 
 
     With the Woodbury identity W = Xᵀ (X Xᵀ + λ I)⁻¹ Y needs only an M × M system (Bertinetto et al. 2019,
     equations 5 and 6). Soft targets weigh as numbers, not as counts, but an image whose targets are all zero is
-    left out.
+    left out. The system is of 64 bits, where large features and a small λ are singular in 32.
     """
-    features = features * (targets != 0).any(-1, keepdim=True)
-    if torch.compiler.is_exporting():  # graphs of common operations solve nothing, and M may be any number in them
-        dual = _solved_by_products(features @ features.mT, penalty, targets)
-        return lambda query: scale * (query @ (features.mT @ dual))
-    images, width = features.shape[1:]
-    # `solve_ex`, since what is singular in float32 shall give a diverged loss, not an exception.
-    identity = torch.eye(min(images, width), dtype=features.dtype, device=features.device)
-    if images < width:
-        weight = features.mT @ torch.linalg.solve_ex(features @ features.mT + penalty * identity, targets).result
+    x, y = (features * (targets != 0).any(-1, keepdim=True)).double(), targets.double()
+    if torch.compiler.is_exporting():  # M may be any number there, so which system is smaller is not known
+        weight = x.mT @ _solved_by_products(_regularised(x @ x.mT, penalty), y)
+    elif x.shape[1] < x.shape[2]:
+        weight = x.mT @ _solved(_regularised(x @ x.mT, penalty), y)
     else:
-        weight = torch.linalg.solve_ex(features.mT @ features + penalty * identity, features.mT @ targets).result
+        weight = _solved(_regularised(x.mT @ x, penalty), x.mT @ y)
+    weight = weight.to(features)
     return lambda query: scale * (query @ weight)
 
 
-def _solved_by_products(kernel: Tensor, penalty: float | Tensor, targets: Tensor) -> Tensor:
-    """(K + λ I)⁻¹ Y of kernels K [B, M, M] and Y [B, M, N], by matrix products alone.
+def _regularised(products: Tensor, penalty: float | Tensor) -> Tensor:
+    """K + λ I of products K [B, K, K]."""
+    return products + penalty * torch.ones_like(products[:, 0]).diag_embed()
+
+
+def _solved(system: Tensor, right: Tensor) -> Tensor:
+    """Solutions [B, K, N] of positive definite systems [B, K, K]; NaN where one is not positive definite.
+
+    By Cholesky's factor. LU of several systems of 150 rows, and a number of threads that torch was told, may never end:
+    https://github.com/pytorch/pytorch/issues/142815.
+    """
+    root, failed = torch.linalg.cholesky_ex(system)  # which raises nothing: a diverged trial ends at its loss
+    return torch.cholesky_solve(right, root).masked_fill(failed[:, None, None] > 0, torch.nan)
+
+
+def _solved_by_products(system: Tensor, right: Tensor) -> Tensor:
+    """The same by matrix products alone, since graphs of common operations solve nothing.
 
     Schulz's iteration (1933) doubles the right digits of an inverse: 30 of them serve condition numbers up to some
-    10⁷. It is slower than solving the system, and needs 64 bits where that needs 32.
+    10⁷.
     """
-    kernel, penalty = kernel.double(), torch.as_tensor(penalty).to(kernel.device).double()
-    largest = kernel.abs().sum(-1).amax(-1) + penalty  # no eigenvalue is larger
-    one = torch.ones_like(kernel[..., 0]).diag_embed()
-    system = kernel + penalty * one
-    inverse = one / largest[:, None, None]
+    inverse = torch.ones_like(system[:, 0]).diag_embed() / system.abs().sum(-1).amax(-1)[:, None, None]
     for _ in range(_SCHULZ_STEPS):
         inverse = 2 * inverse - inverse @ (system @ inverse)
-    return (inverse @ targets.double()).to(targets)
+    return inverse @ right

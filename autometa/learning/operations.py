@@ -144,14 +144,9 @@ def _factorised(matrix: Shape, *_: Any, **__: Any) -> int:
     return math.prod(matrix) * matrix[-1] // 3
 
 
-def _solved_factorised(factors: Shape, pivots: Shape, right: Shape, *_: Any, **__: Any) -> int:
-    """Both triangles of LU against right sides [..., N, K]: 2 N² K."""
-    return 2 * factors[-1] * math.prod(right)
-
-
-def _solved(matrix: Shape, right: Shape, *_: Any, **__: Any) -> int:
-    """A system [..., N, N] of right sides [..., N, K]: LU, 2 N³ / 3, and both triangles."""
-    return 2 * _factorised(matrix) + _solved_factorised(matrix, (), right)
+def _solved_factorised(right: Shape, factor: Shape, *_: Any, **__: Any) -> int:
+    """Cholesky's factor and its transpose against right sides [..., N, K]: 2 N² K."""
+    return 2 * factor[-1] * math.prod(right)
 
 
 def _solved_triangle(triangle: Shape, right: Shape, *_: Any, out_shape: Shape, **__: Any) -> int:
@@ -173,7 +168,6 @@ _FORMULAS: dict[Any, Callable[..., int]] = {
     COUNTED["distances"]: _distances,
     COUNTED["distances_backward"]: _distances_backward,
     _ATEN.linalg_cholesky_ex: _factorised,
-    _ATEN.linalg_lu_solve: _solved_factorised,
-    COUNTED["solved"]: _solved,
+    _ATEN.cholesky_solve: _solved_factorised,
     _ATEN.linalg_solve_triangular: _solved_triangle,
 }

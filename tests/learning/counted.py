@@ -90,13 +90,8 @@ def systems(a: Tensor) -> int:
     return math.prod(a.shape[:-2])
 
 
-def solution(out: Any, a: Tensor, b: Tensor, *_: Any) -> int:
-    """Elimination, and one triangle after the other."""
-    order, columns = a.shape[-1], b.shape[-1]
-    return systems(a) * (2 * (order**3 // 3) + 2 * order**2 * columns)
-
-
-def solution_of_factors(out: Tensor, factors: Tensor, pivots: Tensor, b: Tensor, *_: Any) -> int:
+def solution_of_factors(out: Tensor, b: Tensor, factors: Tensor, *_: Any) -> int:
+    """One triangle after the other."""
     return systems(out) * 2 * factors.shape[-1] ** 2 * b.shape[-1]
 
 
@@ -120,8 +115,7 @@ FORMULAS: dict[str, Any] = {
     "mkldnn_rnn_layer_backward": lstm_backward,
     "_cdist_forward": distances,
     "_cdist_backward": distances_backward,
-    "_linalg_solve_ex": solution,
-    "linalg_lu_solve": solution_of_factors,
+    "cholesky_solve": solution_of_factors,
     "linalg_cholesky_ex": factors,
     "linalg_solve_triangular": triangle,
 }

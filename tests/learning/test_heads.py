@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -60,6 +62,19 @@ def test_the_ridge_head_is_scikit_learns(images: int) -> None:
     theirs = Ridge(alpha=0.4, fit_intercept=False).fit(features[0].numpy(), targets[0].numpy())
     ours = ridge(features, targets, penalty=0.4, scale=3.0)(features)[0]
     np.testing.assert_allclose(ours.numpy(), 3 * theirs.predict(features[0].numpy()), atol=1e-9)
+
+
+def test_the_ridge_head_of_many_images_ends_in_two_threads() -> None:
+    """LU of several such systems may hang there, or fail: https://github.com/pytorch/pytorch/issues/142815."""
+    code = (
+        "import torch; from autometa.learning.heads import ridge; torch.set_num_threads(2);"
+        "x = torch.randn(5, 300, 400, requires_grad=True); y = torch.eye(5).repeat(5, 60, 1);"
+        "fit = lambda x, y: ridge(x, y, penalty=1.0)(x);"
+        "[fit(x, y).sum().backward() for _ in range(10)]; print(x.grad.isfinite().all().item());"
+        "print(torch.vmap(fit)(x[:, None], y[:, None])[:, 0].allclose(fit(x, y), atol=1e-5))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.stdout.split() == ["True", "True"], done.stderr
 
 
 class _RidgeHead(nn.Module):

@@ -34,5 +34,4 @@ COUNTED: dict[str, Any] = {
     "cudnn_layers_backward": _ATEN._cudnn_rnn_backward,
     "distances": _ATEN._cdist_forward,
     "distances_backward": _ATEN._cdist_backward,
-    "solved": _ATEN._linalg_solve_ex,
 }
