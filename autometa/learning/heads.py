@@ -23,6 +23,11 @@ _LOGISTIC_RATE = 2.0
 _SCHULZ_STEPS = 30
 
 
+def means_of(features: Tensor, targets: Tensor) -> Tensor:
+    """The mean of each class, [B, N, D]."""
+    return targets.mT @ features / targets.sum(1)[..., None]
+
+
 def nearest_mean(features: Tensor, targets: Tensor, *, metric: str, temperature: float | Tensor) -> Head:
     """Scores by closeness to the class means.
 
@@ -30,7 +35,7 @@ def nearest_mean(features: Tensor, targets: Tensor, *, metric: str, temperature:
         metric: "euclidean" (squared distance, in units of the root of D) or "cosine".
         temperature: divides the scores.
     """
-    means = targets.mT @ features / targets.sum(1)[..., None]  # (B, N, D)
+    means = means_of(features, targets)
     if metric == "cosine":
         unit = F.normalize(means, dim=-1)
         return lambda query: F.normalize(query, dim=-1) @ unit.mT / temperature
@@ -99,13 +104,18 @@ def ridge(features: Tensor, targets: Tensor, *, penalty: float | Tensor, scale: 
 
 def _regularised(products: Tensor, penalty: float | Tensor) -> Tensor:
     """K + λ I of products K [B, K, K]."""
-    return products + penalty * torch.ones_like(products[:, 0]).diag_embed()
+    return products + penalty * _identity(products)
+
+
+def _identity(systems: Tensor) -> Tensor:
+    """I for each of [B, K, K]; made from them, since K may be any number in a graph."""
+    return torch.ones_like(systems[:, 0]).diag_embed()
 
 
 def _solved(system: Tensor, right: Tensor) -> Tensor:
     """Solutions [B, K, N] of positive definite systems [B, K, K]; NaN where one is not positive definite.
 
-    By Cholesky's factor. LU of several systems of 150 rows, and a number of threads that torch was told, may never end:
+    By Cholesky's factor. Once torch was told a number of threads, LU of several systems of 150 rows may never end:
     https://github.com/pytorch/pytorch/issues/142815.
     """
     root, failed = torch.linalg.cholesky_ex(system)  # which raises nothing: a diverged trial ends at its loss
@@ -118,7 +128,7 @@ def _solved_by_products(system: Tensor, right: Tensor) -> Tensor:
     Schulz's iteration (1933) doubles the right digits of an inverse: 30 of them serve condition numbers up to some
     10⁷.
     """
-    inverse = torch.ones_like(system[:, 0]).diag_embed() / system.abs().sum(-1).amax(-1)[:, None, None]
+    inverse = _identity(system) / system.abs().sum(-1).amax(-1)[:, None, None]
     for _ in range(_SCHULZ_STEPS):
         inverse = 2 * inverse - inverse @ (system @ inverse)
     return inverse @ right

@@ -12,7 +12,7 @@ from autometa.data.episodes import EpisodeBatch
 from autometa.errors import ConfigError, require_one_of
 from autometa.learning.backbones.backbone import Backbone
 from autometa.learning.head_learner import HeadLearner
-from autometa.learning.heads import Fit, Head, logistic, nearest_mean, ridge
+from autometa.learning.heads import Fit, Head, logistic, means_of, nearest_mean, ridge
 from autometa.learning.learner import (
     EpisodicLearner,
     Setting,
@@ -128,8 +128,7 @@ class Frozen(EpisodicLearner, HeadLearner):
     def fitted(self, support: Tensor, targets: Tensor, weights: Tensor | None) -> Head:
         if self.centre != "support":
             return self._scaled(self._fitted(support, targets, weights))
-        means = targets.mT @ support / targets.sum(1)[..., None]
-        centre = means.mean(1, keepdim=True)  # (B, 1, D)
+        centre = means_of(support, targets).mean(1, keepdim=True)  # (B, 1, D)
         head = self._scaled(self._fitted(self._of_length_one(support - centre), targets, weights))
         return lambda query: head(self._of_length_one(query - centre))
 
